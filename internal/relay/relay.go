@@ -1,0 +1,138 @@
+// Package relay holds the nouns, the states and the rules of the relay: what
+// a wait is, what a callback can do to it, and which call follows. It knows
+// no database, no HTTP and no clock; everything here is a value or a pure
+// function, so that the rules can be read and tested on one page each.
+//
+// The model in one breath: a correlation is one pending wait. An event is one
+// received callback, read by its provider's preset into a Reading. Apply
+// (rules.go) says what an outcome does to a wait. A wait carries a Plan, its
+// flow as it was at creation, which names the Action of every outcome. An
+// action that fires becomes a delivery, one call owed to one destination.
+package relay
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"math/big"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// TokenLength is the length of every token: 22 characters of [A-Za-z0-9]
+// hold 128 bits and fit every provider's reference field.
+const TokenLength = 22
+
+const tokenAlphabet = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+// NewToken mints the token of one wait from 128 random bits. It panics when
+// the system has no randomness, as crypto/rand does.
+func NewToken() string {
+	var raw [16]byte
+	_, _ = rand.Read(raw[:])
+	n := new(big.Int).SetBytes(raw[:])
+	base, digit := big.NewInt(int64(len(tokenAlphabet))), new(big.Int)
+	var out [TokenLength]byte
+	for i := range out {
+		n.DivMod(n, base, digit)
+		out[i] = tokenAlphabet[digit.Int64()]
+	}
+	return string(out[:])
+}
+
+// NewID returns a UUIDv7: its order is the order of creation, which keeps
+// index pages hot and lets a list be paged by id.
+func NewID() uuid.UUID { return uuid.Must(uuid.NewV7()) }
+
+// Duration is a time span as people write it: 90s, 45m, 36h, 3d.
+type Duration time.Duration
+
+// ParseDuration reads a Duration. Beyond Go's own units it knows d, 24 hours.
+func ParseDuration(s string) (Duration, error) {
+	if days, ok := strings.CutSuffix(s, "d"); ok {
+		n, err := strconv.Atoi(days)
+		if err != nil || n < 0 || n > 36500 {
+			return 0, fmt.Errorf("%q is not a duration: write it like 90s, 45m, 36h or 3d", s)
+		}
+		return Duration(time.Duration(n) * 24 * time.Hour), nil
+	}
+	d, err := time.ParseDuration(s)
+	if err != nil {
+		return 0, fmt.Errorf("%q is not a duration: write it like 90s, 45m, 36h or 3d", s)
+	}
+	return Duration(d), nil
+}
+
+// String writes d the way ParseDuration reads it, in the largest unit that
+// loses nothing.
+func (d Duration) String() string {
+	t := time.Duration(d)
+	for _, u := range []struct {
+		size time.Duration
+		name string
+	}{{24 * time.Hour, "d"}, {time.Hour, "h"}, {time.Minute, "m"}, {time.Second, "s"}} {
+		if t != 0 && t%u.size == 0 {
+			return strconv.FormatInt(int64(t/u.size), 10) + u.name
+		}
+	}
+	return t.String()
+}
+
+// MarshalText writes d as String does.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// UnmarshalText reads d as ParseDuration does.
+func (d *Duration) UnmarshalText(text []byte) (err error) {
+	*d, err = ParseDuration(string(text))
+	return err
+}
+
+// Or returns d, or fallback when d is zero.
+func (d Duration) Or(fallback time.Duration) time.Duration {
+	if d == 0 {
+		return fallback
+	}
+	return time.Duration(d)
+}
+
+// Kind says which sort of refusal an Error is. The HTTP layer turns each kind
+// into one status.
+type Kind int
+
+// The kinds of refusal.
+const (
+	Invalid      Kind = iota + 1 // the request cannot be carried out as written
+	Malformed                    // the request cannot even be read
+	Unauthorized                 // nobody we know
+	Forbidden                    // known, but not allowed
+	NotFound                     // no such thing in this project
+	Conflict                     // it contradicts what is there
+	TooLarge                     // more bytes than the stated bound
+	Unsupported                  // a content type that is not read here
+	Gone                         // it was there and has ended
+	Busy                         // try again later: full, or no database
+)
+
+// Error is a refusal that its receiver can act upon: a stable code and a
+// detail that says what to do. It never holds a secret or a token.
+type Error struct {
+	Kind   Kind
+	Code   string
+	Detail string
+}
+
+func (e *Error) Error() string { return e.Code + ": " + e.Detail }
+
+// Errorf builds an Error of the given kind and code.
+func Errorf(kind Kind, code, format string, args ...any) *Error {
+	return &Error{Kind: kind, Code: code, Detail: fmt.Sprintf(format, args...)}
+}
+
+// IsKind reports whether err is, or wraps, an Error of the given kind.
+func IsKind(err error, kind Kind) bool {
+	var e *Error
+	return errors.As(err, &e) && e.Kind == kind
+}
