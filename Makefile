@@ -1,0 +1,53 @@
+# Everything that is built lands in .bin. Paths are relative or quoted, so the
+# project may lie in a directory with spaces in its name.
+
+SHELL      := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# One package's tests may take this long with the race detector on two busy cores.
+TEST_TIMEOUT ?= 10m
+
+.PHONY: help run build test check fmt lint formatted tidy migrations FORCE
+
+help: ## list the targets
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
+
+run: ## install PostgreSQL where it is missing, build, and play the demo
+	@.ci/install-postgres
+	@$(MAKE) --no-print-directory build
+	.bin/relay demo
+
+build: ## build .bin/relay
+	go build -o .bin/relay ./cmd/relay
+
+test: .bin/withpg ## test everything against a real PostgreSQL, with the race detector
+	.bin/withpg -- go test -race -timeout $(TEST_TIMEOUT) ./...
+
+check: formatted lint tidy migrations ## hold the code to its rules: what CI asks besides the tests
+	go vet ./...
+	go test -count=1 ./internal/archtest
+
+fmt: .bin/gofumpt ## format the code
+	.bin/gofumpt -w .
+
+formatted: .bin/gofumpt
+	@unformatted="$$(.bin/gofumpt -l .)"; \
+	if [[ -n "$$unformatted" ]]; then echo "not formatted, run make fmt:"; echo "$$unformatted"; exit 1; fi
+
+lint: .bin/golangci-lint
+	.bin/golangci-lint run ./...
+
+tidy:
+	go mod tidy -diff
+
+migrations:
+	@.ci/check-migrations
+
+# Go knows best what has changed.
+.bin/withpg: FORCE
+	go build -o .bin/withpg ./internal/localpg/withpg
+
+.bin/gofumpt .bin/golangci-lint &: tools/go.mod tools/go.sum
+	go -C tools build -o ../.bin/ tool
+	@touch .bin/gofumpt .bin/golangci-lint
