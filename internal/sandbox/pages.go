@@ -1,0 +1,116 @@
+package sandbox
+
+import (
+	"bytes"
+	"embed"
+	"encoding/json"
+	"fmt"
+	"html/template"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+
+	"relay.example/relay/internal/relay"
+)
+
+// indexLength is how many conversations the index shows, the newest ones.
+const indexLength = 50
+
+//go:embed pages
+var pageFiles embed.FS
+
+var pages = template.Must(template.New("").Funcs(template.FuncMap{
+	"variables": variableLines,
+	"seconds":   seconds,
+}).ParseFS(pageFiles, "pages/*.html"))
+
+// variable is one line of a list of variables.
+type variable struct{ Name, Value string }
+
+// variableLines sorts variables by name, and shows strings without quotes.
+func variableLines(vars map[string]json.RawMessage) []variable {
+	var lines []variable
+	for _, name := range slices.Sorted(maps.Keys(vars)) {
+		text := string(vars[name])
+		_ = json.Unmarshal(vars[name], &text) // what is no string is shown as it is written
+		lines = append(lines, variable{name, text})
+	}
+	return lines
+}
+
+// seconds shows a wait, or nothing for none.
+func seconds(wait *float64) string {
+	if wait == nil || *wait == 0 {
+		return ""
+	}
+	return strconv.FormatFloat(*wait, 'f', -1, 64) + " s"
+}
+
+// showPage renders a page whole before anything of it is sent. Pages load
+// nothing but their style sheet, run no script, and do not pass on their
+// address, which may hold a token.
+func showPage(w http.ResponseWriter, status int, name string, data any) error {
+	var page bytes.Buffer
+	if err := pages.ExecuteTemplate(&page, name, data); err != nil {
+		return fmt.Errorf("rendering page %s: %w", name, err)
+	}
+	h := w.Header()
+	h.Set("Content-Type", "text/html; charset=utf-8")
+	h.Set("Cache-Control", "no-store")
+	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; img-src data:; base-uri 'none'; frame-ancestors 'none'")
+	h.Set("Referrer-Policy", "no-referrer")
+	h.Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(status)
+	_, _ = page.WriteTo(w) // a browser that left has nothing to be told
+	return nil
+}
+
+func (s *Sandbox) showStyle(w http.ResponseWriter, r *http.Request) error {
+	w.Header().Set("Cache-Control", "max-age=3600")
+	http.ServeFileFS(w, r, pageFiles, "pages/style.css")
+	return nil
+}
+
+// indexLine is one conversation on the index.
+type indexLine struct {
+	Summary
+	Chat string // its address, escaped: a user id may hold a slash
+}
+
+func (s *Sandbox) showIndex(w http.ResponseWriter, _ *http.Request) error {
+	newest, _ := s.book.list(0, indexLength)
+	lines := make([]indexLine, 0, len(newest))
+	for _, c := range newest {
+		lines = append(lines, indexLine{c, chatPath(c.Platform, c.UserID)})
+	}
+	return showPage(w, http.StatusOK, "index.html", map[string]any{"Conversations": lines, "Counts": s.Counts()})
+}
+
+func chatPath(platform, userID string) string {
+	return "/sandbox/chat/" + url.PathEscape(userID) + "?platform=" + url.QueryEscape(platform)
+}
+
+// showChat shows a conversation as its user sees it, and between the lines
+// what the relay's calls did. It reloads itself unless asked to hold still.
+func (s *Sandbox) showChat(w http.ResponseWriter, r *http.Request) error {
+	k := keyOf(r)
+	c, found := s.book.get(k)
+	status := http.StatusOK
+	if !found {
+		status = http.StatusNotFound
+		c = Conversation{UserID: k.user, Platform: k.platform}
+	}
+	return showPage(w, status, "chat.html", map[string]any{
+		"Conversation": c,
+		"Found":        found,
+		"Still":        r.URL.Query().Get("refresh") == "off",
+		"Path":         chatPath(k.platform, k.user),
+	})
+}
+
+// amountText shows an amount as 20.50 EUR.
+func amountText(minor int64, currency string) string {
+	return relay.FormatMinor(minor, relay.CurrencyExponent(currency)) + " " + currency
+}

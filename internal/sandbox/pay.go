@@ -1,0 +1,201 @@
+package sandbox
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
+	"time"
+
+	"relay.example/relay/internal/relay"
+)
+
+// The bounds of the pay page.
+const (
+	maxPayForm      = 16 << 10
+	callbackTimeout = 10 * time.Second
+	maxCallbackRead = 64 << 10 // of the answer, read so that the connection can be used again
+)
+
+// Stripe says where the pay page sends its callbacks and what it sells. The
+// page takes no payments without a WebhookURL and a Secret. Each callback is
+// sent once; one that is not accepted shows on the page, and pressing the
+// button again sends another.
+type Stripe struct {
+	WebhookURL func() string // asked at each callback: a relay may not know its port before it listens
+	ReturnURL  func() string // where a payer goes afterwards, with {CHECKOUT_SESSION_ID} filled in; nil: nowhere
+	Secret     string        // whsec_…, used as it is written
+	HTTPClient *http.Client  // nil: one that follows no redirects; every callback has 10 s
+	Amount     int64         // what every link costs, in minor units; 0: 2050
+	Currency   string        // ISO 4217; "": EUR
+}
+
+func (c Stripe) withDefaults() Stripe {
+	if c.Amount == 0 {
+		c.Amount = 2050
+	}
+	c.Currency = strings.ToUpper(orElse(c.Currency, "EUR"))
+	if c.HTTPClient == nil {
+		c.HTTPClient = &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error {
+			return http.ErrUseLastResponse
+		}}
+	}
+	return c
+}
+
+var (
+	linkOK      = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+	referenceOK = regexp.MustCompile(`^[A-Za-z0-9_-]{1,200}$`)
+	sessionOK   = regexp.MustCompile(`^cs_test_[A-Za-z0-9]{1,100}$`)
+	intentOK    = regexp.MustCompile(`^pi_[A-Za-z0-9]{1,100}$`)
+)
+
+// checkout is one visit to a payment link. It lives in the page's hidden
+// fields, so that a declined card and the payment after it belong to the same
+// session and intent, as they do at the provider.
+type checkout struct {
+	Link      string
+	Reference string // the token, "" when none came along
+	Session   string
+	Intent    string
+}
+
+// payPage is what the page shows.
+type payPage struct {
+	checkout
+	Amount   string
+	Title    string
+	Declined bool   // the last card was
+	Paid     bool   // nothing is left to pay
+	Problem  string // why the callback did not get through
+}
+
+func (s *Sandbox) showPay(w http.ResponseWriter, r *http.Request) error {
+	visit := checkout{
+		Link:    r.PathValue("link"),
+		Session: newStripeID("cs_test_a1") + relay.NewToken(),
+		Intent:  newStripeID("pi_3"),
+	}
+	if !linkOK.MatchString(visit.Link) {
+		return relay.Errorf(relay.NotFound, "link_not_found", "a payment link is up to 64 letters, digits, - and _")
+	}
+	// The provider drops a reference that it does not like without a word.
+	if reference := r.URL.Query().Get("client_reference_id"); referenceOK.MatchString(reference) {
+		visit.Reference = reference
+	}
+	return s.showCheckout(w, http.StatusOK, payPage{checkout: visit, Title: "Pay"})
+}
+
+func (s *Sandbox) showCheckout(w http.ResponseWriter, status int, page payPage) error {
+	page.Amount = amountText(s.stripe.Amount, s.stripe.Currency)
+	return showPage(w, status, "pay.html", page)
+}
+
+// pay does what a button says: it sends the callback and shows what came of
+// it.
+func (s *Sandbox) pay(w http.ResponseWriter, r *http.Request) error {
+	r.Body = http.MaxBytesReader(w, r.Body, maxPayForm)
+	visit, choice, err := readCheckout(r)
+	if err != nil {
+		return err
+	}
+	declined := choice == "decline"
+	err = s.sendCallback(r.Context(), s.checkoutEvent(visit, declined))
+	switch {
+	case err != nil:
+		s.log.WarnContext(r.Context(), "stripe callback not accepted", "err", err)
+		return s.showCheckout(w, http.StatusBadGateway, payPage{checkout: visit, Title: "Not sent", Problem: err.Error()})
+	case declined:
+		return s.showCheckout(w, http.StatusOK, payPage{checkout: visit, Title: "Card declined", Declined: true})
+	}
+	if back := s.returnURL(visit.Session); back != "" {
+		http.Redirect(w, r, back, http.StatusSeeOther)
+		return nil
+	}
+	return s.showCheckout(w, http.StatusOK, payPage{checkout: visit, Title: "Paid", Paid: true})
+}
+
+// readCheckout reads the page's form, which anybody could have written.
+func readCheckout(r *http.Request) (visit checkout, choice string, err error) {
+	if err := r.ParseForm(); err != nil {
+		if isTooLarge(err) {
+			return checkout{}, "", relay.Errorf(relay.TooLarge, "body_too_large", "send at most %d bytes", maxPayForm)
+		}
+		return checkout{}, "", relay.Errorf(relay.Malformed, "body_unreadable", "send the form of the pay page")
+	}
+	visit = checkout{
+		Link:      r.PathValue("link"),
+		Reference: r.PostForm.Get("reference"),
+		Session:   r.PostForm.Get("session"),
+		Intent:    r.PostForm.Get("intent"),
+	}
+	choice = r.PostForm.Get("choice")
+	known := choice == "pay" || choice == "decline"
+	if !known || !linkOK.MatchString(visit.Link) || !sessionOK.MatchString(visit.Session) ||
+		!intentOK.MatchString(visit.Intent) || (visit.Reference != "" && !referenceOK.MatchString(visit.Reference)) {
+		return checkout{}, "", relay.Errorf(relay.Invalid, "form_invalid", "open the payment link again and press one of its buttons")
+	}
+	return visit, choice, nil
+}
+
+// checkoutEvent is the callback of a visit. A declined card carries no token:
+// a payment link passes none on to the payment intent.
+func (s *Sandbox) checkoutEvent(visit checkout, declined bool) []byte {
+	opts := StripeOptions{
+		Amount: s.stripe.Amount, Currency: s.stripe.Currency,
+		SessionID: visit.Session, IntentID: visit.Intent,
+		PaymentLink: "plink_" + visit.Link, At: s.now(),
+	}
+	if declined {
+		return StripeEvent("payment_intent.payment_failed", opts)
+	}
+	opts.Token = visit.Reference
+	return StripeEvent("checkout.session.completed", opts)
+}
+
+// sendCallback sends one signed callback. Its errors do not name the address,
+// which may hold a token.
+func (s *Sandbox) sendCallback(ctx context.Context, body []byte) error {
+	if s.stripe.WebhookURL == nil || s.stripe.Secret == "" {
+		return errors.New("no webhook is configured")
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, callbackTimeout, errors.New("no answer within 10 s"))
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.stripe.WebhookURL(), bytes.NewReader(body))
+	if err != nil {
+		return errors.New("the webhook's address is not valid")
+	}
+	req.Header.Set("Content-Type", "application/json; charset=utf-8")
+	req.Header.Set("User-Agent", "Stripe/1.0 (+https://stripe.com/docs/webhooks)")
+	req.Header.Set("Stripe-Signature", SignStripe(s.stripe.Secret, body, s.now()))
+	resp, err := s.stripe.HTTPClient.Do(req) //nolint:gosec // the address is configured, not a visitor's
+	if err != nil {
+		return fmt.Errorf("sending the callback: %w", withoutURL(err))
+	}
+	defer func() { _ = resp.Body.Close() }()
+	_, _ = io.CopyN(io.Discard, resp.Body, maxCallbackRead)
+	if resp.StatusCode < 200 || resp.StatusCode > 299 {
+		return fmt.Errorf("the callback was answered with status %d", resp.StatusCode)
+	}
+	return nil
+}
+
+func withoutURL(err error) error {
+	var located *url.Error
+	if errors.As(err, &located) {
+		return located.Err
+	}
+	return err
+}
+
+func (s *Sandbox) returnURL(session string) string {
+	if s.stripe.ReturnURL == nil {
+		return ""
+	}
+	return strings.ReplaceAll(s.stripe.ReturnURL(), "{CHECKOUT_SESSION_ID}", session)
+}

@@ -1,0 +1,139 @@
+// Package sandbox stands in for the bot platforms that the relay calls and
+// for a payment link that calls the relay: over real HTTP, from memory alone,
+// and as unforgiving as the originals are documented to be. A call that the
+// sandbox accepts is one that the platform accepts; a refusal has the status
+// and the body that the platform answers with.
+//
+// The model. A platform keeps conversations, one for each user id, which come
+// into being with the first call that names the user. A call moves its
+// conversation, sets variables, says something, or is refused; whatever it
+// did, it is kept as a message, with the request that carried it. Switches
+// make a platform slow, forgetful or broken. The pay page sends a genuine,
+// signed callback for each button pressed.
+//
+// It reads the contract on its own: it shares no request or signature code
+// with the packages that it checks.
+//
+// What is always true: memory is bounded (the constants in conversation.go);
+// a call is recorded before it is answered, so that whoever has the answer
+// finds the record; no lock is held while something sleeps, reads or writes;
+// and no credential is kept or logged. Nobody has to log in to see what it
+// received: it belongs on a loopback address.
+package sandbox
+
+import (
+	"log/slog"
+	"net/http"
+	"sync/atomic"
+	"time"
+)
+
+// Config holds what a Sandbox is made of. Every field may be left zero.
+type Config struct {
+	// CertainlyToken is the public API token that Certainly's calls must
+	// carry. Without one every call is refused, until a switch sets it.
+	CertainlyToken string
+
+	Stripe Stripe
+	Logger *slog.Logger     // nil: silent
+	Now    func() time.Time // nil: time.Now; stamps messages and callbacks
+}
+
+// Sandbox is the stand-in for every platform and for the pay page: one
+// http.Handler, safe for concurrent use.
+type Sandbox struct {
+	mux       *http.ServeMux
+	log       *slog.Logger
+	now       func() time.Time
+	stripe    Stripe
+	book      *book
+	certainly *platform
+	counters  counters
+}
+
+// New returns a Sandbox. It starts nothing.
+func New(c Config) *Sandbox {
+	s := &Sandbox{
+		mux:       http.NewServeMux(),
+		log:       c.Logger,
+		now:       c.Now,
+		stripe:    c.Stripe.withDefaults(),
+		book:      newBook(),
+		certainly: newPlatform(Certainly, "user_id", certainlyAnswer, c.CertainlyToken),
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	s.routes()
+	return s
+}
+
+func (s *Sandbox) routes() {
+	s.mux.Handle("POST /certainly/actionsvc/trigger-response/{$}", s.receives(s.certainly, triggerResponse))
+	s.mux.Handle("POST /certainly/actionsvc/trigger-message/{$}", s.receives(s.certainly, triggerMessage))
+	// Named, because the mux would otherwise redirect, and a client that
+	// follows would act: without the slash the address does not exist.
+	s.mux.HandleFunc("/certainly/actionsvc/trigger-response", http.NotFound)
+	s.mux.HandleFunc("/certainly/actionsvc/trigger-message", http.NotFound)
+
+	s.mux.Handle("PUT /sandbox/certainly", s.answers(s.putSwitches(s.certainly)))
+	s.mux.Handle("GET /sandbox/certainly", s.answers(s.getSwitches(s.certainly)))
+	s.mux.Handle("DELETE /sandbox/certainly", s.answers(s.deleteSwitches(s.certainly)))
+
+	s.mux.Handle("GET /sandbox/conversations", s.answers(s.listConversations))
+	s.mux.Handle("DELETE /sandbox/conversations", s.answers(s.deleteConversations))
+	s.mux.Handle("GET /sandbox/conversations/{user_id}", s.answers(s.getConversation))
+	s.mux.Handle("POST /sandbox/conversations/{user_id}/pause", s.answers(s.postPause))
+	s.mux.Handle("GET /sandbox/counts", s.answers(s.getCounts))
+
+	s.mux.Handle("GET /{$}", s.answers(s.showIndex))
+	s.mux.Handle("GET /sandbox/chat/{user_id}", s.answers(s.showChat))
+	s.mux.Handle("GET /sandbox/style.css", s.answers(s.showStyle))
+	s.mux.Handle("GET /pay/{link}", s.answers(s.showPay))
+	s.mux.Handle("POST /pay/{link}", s.answers(s.pay))
+}
+
+// ServeHTTP answers as the platform, the pay page or the sandbox itself.
+func (s *Sandbox) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
+
+// Counts are totals since the start or the last reset. They stay exact where
+// the bounds have already dropped the conversations themselves.
+type Counts struct {
+	Calls   int64 `json:"calls"`   // received by a platform, whatever came of them
+	Resumed int64 `json:"resumed"` // moved their conversation to a module
+	Texts   int64 `json:"texts"`   // said something
+	Refused int64 `json:"refused"` // did nothing: refused, or met by a fault that does not act
+}
+
+type counters struct{ calls, resumed, texts, refused atomic.Int64 }
+
+func (c *counters) count(kind string) {
+	c.calls.Add(1)
+	switch kind {
+	case KindResume:
+		c.resumed.Add(1)
+	case KindText:
+		c.texts.Add(1)
+	case KindRefused:
+		c.refused.Add(1)
+	}
+}
+
+func (c *counters) reset() {
+	for _, n := range []*atomic.Int64{&c.calls, &c.resumed, &c.texts, &c.refused} {
+		n.Store(0)
+	}
+}
+
+// Counts returns the totals.
+func (s *Sandbox) Counts() Counts {
+	return Counts{
+		Calls:   s.counters.calls.Load(),
+		Resumed: s.counters.resumed.Load(),
+		Texts:   s.counters.texts.Load(),
+		Refused: s.counters.refused.Load(),
+	}
+}
