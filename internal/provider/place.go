@@ -1,0 +1,329 @@
+package provider
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/textproto"
+	"strings"
+)
+
+// A place names where a value of the callback stands:
+//
+//	path           the token in the URL's path
+//	query:NAME     a parameter of the URL
+//	header:NAME    a header
+//	form:NAME      a submitted field, whether urlencoded, multipart or a
+//	               member of a JSON object
+//	json:PATH      a value of the JSON body
+//	item:PATH      a value of one event of a batch
+//
+// A template is text with places in braces: {json:kind}:{json:id}. A place
+// with ? at its end may be absent; a template with any other place absent
+// has no value. {json:amount!nonzero} is absent when it is zero. Where a
+// signature is made, {body}, {method}, {url}, {secret} and {sig.KEY}, a pair
+// of the signature's header, stand beside them.
+
+type partKind uint8
+
+const (
+	partLiteral partKind = iota
+	partPath
+	partQuery
+	partHeader
+	partForm
+	partJSON
+	partItem
+	partBody
+	partMethod
+	partURL
+	partSecret
+	partSig
+)
+
+var placeKinds = map[string]partKind{
+	"query": partQuery, "header": partHeader, "form": partForm, "json": partJSON, "item": partItem,
+}
+
+var signingKinds = map[string]partKind{
+	"body": partBody, "method": partMethod, "url": partURL, "secret": partSecret,
+}
+
+// part is one place, or literal text, in compiled form.
+type part struct {
+	kind     partKind
+	name     string // the literal, or the name after the colon
+	label    string // the place as it was written
+	node     int    // in the tree of the body or of the item
+	optional bool
+	nonzero  bool
+}
+
+type template []part
+
+// compiler gathers what the places of one preset need: the paths of the body
+// and of its items, and the headers.
+type compiler struct {
+	doc, item tree
+	headers   map[string]bool
+	batch     bool
+	perItem   bool // the signature reads from the item
+}
+
+func (c *compiler) place(text string) (part, error) {
+	if text == "path" {
+		return part{kind: partPath, label: text}, nil
+	}
+	kind, name, _ := strings.Cut(text, ":")
+	k, known := placeKinds[kind]
+	if !known {
+		return part{}, fmt.Errorf("%q is no place: write path, query:, header:, form:, json: or item: and a name", text)
+	}
+	if name == "" {
+		return part{}, fmt.Errorf("%q names nothing", text)
+	}
+	p, err := c.named(k, name)
+	p.label = text
+	return p, err
+}
+
+func (c *compiler) named(kind partKind, name string) (part, error) {
+	p := part{kind: kind, name: name}
+	switch kind {
+	case partHeader:
+		return c.header(name)
+	case partForm:
+		p.node = c.doc.add([]step{{kind: stepMember, name: name}})
+		return p, nil
+	case partJSON, partItem:
+		return c.jsonPath(p)
+	default:
+		return p, nil
+	}
+}
+
+func (c *compiler) jsonPath(p part) (part, error) {
+	steps, err := parsePath(p.name)
+	if err != nil {
+		return part{}, err
+	}
+	for _, s := range steps {
+		if s.kind == stepEvery {
+			return part{}, fmt.Errorf("path %q: [*] stands only under each", p.name)
+		}
+	}
+	switch {
+	case p.kind == partJSON:
+		p.node = c.doc.add(steps)
+	case !c.batch:
+		return part{}, errors.New("item: needs each; write json: for the body")
+	default:
+		p.node = c.item.add(steps)
+	}
+	return p, nil
+}
+
+func (c *compiler) header(name string) (part, error) {
+	if strings.ContainsAny(name, " \t:{}") {
+		return part{}, fmt.Errorf("%q is no header's name", name)
+	}
+	canonical := http.CanonicalHeaderKey(name)
+	c.headers[canonical] = true
+	return part{kind: partHeader, name: canonical}, nil
+}
+
+// template compiles text with places in braces. signing allows the places
+// that only a signature has.
+func (c *compiler) template(text string, signing bool) (template, error) {
+	var t template
+	for rest := text; rest != ""; {
+		literal, after, open := strings.Cut(rest, "{")
+		if strings.Contains(literal, "}") {
+			return nil, errors.New("a } has no {")
+		}
+		if literal != "" {
+			t = append(t, part{kind: partLiteral, name: literal})
+		}
+		if !open {
+			break
+		}
+		inner, tail, closed := strings.Cut(after, "}")
+		if !closed {
+			return nil, errors.New("a { is not closed")
+		}
+		p, err := c.placeholder(inner, signing)
+		if err != nil {
+			return nil, err
+		}
+		t, rest = append(t, p), tail
+	}
+	if len(t) == 0 {
+		return nil, errors.New("the template is empty")
+	}
+	return t, nil
+}
+
+func (c *compiler) placeholder(inner string, signing bool) (part, error) {
+	inner, optional := strings.CutSuffix(inner, "?")
+	inner, filter, filtered := strings.Cut(inner, "!")
+	if filtered && filter != "nonzero" {
+		return part{}, fmt.Errorf("!%s is no filter: there is !nonzero", filter)
+	}
+	p, err := c.bare(inner, signing)
+	p.optional, p.nonzero = optional, filtered
+	return p, err
+}
+
+func (c *compiler) bare(inner string, signing bool) (part, error) {
+	if !signing {
+		return c.place(inner)
+	}
+	if kind, ok := signingKinds[inner]; ok {
+		return part{kind: kind}, nil
+	}
+	if key, ok := strings.CutPrefix(inner, "sig."); ok && key != "" {
+		return part{kind: partSig, name: key}, nil
+	}
+	p, err := c.place(inner)
+	c.perItem = c.perItem || p.kind == partItem
+	return p, err
+}
+
+// uses reports whether the template has a place of that kind.
+func (t template) uses(kind partKind) bool {
+	for i := range t {
+		if t[i].kind == kind {
+			return true
+		}
+	}
+	return false
+}
+
+// scope is what the places of one event are looked up in.
+type scope struct {
+	req    *Request
+	parsed *parsed
+	item   []value // the values of this event of a batch, nil without one
+	sig    *signatures
+	secret string
+}
+
+func (s *scope) value(p *part) value {
+	v := s.raw(p)
+	if p.nonzero && v.kind == scalar && strings.Trim(v.text, "0.") == "" {
+		return value{}
+	}
+	return v
+}
+
+func (s *scope) raw(p *part) value {
+	switch p.kind {
+	case partLiteral:
+		return textValue(p.name)
+	case partPath:
+		return present(s.req.PathToken)
+	case partQuery:
+		return first(s.req.Query[p.name])
+	case partHeader:
+		return first(s.req.Header[p.name])
+	case partForm:
+		return s.field(p)
+	case partJSON:
+		return at(s.doc(), p.node)
+	case partItem:
+		return at(s.item, p.node)
+	case partBody:
+		return textValue(string(s.req.Body))
+	case partMethod:
+		return textValue(s.req.Method)
+	case partURL:
+		return present(s.req.URL)
+	case partSecret:
+		return present(s.secret)
+	case partSig:
+		return s.sig.pair(p.name)
+	}
+	return value{}
+}
+
+func (s *scope) doc() []value {
+	if s.parsed == nil {
+		return nil
+	}
+	return s.parsed.doc
+}
+
+func (s *scope) field(p *part) value {
+	if s.parsed == nil {
+		return value{}
+	}
+	if s.parsed.fields == nil {
+		return at(s.parsed.doc, p.node)
+	}
+	for i := range s.parsed.fields {
+		if f := &s.parsed.fields[i]; f.name == p.name && !f.isFile {
+			return textValue(f.text)
+		}
+	}
+	return value{}
+}
+
+func at(values []value, node int) value {
+	if node < len(values) {
+		return values[node]
+	}
+	return value{}
+}
+
+func first(values []string) value {
+	if len(values) == 0 {
+		return value{}
+	}
+	return present(values[0])
+}
+
+func present(text string) value {
+	if text == "" {
+		return value{}
+	}
+	return textValue(text)
+}
+
+// text fills the template in. ok is false when a place is absent or empty.
+func (s *scope) text(t template) (string, bool) {
+	if len(t) == 1 {
+		v := s.value(&t[0])
+		return v.text, v.kind == scalar && v.text != ""
+	}
+	var b strings.Builder
+	for i := range t {
+		v := s.value(&t[i])
+		if (v.kind != scalar || v.text == "") && !t[i].optional {
+			return "", false
+		}
+		b.WriteString(v.text)
+	}
+	return b.String(), b.Len() > 0
+}
+
+// firstText returns the text of the first template that has one.
+func (s *scope) firstText(ts []template) string {
+	for _, t := range ts {
+		if text, ok := s.text(t); ok {
+			return text
+		}
+	}
+	return ""
+}
+
+// basicCredentials returns the user:password of a Basic Authorization.
+func basicCredentials(header http.Header) (string, bool) {
+	const scheme = "Basic "
+	auth := header.Get("Authorization")
+	if len(auth) < len(scheme) || !strings.EqualFold(auth[:len(scheme)], scheme) {
+		return "", false
+	}
+	plain, err := base64.StdEncoding.DecodeString(textproto.TrimString(auth[len(scheme):]))
+	return string(plain), err == nil && len(plain) > 0
+}

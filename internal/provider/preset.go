@@ -1,0 +1,107 @@
+package provider
+
+import (
+	"embed"
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"sync"
+
+	"relay.example/relay/internal/relay"
+)
+
+// Preset is what the relay knows of one provider. It is shared: read only.
+type Preset struct {
+	Name  string
+	Title string
+
+	// Setup says, as steps in markdown, what to do at the provider, and
+	// Events which events to tick there.
+	Setup  []string
+	Events []string
+
+	// Internal presets are used by the relay itself and never reached from
+	// outside.
+	Internal bool
+
+	// CallbackByURL says that a callback is known by its URL, so that each
+	// wait needs a URL of its own.
+	CallbackByURL bool
+
+	// BrowserRedirect says that a person's browser sends the callback and
+	// wants to be led to a page.
+	BrowserRedirect bool
+
+	// AcceptStatus and AcceptBody acknowledge a callback, RejectStatus
+	// answers one that is not genuine.
+	AcceptStatus int
+	AcceptBody   string
+	RejectStatus int
+
+	// Text is the YAML that the preset was read from.
+	Text string
+
+	spec spec
+}
+
+// Signed reports whether Verify proves who sent a callback. Where it does
+// not, the token is all there is.
+func (p *Preset) Signed() bool { return p.spec.Auth.Alg != algNone }
+
+// Outcomes lists the outcomes that callbacks of this preset can have.
+func (p *Preset) Outcomes() []relay.Outcome {
+	var all []relay.Outcome
+	for _, rule := range p.spec.Outcome {
+		if o := relay.Outcome(rule.Is); rule.Is != ignored && !slices.Contains(all, o) {
+			all = append(all, o)
+		}
+	}
+	slices.SortStableFunc(all, relay.CompareOutcomes)
+	return all
+}
+
+//go:embed presets/*.yaml
+var presetFiles embed.FS
+
+// builtin reads the embedded presets at first use. One that cannot be read is
+// a mistake in the program, which every test would meet.
+var builtin = sync.OnceValue(func() map[string]*Preset {
+	entries, err := presetFiles.ReadDir("presets")
+	if err != nil {
+		panic(fmt.Sprintf("provider: read the embedded presets: %v", err))
+	}
+	presets := make(map[string]*Preset, len(entries))
+	for _, entry := range entries {
+		p, err := parseEmbedded(entry.Name())
+		if err != nil {
+			panic(fmt.Sprintf("provider: embedded preset %s: %v", entry.Name(), err))
+		}
+		presets[p.Name] = p
+	}
+	return presets
+})
+
+func parseEmbedded(file string) (*Preset, error) {
+	text, err := presetFiles.ReadFile(path.Join("presets", file))
+	if err != nil {
+		return nil, err
+	}
+	p, err := parse(text)
+	if err != nil {
+		return nil, err
+	}
+	if p.Name+".yaml" != file {
+		return nil, fmt.Errorf("its name is %q", p.Name)
+	}
+	return p, nil
+}
+
+// Lookup returns the preset of that name.
+func Lookup(name string) (*Preset, bool) {
+	p, ok := builtin()[name]
+	return p, ok
+}
+
+// Names lists the presets in alphabetical order.
+func Names() []string { return slices.Sorted(maps.Keys(builtin())) }

@@ -1,0 +1,300 @@
+package provider
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/parser"
+
+	"relay.example/relay/internal/relay"
+)
+
+// spec is a preset as it is written. Texts in braces are templates, see
+// place.go; where a field takes several of them the first that has a value
+// counts. compile.go says what is wrong with a field.
+type spec struct {
+	Name            string      `yaml:"name"`
+	Title           string      `yaml:"title"`
+	Setup           []string    `yaml:"setup"`  // steps, in markdown
+	Events          []string    `yaml:"events"` // what to tick at the provider
+	Internal        bool        `yaml:"internal"`
+	CallbackByURL   bool        `yaml:"callback_by_url"`
+	BrowserRedirect bool        `yaml:"browser_redirect"`
+	Link            string      `yaml:"link"` // query:NAME, where a link carries the token
+	Respond         respondSpec `yaml:"respond"`
+
+	Auth authSpec `yaml:"auth"`
+	Body string   `yaml:"body"` // json (default) or fields: urlencoded, multipart or JSON
+	Each string   `yaml:"each"` // the path to the events of a batch, with [*]
+
+	ID          texts           `yaml:"id"`
+	Type        texts           `yaml:"type"`
+	Outcome     []outcomeSpec   `yaml:"outcome"`     // the first rule that holds; none: ignored
+	Correlation []string        `yaml:"correlation"` // places of tokens and keys, in the order to try them
+	References  []referenceSpec `yaml:"references"`
+	Payment     *paymentSpec    `yaml:"payment"`
+	Form        string          `yaml:"form"` // body: the submitted fields are those of the body
+}
+
+type respondSpec struct {
+	Status int     `yaml:"status"` // of an accepted callback, 200
+	Body   *string `yaml:"body"`   // [accepted]
+	Reject int     `yaml:"reject"` // of one that is not genuine, 401
+}
+
+type authSpec struct {
+	Alg     string   `yaml:"alg"` // none, token, hmac-sha256, … or a plain digest
+	Sig     sigSpec  `yaml:"sig"`
+	Enc     string   `yaml:"enc"` // of the signature: hex (default) or base64
+	Key     keySpec  `yaml:"key"`
+	Message texts    `yaml:"message"` // what is signed; of several any may match
+	Time    timeSpec `yaml:"time"`
+}
+
+// sigSpec is explained at signatureSource.
+type sigSpec struct {
+	From           string `yaml:"from"` // a place, header:X-* or basic
+	List           string `yaml:"list"`
+	Pair           string `yaml:"pair"`
+	Key            string `yaml:"key"`
+	Prefix         string `yaml:"prefix"`
+	PrefixOptional bool   `yaml:"prefix_optional"`
+}
+
+// keySpec is explained at keyTreatment.
+type keySpec struct {
+	Enc    string `yaml:"enc"` // utf8 (default), hex or base64
+	Strip  string `yaml:"strip"`
+	Part   int    `yaml:"part"`
+	Derive string `yaml:"derive"` // sha1
+}
+
+type timeSpec struct {
+	Value string `yaml:"value"` // a template that the message covers
+	Unit  string `yaml:"unit"`  // s (default) or ms
+}
+
+type outcomeSpec struct {
+	Type     texts            `yaml:"type"`      // any of these; left out: every type
+	LastWord texts            `yaml:"last_word"` // of the type, in lower case
+	If       map[string][]any `yaml:"if"`        // place: values; null is also absent
+	Is       string           `yaml:"is"`        // an outcome, or ignored
+}
+
+type referenceSpec struct {
+	Kind   string `yaml:"kind"` // what it is the id of: session, intent, charge
+	From   string `yaml:"from"`
+	Prefix texts  `yaml:"prefix"` // what such an id begins with
+}
+
+type paymentSpec struct {
+	If          map[string][]any `yaml:"if"` // as in an outcome: when there is a payment
+	ID          texts            `yaml:"id"`
+	AmountMinor texts            `yaml:"amount_minor"` // in cents, or
+	Amount      texts            `yaml:"amount"`       // in units: 20.50
+	Currency    texts            `yaml:"currency"`
+	Exponents   map[string]int   `yaml:"exponents"` // digits of currencies, where not those of ISO 4217
+	Method      texts            `yaml:"method"`
+	Email       texts            `yaml:"email"`
+	Live        texts            `yaml:"live"`
+	Account     texts            `yaml:"account"`
+}
+
+// texts is one string or a list of them.
+type texts []string
+
+// UnmarshalYAML reads a string as a list of one.
+func (t *texts) UnmarshalYAML(unmarshal func(any) error) error {
+	var one string
+	if unmarshal(&one) == nil {
+		*t = texts{one}
+		return nil
+	}
+	var many []string
+	err := unmarshal(&many)
+	*t = many
+	return err
+}
+
+// fieldError is a mistake in one field of a preset.
+type fieldError struct {
+	field string // as a path: auth.sig.from, outcome[2].is
+	err   error
+}
+
+func (e *fieldError) Error() string { return e.field + ": " + e.err.Error() }
+func (e *fieldError) Unwrap() error { return e.err }
+
+func wrong(field, format string, args ...any) error {
+	return &fieldError{field, fmt.Errorf(format, args...)}
+}
+
+// Parse reads an inline preset: the same YAML as the built-in ones. The error
+// is a *relay.Error of kind Invalid that names the line and the field.
+func Parse(text []byte) (*Preset, error) {
+	if len(text) > MaxPreset {
+		return nil, relay.Errorf(relay.Invalid, "invalid_preset", "a preset holds at most %d bytes", MaxPreset)
+	}
+	p, err := parse(text)
+	if err != nil {
+		return nil, relay.Errorf(relay.Invalid, "invalid_preset", "%s", err)
+	}
+	if p.Internal {
+		return nil, relay.Errorf(relay.Invalid, "invalid_preset", "internal: only the relay's own presets can be that")
+	}
+	return p, nil
+}
+
+func parse(text []byte) (*Preset, error) {
+	var s spec
+	file, err := decode(text, &s)
+	if err != nil {
+		return nil, err
+	}
+	p, err := s.preset()
+	if err == nil {
+		p.Text = string(text)
+		_, err = p.Endpoint(Settings{})
+	}
+	var field *fieldError
+	if errors.As(err, &field) {
+		return nil, fmt.Errorf("line %d: %w", lineOf(file, field.field), field)
+	}
+	return p, err
+}
+
+// decode reads the YAML. Fuzzing found texts on which its library panics;
+// they are mistakes of whoever wrote the preset, and answered as such.
+func decode(text []byte, s *spec) (file *ast.File, err error) {
+	defer func() {
+		if recover() != nil {
+			file, err = nil, errors.New("the preset is not YAML that can be read")
+		}
+	}()
+	if line := tooNested(text); line > 0 {
+		return nil, fmt.Errorf("line %d: nested too deep", line)
+	}
+	file, err = parser.ParseBytes(text, 0)
+	if err != nil {
+		return nil, atToken(err)
+	}
+	if len(file.Docs) != 1 {
+		return nil, errors.New("a preset is one YAML document")
+	}
+	root := file.Docs[0].Body
+	if root == nil {
+		return nil, errors.New("the preset is empty")
+	}
+	if aliases := ast.Filter(ast.AliasType, root); len(aliases) > 0 {
+		// A few lines of them can stand for more than fits in memory.
+		return nil, fmt.Errorf("line %d: aliases are not read", aliases[0].GetToken().Position.Line)
+	}
+	if err := yaml.NodeToValue(root, s, yaml.DisallowUnknownField()); err != nil {
+		return nil, atToken(err)
+	}
+	return file, nil
+}
+
+// tooNested returns the line on which more lists and maps are open than any
+// preset needs, or 0: the library's time grows with the square of the depth.
+// Brackets in texts count too; those of templates and paths are closed again.
+func tooNested(text []byte) int {
+	const most = 32
+	line := 0
+	for row := range bytes.Lines(text) {
+		line++
+		if bytes.Count(row, []byte("- "))+bytes.Count(row, []byte("? ")) > most {
+			return line
+		}
+	}
+	depth := 0
+	for i, c := range text {
+		switch c {
+		case '{', '[':
+			depth++
+		case '}', ']':
+			depth--
+		}
+		if depth > most {
+			return 1 + bytes.Count(text[:i], []byte("\n"))
+		}
+	}
+	return 0
+}
+
+// atToken says where the YAML itself is wrong, without an excerpt of it.
+func atToken(err error) error {
+	var at yaml.Error
+	if errors.As(err, &at) && at.GetToken() != nil {
+		return fmt.Errorf("line %d: %s", at.GetToken().Position.Line, at.GetMessage())
+	}
+	return err
+}
+
+// lineOf returns the line of a field, or of the nearest one around it when
+// the field itself is not there.
+func lineOf(file *ast.File, field string) int {
+	for field != "" {
+		if p, err := yaml.PathString("$." + field); err == nil {
+			if node, err := p.FilterFile(file); err == nil && node != nil {
+				return node.GetToken().Position.Line
+			}
+		}
+		field = field[:max(0, lastStep(field))]
+	}
+	return 1
+}
+
+func lastStep(field string) int {
+	for i := len(field) - 1; i >= 0; i-- {
+		if field[i] == '.' || field[i] == '[' {
+			return i
+		}
+	}
+	return -1
+}
+
+var presetName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,63}$`)
+
+// preset checks what does not depend on a source's settings.
+func (s *spec) preset() (*Preset, error) {
+	if !presetName.MatchString(s.Name) {
+		return nil, wrong("name", "%q is no name: 1 to 64 of a-z, 0-9 and -", s.Name)
+	}
+	p := &Preset{
+		Name: s.Name, Title: s.Title, Setup: s.Setup, Events: s.Events,
+		Internal: s.Internal, CallbackByURL: s.CallbackByURL, BrowserRedirect: s.BrowserRedirect,
+		AcceptStatus: 200, AcceptBody: "[accepted]", RejectStatus: 401,
+		spec: *s,
+	}
+	if p.Title == "" {
+		p.Title = s.Name
+	}
+	if s.Link != "" && (!strings.HasPrefix(s.Link, "query:") || s.Link == "query:") {
+		return nil, wrong("link", "%q is not written like query:NAME", s.Link)
+	}
+	return p, s.Respond.answer(p)
+}
+
+// answer sets what is not the same for every provider.
+func (r *respondSpec) answer(p *Preset) error {
+	if r.Status != 0 {
+		if p.AcceptStatus = r.Status; p.AcceptStatus < 200 || p.AcceptStatus > 299 {
+			return wrong("respond.status", "%d is no 2xx", p.AcceptStatus)
+		}
+	}
+	if r.Body != nil {
+		p.AcceptBody = *r.Body
+	}
+	if r.Reject != 0 {
+		if p.RejectStatus = r.Reject; p.RejectStatus < 400 || p.RejectStatus > 499 {
+			return wrong("respond.reject", "%d is no 4xx", p.RejectStatus)
+		}
+	}
+	return nil
+}
