@@ -129,12 +129,12 @@ func (c *compilation) node(v any, path string, depth int) (node, error) {
 }
 
 func (c *compilation) text(s, path string) (node, error) {
+	if !holdsExpression(s) {
+		return node{literal: s}, nil
+	}
 	t, err := compileTemplate(s, path)
 	if err != nil {
 		return node{}, err
-	}
-	if t == nil {
-		return node{literal: s}, nil
 	}
 	for _, p := range t.parts {
 		if p.expr == nil {

@@ -132,7 +132,7 @@ func (p *purse) takeOther(v any, depth int) (any, error) {
 	switch v := v.(type) {
 	case *payment:
 		if v == nil {
-			return nil, nil
+			return p.take(nil, depth)
 		}
 		return p.takeObject(v.object(), depth)
 	case payment:
@@ -155,7 +155,7 @@ func (p *purse) takeOther(v any, depth int) (any, error) {
 // takeObject copies a map. A nil map is a name without a value.
 func (p *purse) takeObject(m map[string]any, depth int) (any, error) {
 	if m == nil {
-		return nil, nil
+		return p.take(nil, depth)
 	}
 	out := make(map[string]any, len(m))
 	for name, value := range m {

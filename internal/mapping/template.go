@@ -14,19 +14,22 @@ type part struct {
 	expr *expression
 }
 
-// compileTemplate compiles a string. It returns nil for one that holds no
-// expression, whatever its length: such a string is sent as it is.
+// holdsExpression reports whether s is a template. Any other string is sent as
+// it is, whatever its length.
+func holdsExpression(s string) bool { return strings.Contains(s, "{{") }
+
+// compileTemplate compiles a string that holds an expression.
 func compileTemplate(s, path string) (*template, error) {
-	open := strings.Index(s, "{{")
-	if open < 0 {
-		return nil, nil
-	}
 	if len(s) > MaxTemplate {
 		return nil, refuse(path, "a text with expressions may be %d bytes long, this one is %d", MaxTemplate, len(s))
 	}
 	t := &template{}
 	at := 0
-	for open >= 0 {
+	for {
+		open := strings.Index(s[at:], "{{")
+		if open < 0 {
+			break
+		}
 		open += at
 		if open > at {
 			t.parts = append(t.parts, part{text: s[at:open]})
@@ -41,7 +44,6 @@ func compileTemplate(s, path string) (*template, error) {
 		}
 		t.parts = append(t.parts, part{expr: expr})
 		at = end + 2
-		open = strings.Index(s[at:], "{{")
 	}
 	if at < len(s) {
 		t.parts = append(t.parts, part{text: s[at:]})

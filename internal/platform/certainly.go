@@ -91,16 +91,13 @@ func checkCertainlyVars(vars map[string]any) error {
 	return nil
 }
 
-// certainlyModule reads a module_id, nil where there is none.
-func certainlyModule(v any) (*int64, error) {
-	if v == nil {
-		return nil, nil
-	}
+// certainlyModule reads a module_id.
+func certainlyModule(v any) (int64, error) {
 	n, ok := wholeNumber(v)
 	if !ok || n < 1 {
-		return nil, fmt.Errorf("module_id must be a positive whole number, not a value of type %T", v)
+		return 0, fmt.Errorf("module_id must be a positive whole number, not a value of type %T", v)
 	}
-	return &n, nil
+	return n, nil
 }
 
 // certainlyWaitTime reads a wait_time in seconds, nil meaning the default.
@@ -142,25 +139,28 @@ func buildCertainly(at endpoint, call Call) (Request, error) {
 }
 
 func buildCertainlyResponse(at endpoint, call Call) (Request, error) {
-	module, err := certainlyModule(call.ModuleID)
-	if err != nil {
-		return Request{}, err
-	}
-	if module == nil && len(call.CustomVars) == 0 {
+	body := certainlyResponse{UserID: call.UserID, CustomVars: call.CustomVars, IsAsync: true}
+	switch {
+	case call.ModuleID != nil:
+		module, err := certainlyModule(call.ModuleID)
+		if err != nil {
+			return Request{}, err
+		}
+		body.ModuleID = &module
+	case len(call.CustomVars) == 0:
 		return Request{}, errors.New("module_id came out as null and there are no custom_vars: the call would do nothing")
 	}
-	wait, err := certainlyWaitTime(call.WaitTime)
+	var err error
+	body.WaitTime, err = certainlyWaitTime(call.WaitTime)
 	if err != nil {
 		return Request{}, err
 	}
 	if err := checkCertainlyVars(call.CustomVars); err != nil {
 		return Request{}, err
 	}
-	vars := call.CustomVars
-	if vars == nil {
-		vars = map[string]any{}
+	if body.CustomVars == nil {
+		body.CustomVars = map[string]any{}
 	}
-	body := certainlyResponse{UserID: call.UserID, ModuleID: module, WaitTime: wait, CustomVars: vars, IsAsync: true}
 	return certainlyPost(at, "/actionsvc/trigger-response/", "JWT "+at.settings["token"], body)
 }
 
