@@ -50,17 +50,21 @@ func (p *Preset) Endpoint(settings Settings) (*Endpoint, error) {
 	}
 	c := &compiler{headers: map[string]bool{}, batch: p.spec.Each != ""}
 	e := &Endpoint{preset: p, body: bodyKind(p.spec.Body)}
-	if settings.Username != "" {
-		e.credentials = settings.Username + ":" + settings.Password
-		c.headers["Authorization"] = true
-	}
 	for _, compile := range []func(*compiler, *spec, *Settings) error{
-		e.compileBody, e.compileAuth, e.compileNames, e.compileOutcomes,
+		e.compileBody, e.compileNames, e.compileOutcomes,
 		e.compileCandidates, e.compileReferences, e.compilePayment,
 	} {
 		if err := compile(c, &p.spec, &settings); err != nil {
 			return nil, err
 		}
+	}
+	e.parsed = slices.Sorted(maps.Keys(c.headers))
+	if settings.Username != "" {
+		e.credentials = settings.Username + ":" + settings.Password
+		c.headers["Authorization"] = true
+	}
+	if err := e.compileAuth(c, &p.spec, &settings); err != nil {
+		return nil, err
 	}
 	e.doc, e.item = c.doc, c.item
 	e.headers = slices.Sorted(maps.Keys(c.headers))

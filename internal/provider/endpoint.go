@@ -39,8 +39,9 @@ type Settings struct {
 type Endpoint struct {
 	preset      *Preset
 	auth        verifier
-	credentials string // user:password of the settings, or ""
-	headers     []string
+	credentials string   // user:password of the settings, or ""
+	headers     []string // that Verify and Read look at
+	parsed      []string // that Read looks at
 
 	body      bodyKind
 	doc, item tree
@@ -63,6 +64,10 @@ func (e *Endpoint) Preset() *Preset { return e.preset }
 // look at, so that they can be kept for a replay. A name with * at its end
 // stands for all that begin like it.
 func (e *Endpoint) HeadersRead() []string { return slices.Clone(e.headers) }
+
+// HeadersParsed lists those of HeadersRead that Read looks at: all that is
+// worth keeping of a callback that was verified already.
+func (e *Endpoint) HeadersParsed() []string { return slices.Clone(e.parsed) }
 
 // CredentialHeaders lists those of HeadersRead that carry the secret itself,
 // and must not be kept in clear.

@@ -43,6 +43,19 @@ func NewToken() string {
 	return string(out[:])
 }
 
+// IsToken reports whether s has the shape of a token.
+func IsToken(s string) bool {
+	if len(s) != TokenLength {
+		return false
+	}
+	for i := range len(s) {
+		if !strings.Contains(tokenAlphabet, s[i:i+1]) {
+			return false
+		}
+	}
+	return true
+}
+
 // NewID returns a UUIDv7: its order is the order of creation, which keeps
 // index pages hot and lets a list be paged by id.
 func NewID() uuid.UUID { return uuid.Must(uuid.NewV7()) }

@@ -16,17 +16,18 @@ type Wait struct {
 	Flow         string
 	PlanID       uuid.UUID
 	UserID       string
-	Conversation string
+	Conversation string // "": UserID names the conversation
+	Key          string
 	CustomVars   []byte // JSON object, or nil
 	Data         []byte // JSON, or nil
 	Locale       string
-	HasKey       bool
+	Scope        uuid.UUID // what a newer wait supersedes
 	Status       Status
+	CreatedAt    time.Time
 	ExpiresAt    time.Time
-	PaymentID    string    // of the payment that completed it, in time or late
-	LateOutcome  Outcome   // completed, once a late success was taken
-	Extended     bool      // processing has moved the deadline
-	Successor    uuid.UUID // the wait that superseded this one, or zero
+	PaymentID    string  // of the payment that completed it, in time or late
+	LateOutcome  Outcome // completed, once a late success was taken
+	Extended     bool    // processing has moved the deadline
 }
 
 // Accepts reports whether callbacks of the source may close w.

@@ -1,0 +1,96 @@
+// Command relay receives the callbacks of payments and forms and resumes the
+// bot conversations that wait for them.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	// A second signal ends the process at once.
+	context.AfterFunc(ctx, stop)
+	err := run(ctx, os.Args[1:], os.LookupEnv, os.Stdout, os.Stderr)
+	var code exitCode
+	switch {
+	case errors.As(err, &code):
+		os.Exit(int(code))
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "relay:", err)
+		os.Exit(1)
+	}
+}
+
+// exitCode ends the process after everything has been said.
+type exitCode int
+
+func (e exitCode) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
+// program is what every command works with: the world outside.
+type program struct {
+	lookup func(string) (string, bool)
+	stdout io.Writer
+	stderr io.Writer
+}
+
+// commands is the command line.
+type commands struct {
+	Serve   serveCommand   `cmd:"" help:"Run a node: take callbacks, resume conversations."`
+	Demo    demoCommand    `cmd:"" help:"Start everything privately, play one form and one checkout, and stay up."`
+	Sandbox sandboxCommand `cmd:"" help:"Run stand-ins for the bot platforms and a pay page."`
+	Migrate migrateCommand `cmd:"" help:"Bring the database schema up, one step down, or show where it stands."`
+	Apply   applyCommand   `cmd:"" help:"Make the configuration what a relay.yaml says."`
+	Keys    keysCommand    `cmd:"" help:"Make encryption keys, see which are in use, seal anew."`
+}
+
+// run is the whole program; main and the tests call it.
+func run(ctx context.Context, args []string, lookup func(string) (string, bool), stdout, stderr io.Writer) error {
+	var cli commands
+	p := &program{lookup: lookup, stdout: stdout, stderr: stderr}
+	parser, err := kong.New(&cli,
+		kong.Name("relay"),
+		kong.Description("Receives the callbacks of payments and forms and resumes the bot conversations that wait for them."),
+		kong.UsageOnError(),
+		kong.Writers(stdout, stderr),
+		kong.Exit(func(code int) { panic(exitCode(code)) }),
+		kong.Bind(p),
+		kong.BindTo(ctx, (*context.Context)(nil)),
+		kong.Resolvers(fromEnvironment(lookup)),
+		kong.Help(helpWithSettings),
+	)
+	if err != nil {
+		return fmt.Errorf("building the command line: %w", err)
+	}
+	command, err := parse(parser, args)
+	if err != nil || command == nil {
+		return err
+	}
+	return command.Run()
+}
+
+// parse reads the arguments. Asking for help ends the program without an
+// error and without a command.
+func parse(parser *kong.Kong, args []string) (command *kong.Context, err error) {
+	defer func() {
+		switch code := recover().(type) {
+		case nil:
+		case exitCode:
+			if code != 0 {
+				err = code
+			}
+			command = nil
+		default:
+			panic(code)
+		}
+	}()
+	return parser.Parse(args)
+}

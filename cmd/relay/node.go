@@ -1,0 +1,200 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"relay.example/relay/internal/deliver"
+	"relay.example/relay/internal/directory"
+	"relay.example/relay/internal/egress"
+	"relay.example/relay/internal/handlers"
+	"relay.example/relay/internal/intake"
+	"relay.example/relay/internal/plan"
+	"relay.example/relay/internal/relay"
+	"relay.example/relay/internal/store"
+	"relay.example/relay/internal/sweeper"
+)
+
+// node is one relay process at work: everything built, nothing started.
+type node struct {
+	flags  *nodeFlags
+	log    *slog.Logger
+	store  *store.Store
+	public net.Listener
+	ops    net.Listener
+	url    string
+
+	directory *directory.Directory
+	client    *egress.Client
+	engine    *deliver.Engine
+	intake    *intake.Intake
+	sweeper   *sweeper.Sweeper
+	handlers  *handlers.Handlers
+}
+
+// newNode builds a node on an open store and binds its addresses.
+func newNode(ctx context.Context, f *nodeFlags, s *store.Store, log *slog.Logger) (n *node, err error) {
+	n = &node{flags: f, log: log, store: s}
+	defer func() {
+		if err != nil {
+			n.close()
+		}
+	}()
+	if n.public, err = net.Listen("tcp", f.Listen); err != nil {
+		return n, fmt.Errorf("RELAY_LISTEN: %w", err)
+	}
+	if n.ops, err = net.Listen("tcp", f.OpsListen); err != nil {
+		return n, fmt.Errorf("RELAY_OPS_LISTEN: %w", err)
+	}
+	n.url = f.publicURL(n.public)
+	policy, err := egress.ParsePolicy(f.AllowPrivateTargets)
+	if err != nil {
+		return n, fmt.Errorf("RELAY_ALLOW_PRIVATE_TARGETS: %w", err)
+	}
+	n.client = egress.New(egress.Config{Policy: policy})
+	if n.directory, err = directory.New(directory.Config{Store: s, PublicURL: n.url, Policy: policy, Log: log}); err != nil {
+		return n, err
+	}
+	if err := n.directory.Load(ctx); err != nil {
+		return n, err
+	}
+	return n, n.build()
+}
+
+// build makes the parts that hand work to each other.
+func (n *node) build() (err error) {
+	plans := plan.NewCache(n.store.Plan)
+	n.engine, err = deliver.New(deliver.Config{
+		Store: n.store, Directory: n.directory, Plans: plans, Client: n.client, Log: n.log, Grace: n.flags.ShutdownTimeout,
+	})
+	if err != nil {
+		return err
+	}
+	n.intake, err = intake.New(intake.Config{Store: n.store, Plans: plans, HandOver: n.engine.HandOver, Log: n.log})
+	if err != nil {
+		return err
+	}
+	n.sweeper, err = sweeper.New(sweeper.Config{Store: n.store, Plans: plans, HandOver: n.engine.HandOver, Log: n.log})
+	if err != nil {
+		return err
+	}
+	n.handlers, err = handlers.New(handlers.Config{
+		Store: n.store, Directory: n.directory, Intake: n.intake, Plans: plans,
+		HandOver: n.engine.HandOver, Wake: n.engine.Wake, PublicURL: n.url, Log: n.log,
+	})
+	return err
+}
+
+// close gives up what newNode took, for a node that never ran.
+func (n *node) close() {
+	for _, l := range []net.Listener{n.public, n.ops} {
+		if l != nil {
+			_ = l.Close()
+		}
+	}
+	if n.client != nil {
+		n.client.Close()
+	}
+}
+
+// stage is a group of parts that stop together.
+type stage struct {
+	stop context.CancelFunc
+	done chan struct{}
+}
+
+// start runs parts until the stage is stopped. A part that fails ends the
+// whole node.
+func (n *node) start(fail context.CancelCauseFunc, parts ...func(context.Context) error) stage {
+	ctx, cancel := context.WithCancel(context.Background())
+	s := stage{stop: cancel, done: make(chan struct{})}
+	var g errgroup.Group
+	for _, part := range parts {
+		g.Go(func() error {
+			err := part(ctx)
+			if err != nil {
+				fail(err)
+			}
+			return err
+		})
+	}
+	go func() {
+		_ = g.Wait() // told to fail already
+		close(s.done)
+	}()
+	return s
+}
+
+func (s stage) end() {
+	s.stop()
+	<-s.done
+}
+
+// run serves until ctx is done or a part fails, and then stops in the order
+// in which work flows, so that nothing is taken that could not be finished:
+// requests, then commits and sweeps, then sends, then the configuration.
+func (n *node) run(ctx context.Context) error {
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	defer n.client.Close()
+	public, ops := n.handlers.Server(), n.handlers.OpsServer()
+
+	configuration := n.start(fail, n.directory.Run)
+	sends := n.start(fail, n.engine.Run)
+	commits := n.start(fail, n.intake.Run, n.sweeper.Run, n.handlers.Run)
+	listeners := n.start(fail,
+		func(context.Context) error { return serve(public, n.public) },
+		func(context.Context) error { return serve(ops, n.ops) })
+	n.log.Info("relay is up", "listen", n.public.Addr().String(), "ops_listen", n.ops.Addr().String(), "public_url", n.url)
+
+	<-ctx.Done()
+	n.drain(context.Cause(ctx))
+	closing, cancel := context.WithTimeout(context.Background(), n.flags.ShutdownTimeout)
+	defer cancel()
+	if err := public.Shutdown(closing); err != nil {
+		n.log.Warn("requests were cut off", "after", n.flags.ShutdownTimeout, "error", err)
+		_ = public.Close()
+	}
+	commits.end()
+	sends.end()
+	configuration.end()
+	_ = ops.Close()
+	listeners.end()
+	n.log.Info("relay has stopped")
+	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// drain tells balancers to send no more, and serves on while they learn it.
+func (n *node) drain(cause error) {
+	n.handlers.Drain()
+	n.log.Info("stopping", "cause", cause, "drain_delay", n.flags.DrainDelay)
+	time.Sleep(n.flags.DrainDelay)
+}
+
+func serve(s *http.Server, l net.Listener) error {
+	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// putKey makes sure that an API key exists.
+func (n *node) putKey(ctx context.Context, text string) error {
+	if n.directory.Current().Key(text) != nil {
+		return nil
+	}
+	project := n.directory.Current().Project(relay.DefaultProject)
+	return n.directory.Change(ctx, func(c *store.Change) error {
+		return c.PutKey(ctx, handlers.NewAPIKey(text, project.ID, "RELAY_API_KEY", relay.ScopeAdmin))
+	})
+}

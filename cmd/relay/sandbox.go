@@ -1,0 +1,44 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"relay.example/relay/internal/sandbox"
+)
+
+// sandboxCommand runs the stand-ins on their own.
+type sandboxCommand struct {
+	Listen         string `default:"127.0.0.1:8090" help:"Address of the stand-ins."`
+	CertainlyToken string `default:"sandbox-token" help:"The token that Certainly's stand-in takes."`
+	WebhookURL     string `help:"Where the pay page sends its Stripe callbacks: a stripe source's webhook_url."`
+	WebhookSecret  string `default:"whsec_sandbox" help:"The secret that it signs them with."`
+}
+
+// Run serves the stand-ins until ctx is done.
+func (c *sandboxCommand) Run(ctx context.Context, p *program) error {
+	listener, err := net.Listen("tcp", c.Listen)
+	if err != nil {
+		return fmt.Errorf("--listen: %w", err)
+	}
+	address := "http://" + listener.Addr().String()
+	stripe := sandbox.Stripe{Secret: c.WebhookSecret}
+	if c.WebhookURL != "" {
+		stripe.WebhookURL = func() string { return c.WebhookURL }
+	}
+	box := sandbox.New(sandbox.Config{CertainlyToken: c.CertainlyToken, Stripe: stripe, Logger: newLogger(p.stderr, "text")})
+	fmt.Fprintf(p.stdout, "Certainly's stand-in: base_url %s/certainly, token %s\n", address, c.CertainlyToken)
+	fmt.Fprintf(p.stdout, "Pay page: %s/pay/demo   Overview: %s/\n", address, address)
+	return serveSandbox(ctx, box, listener)
+}
+
+// serveSandbox serves until ctx is done.
+func serveSandbox(ctx context.Context, box http.Handler, l net.Listener) error {
+	server := &http.Server{Handler: box, ReadHeaderTimeout: 5 * time.Second}
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
+	return serve(server, l)
+}

@@ -1,0 +1,88 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+)
+
+// serveCommand runs a node.
+type serveCommand struct {
+	nodeFlags
+	Config string `type:"existingfile" help:"A relay.yaml to apply at start."`
+}
+
+// Run serves until ctx is done.
+func (c *serveCommand) Run(ctx context.Context, p *program) error {
+	return c.serve(ctx, p, nil)
+}
+
+// serve runs a node until ctx is done. ready is told once it takes requests.
+func (c *serveCommand) serve(ctx context.Context, p *program, ready func(*node)) (err error) {
+	if err := errors.Join(c.databaseFlags.check(), c.nodeFlags.check()); err != nil {
+		return err
+	}
+	log := newLogger(p.stderr, c.Log)
+	db, err := openDatabase(ctx, &c.databaseFlags, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.close()) }()
+	s, err := db.store(ctx, c.Migrate)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	n, err := newNode(ctx, &c.nodeFlags, s, log)
+	if err != nil {
+		return err
+	}
+	if err := c.prepare(ctx, p, n, log); err != nil {
+		n.close()
+		return err
+	}
+	if ready != nil {
+		ready(n)
+	}
+	return withDatabase(ctx, db, n.run)
+}
+
+// prepare puts the first key and the given configuration in place.
+func (c *serveCommand) prepare(ctx context.Context, p *program, n *node, log *slog.Logger) error {
+	if c.APIKey != "" {
+		if err := n.putKey(ctx, c.APIKey); err != nil {
+			return err
+		}
+	}
+	if c.Config == "" {
+		return nil
+	}
+	edits, err := applyFile(ctx, n.directory, c.Config, p.lookup, applyOptions{})
+	if err != nil {
+		return err
+	}
+	for _, e := range edits {
+		log.Info("configuration applied", "verb", e.Verb, "kind", e.Kind, "project", e.Project, "name", e.Name)
+	}
+	return nil
+}
+
+// withDatabase supervises the private server for as long as work runs, and
+// ends work when the server cannot be kept up.
+func withDatabase(ctx context.Context, db *database, work func(context.Context) error) error {
+	working, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	// It ends after the work, which still needs the database while it stops.
+	supervising, stop := context.WithCancel(context.WithoutCancel(ctx))
+	supervised := make(chan struct{})
+	go func() {
+		defer close(supervised)
+		if err := db.run(supervising); err != nil {
+			fail(err)
+		}
+	}()
+	err := work(working)
+	stop()
+	<-supervised
+	return err
+}

@@ -1,0 +1,147 @@
+package deliver
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"relay.example/relay/internal/directory"
+	"relay.example/relay/internal/egress"
+	"relay.example/relay/internal/groupcommit"
+	"relay.example/relay/internal/plan"
+	"relay.example/relay/internal/platform"
+	"relay.example/relay/internal/relay"
+	"relay.example/relay/internal/store"
+)
+
+// maxResponse is how much of an answer is kept with its attempt.
+const maxResponse = 2 << 10
+
+// deliver makes one attempt and records it.
+func (e *Engine) deliver(ctx context.Context, d relay.Delivery) {
+	destination := e.cfg.Directory.Current().Destination(d.DestinationID)
+	if destination == nil {
+		// Another node knows it already; this one will within a second.
+		e.cfg.Directory.Refresh(ctx)
+		return
+	}
+	if time.Until(d.LeaseEnds) < destination.Timeout()+leaseMargin {
+		return // it waited too long here: whoever claims it next sends it
+	}
+	a, made := e.attempt(ctx, d, destination)
+	if !made {
+		return
+	}
+	recorded, err := e.recorder.Do(context.WithoutCancel(ctx), a)
+	switch {
+	case err != nil:
+		e.cfg.Log.Error("attempt not recorded: it will be made again when its lease ends",
+			"delivery_id", d.ID, "project_id", d.ProjectID, "class", a.Class, "error", err)
+	case recorded.Stale:
+		e.cfg.Log.Warn("attempt not recorded: its lease was lost, another node makes it again",
+			"delivery_id", d.ID, "project_id", d.ProjectID, "class", a.Class)
+	case recorded.Status == relay.Dead:
+		e.cfg.Log.Warn("delivery is dead: a conversation was not resumed",
+			"delivery_id", d.ID, "project_id", d.ProjectID, "correlation_id", d.Wait.ID,
+			"destination", destination.Name, "outcome", d.Outcome, "class", a.Class, "reason", a.Reason)
+	}
+}
+
+// attempt renders and sends one delivery. made is false when a shutdown ended
+// it: that is never counted against the receiver.
+func (e *Engine) attempt(ctx context.Context, d relay.Delivery, to *directory.Destination) (a relay.Attempt, made bool) {
+	a = relay.Attempt{ProjectID: d.ProjectID, DeliveryID: d.ID, Lease: d.Lease, StartedAt: time.Now()}
+	req, notes, err := e.render(ctx, d, to)
+	if err != nil {
+		if ctx.Err() != nil || relay.IsKind(err, relay.Busy) {
+			return a, false // the plan could not be read just now
+		}
+		a.Class, a.Reason = relay.Permanent, "rendering: "+err.Error()
+		return e.judged(a, d, 0), true
+	}
+	a.Notes = notes
+	resp, err := e.cfg.Client.Do(ctx, egress.Request{
+		Method: req.Method, URL: req.URL, Header: req.Header, Body: req.Body, Timeout: to.Timeout(),
+	})
+	a.Duration = time.Since(a.StartedAt)
+	if errors.Is(context.Cause(ctx), errShutdown) {
+		return a, false
+	}
+	if err != nil {
+		a.Class, a.Reason = unanswered(err)
+		return e.judged(a, d, 0), true
+	}
+	answer := to.Platform.Classify(platform.Response{Status: resp.Status, Header: resp.Header, Body: resp.Body}, time.Now())
+	a.Class, a.Reason, a.HTTPStatus = answer.Class, answer.Reason, resp.Status
+	a.Response = string(resp.Body[:min(len(resp.Body), maxResponse)])
+	return e.judged(a, d, answer.RetryAfter), true
+}
+
+// unanswered classifies an attempt without an answer. What can never work is
+// permanent; what may have reached the other side is unknown.
+func unanswered(err error) (relay.Class, string) {
+	var failure *egress.Error
+	if !errors.As(err, &failure) {
+		return relay.Retry, "could not be sent"
+	}
+	switch {
+	case failure.Sent:
+		return relay.NoAnswer, string(failure.Reason)
+	case failure.Permanent():
+		return relay.Permanent, string(failure.Reason)
+	default:
+		return relay.Retry, string(failure.Reason)
+	}
+}
+
+// judged adds what follows from an attempt.
+func (e *Engine) judged(a relay.Attempt, d relay.Delivery, retryAfter time.Duration) relay.Attempt {
+	a.Next, a.Delay = relay.NextTry(a.Class, d.Attempts+1, retryAfter, relay.Jitter())
+	return a
+}
+
+// render makes the request of a delivery. The same delivery renders the same
+// bytes each time.
+func (e *Engine) render(ctx context.Context, d relay.Delivery, to *directory.Destination) (req platform.Request, notes []byte, err error) {
+	p, err := e.cfg.Plans.Get(ctx, d.Wait.PlanID)
+	if err != nil {
+		return req, nil, err
+	}
+	scope := plan.ScopeOf(&d.Wait, d.Outcome, d.Payment, d.Form, d.Format, d.Body)
+	call, missing, err := p.Render(d.Action, scope, plan.WaitVars(&d.Wait))
+	if err != nil {
+		return req, nil, err
+	}
+	call.UserID, call.Conversation, call.DeliveryID = d.Wait.UserID, scope.Correlation.Conversation, d.ID.String()
+	if len(missing) > 0 {
+		if notes, err = json.Marshal(missing); err != nil {
+			return req, nil, err
+		}
+	}
+	req, err = to.Platform.Build(to.Account(), call)
+	return req, notes, err
+}
+
+// commitAttempts records one batch; a batch that the database refuses is
+// taken apart, so that one odd answer cannot hold up the others.
+func (e *Engine) commitAttempts(batch []relay.Attempt) []groupcommit.Result[store.Recorded] {
+	ctx, cancel := context.WithTimeout(context.Background(), recordTimeout)
+	defer cancel()
+	recorded, err := e.cfg.Store.RecordAttempts(ctx, batch)
+	results := make([]groupcommit.Result[store.Recorded], len(batch))
+	if store.Poisoned(err) && len(batch) > 1 {
+		for i := range batch {
+			results[i] = e.commitAttempts(batch[i : i+1])[0]
+		}
+		return results
+	}
+	for i := range results {
+		if err != nil {
+			results[i].Err = err
+			continue
+		}
+		results[i].Value = recorded[i]
+	}
+	return results
+}

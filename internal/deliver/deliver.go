@@ -1,0 +1,283 @@
+// Package deliver makes the calls that the relay owes: it takes deliveries
+// that were handed over in memory or claimed from the table, renders them,
+// sends each once, and records what came of it.
+//
+// # The model
+//
+// Every destination has a lane: a queue and at most max_concurrency sends at
+// a time. A slow destination fills its own lane and nobody else's. Everything
+// in a lane is leased to this node; the rows are the truth, the lanes a
+// shortcut over them.
+//
+// # What is always true
+//
+// A send begins only while the lease outlasts its timeout. An attempt is
+// recorded under the lease it was made with; a lease that was lost writes
+// nothing. A delivery leaves the table's sight only when its attempt was
+// recorded, so a crash anywhere between claim and record repeats it: at least
+// once, never lost.
+//
+// # When things fail
+//
+// Memory full: the delivery is left to the poller, which finds it when its
+// lease ends. Database gone: the attempt cannot be recorded, the lease ends,
+// and the call is made again. Shutdown: claims stop, sends finish within the
+// grace, what was queued gives its leases back.
+package deliver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
+
+	"relay.example/relay/internal/directory"
+	"relay.example/relay/internal/egress"
+	"relay.example/relay/internal/groupcommit"
+	"relay.example/relay/internal/plan"
+	"relay.example/relay/internal/relay"
+	"relay.example/relay/internal/store"
+)
+
+// The bounds of delivery.
+const (
+	maxQueued     = 20_000   // deliveries in all lanes together
+	maxQueuedSize = 32 << 20 // bytes of callback bodies that they hold
+	laneFull      = 1_000    // from here on the poller leaves a destination out
+	claimSize     = 256      // rows per claim
+	pollInterval  = 500 * time.Millisecond
+	recordTimeout = 6 * time.Second // of one batch of attempts
+	recordBatch   = 256
+	recorders     = 2               // batches of attempts at the same time
+	leaseMargin   = 2 * time.Second // lease that must be left after the timeout of a send
+)
+
+// Config is what an Engine works with.
+type Config struct {
+	Store     *store.Store
+	Directory *directory.Directory
+	Plans     *plan.Cache
+	Client    *egress.Client
+	Log       *slog.Logger
+	// Grace is how long sends may go on after the end of Run's context.
+	Grace time.Duration
+}
+
+// Engine makes deliveries. It is safe for concurrent use.
+type Engine struct {
+	cfg      Config
+	recorder *groupcommit.Committer[relay.Attempt, store.Recorded]
+	wake     chan struct{} // a hint to poll now; polling is the promise
+
+	mu       sync.Mutex
+	lanes    map[int64]*lane
+	queued   int
+	bytes    int
+	stopping bool
+	sends    sync.WaitGroup // running lane workers
+	sendCtx  context.Context
+}
+
+// lane is the queue of one destination. Its fields are guarded by Engine.mu.
+type lane struct {
+	queue  []relay.Delivery
+	active int
+}
+
+// New returns an Engine; Run makes it work.
+func New(cfg Config) (*Engine, error) {
+	if cfg.Store == nil || cfg.Directory == nil || cfg.Plans == nil || cfg.Client == nil || cfg.Log == nil {
+		return nil, errors.New("deliver: Config has a field that is nil")
+	}
+	e := &Engine{cfg: cfg, lanes: map[int64]*lane{}, wake: make(chan struct{}, 1)}
+	// As many attempts as can be in flight may wait to be recorded.
+	bounds := groupcommit.Config{MaxBatch: recordBatch, MaxWaiting: maxQueued, Committers: recorders}
+	e.recorder = groupcommit.New(bounds, e.commitAttempts)
+	e.stopping = true // until Run
+	return e, nil
+}
+
+// HandOver takes deliveries that were committed and leased to this node. It
+// never blocks; what does not fit is left to the poller.
+func (e *Engine) HandOver(deliveries []relay.Delivery) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, d := range deliveries {
+		if e.stopping || e.queued >= maxQueued || e.bytes+len(d.Body) > maxQueuedSize {
+			continue
+		}
+		l := e.lanes[d.DestinationID]
+		if l == nil {
+			l = &lane{}
+			e.lanes[d.DestinationID] = l
+		}
+		l.queue = append(l.queue, d)
+		e.queued++
+		e.bytes += len(d.Body)
+		if l.active < e.concurrency(d.DestinationID) {
+			l.active++
+			e.sends.Go(func() { e.work(l) })
+		}
+	}
+}
+
+func (e *Engine) concurrency(destinationID int64) int {
+	if d := e.cfg.Directory.Current().Destination(destinationID); d != nil {
+		return d.Concurrency()
+	}
+	return 1
+}
+
+// work sends what its lane holds, one at a time, and ends with it.
+func (e *Engine) work(l *lane) {
+	for {
+		d, ok := e.next(l)
+		if !ok {
+			return
+		}
+		e.deliver(e.sendCtx, d)
+	}
+}
+
+// next takes the oldest delivery of a lane, or ends the worker.
+func (e *Engine) next(l *lane) (d relay.Delivery, ok bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(l.queue) == 0 || e.stopping {
+		l.active--
+		return d, false
+	}
+	d = l.queue[0]
+	l.queue[0] = relay.Delivery{} // lets go of the body
+	l.queue = l.queue[1:]
+	e.queued--
+	e.bytes -= len(d.Body)
+	return d, true
+}
+
+// Wake hints that something is due now.
+func (e *Engine) Wake() {
+	select {
+	case e.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run delivers until ctx is done; then it claims no more, lets sends finish
+// within the grace, and gives back the leases of what was queued.
+func (e *Engine) Run(ctx context.Context) error {
+	sendCtx, cancelSends := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cancelSends(nil)
+	recordCtx, stopRecorder := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopRecorder()
+	e.mu.Lock()
+	e.sendCtx, e.stopping = sendCtx, false
+	e.mu.Unlock()
+
+	var g errgroup.Group
+	g.Go(func() error { return e.recorder.Run(recordCtx) })
+	g.Go(func() error {
+		e.poll(ctx)
+		held := e.stop()
+		if err := e.cfg.Store.ReturnLeases(recordCtx, held); err != nil {
+			e.cfg.Log.Warn("leases not returned; they end by themselves", "count", len(held), "error", err)
+		}
+		e.awaitSends(cancelSends)
+		stopRecorder()
+		return nil
+	})
+	return g.Wait()
+}
+
+var errShutdown = errors.New("the relay is shutting down")
+
+// stop lets nothing more begin and returns what had not.
+func (e *Engine) stop() (held []relay.Delivery) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.stopping = true
+	for _, l := range e.lanes {
+		held = append(held, l.queue...)
+		l.queue = nil
+	}
+	e.queued, e.bytes = 0, 0
+	return held
+}
+
+// awaitSends waits for running sends, and ends them after the grace.
+func (e *Engine) awaitSends(cancel context.CancelCauseFunc) {
+	done := make(chan struct{})
+	go func() {
+		e.sends.Wait()
+		close(done)
+	}()
+	grace := time.NewTimer(e.cfg.Grace)
+	defer grace.Stop()
+	select {
+	case <-done:
+	case <-grace.C:
+		cancel(errShutdown)
+		<-done
+	}
+}
+
+// poll claims what is due until ctx is done.
+func (e *Engine) poll(ctx context.Context) {
+	tick := time.NewTicker(pollInterval)
+	defer tick.Stop()
+	for {
+		n, err := e.ClaimOnce(ctx)
+		if err != nil && ctx.Err() == nil {
+			e.cfg.Log.Warn("claiming deliveries failed", "error", err)
+		}
+		if err == nil && n == claimSize {
+			continue // there may be more
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case <-e.wake:
+		}
+	}
+}
+
+// ClaimOnce claims due deliveries once and queues them. It returns how many
+// it got.
+func (e *Engine) ClaimOnce(ctx context.Context) (int, error) {
+	room, busy := e.room()
+	if room == 0 || ctx.Err() != nil {
+		return 0, nil
+	}
+	claimed, err := e.cfg.Store.ClaimDue(ctx, uuid.New(), min(room, claimSize), busy)
+	if err != nil {
+		return 0, fmt.Errorf("claiming: %w", err)
+	}
+	e.HandOver(claimed)
+	return len(claimed), nil
+}
+
+// room returns how many more deliveries fit, and the destinations whose lanes
+// are full.
+func (e *Engine) room() (n int, busy []int64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	busy = []int64{}
+	for id, l := range e.lanes {
+		switch {
+		case len(l.queue) >= laneFull:
+			busy = append(busy, id)
+		case len(l.queue) == 0 && l.active == 0:
+			delete(e.lanes, id) // nobody holds it: work ends under mu
+		}
+	}
+	if e.bytes >= maxQueuedSize {
+		return 0, busy
+	}
+	return maxQueued - e.queued, busy
+}

@@ -1,0 +1,357 @@
+package directory
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"relay.example/relay/internal/relay"
+	"relay.example/relay/internal/store"
+)
+
+// Document is what one project's configuration should be, as people write it.
+type Document struct {
+	Project      string            `json:"project"`
+	Destinations []json.RawMessage `json:"destinations"`
+	Sources      []json.RawMessage `json:"sources"`
+	Flows        []json.RawMessage `json:"flows"`
+}
+
+// Options of Apply.
+type Options struct {
+	DryRun bool // report what would change, and change nothing
+	Prune  bool // delete what the documents do not name, in their projects
+}
+
+// Kind is a sort of object.
+type Kind string
+
+// The kinds of object.
+const (
+	KindProject     Kind = "project"
+	KindDestination Kind = "destination"
+	KindSource      Kind = "source"
+	KindFlow        Kind = "flow"
+)
+
+// Edit is one difference between what was and what was asked for.
+type Edit struct {
+	Verb    string // create, update, delete
+	Kind    Kind
+	Project string
+	Name    string
+	Fields  []string // that an update changes
+}
+
+// Apply makes the configuration what the documents say, as one transaction,
+// and returns what it changed. When anything in them is refused, nothing is
+// changed.
+func (d *Directory) Apply(ctx context.Context, docs []Document, o Options) (edits []Edit, err error) {
+	err = d.change(ctx, func(e *editor) error {
+		for _, doc := range docs {
+			if err := e.apply(ctx, doc, o.Prune); err != nil {
+				return err
+			}
+		}
+		edits = e.edits
+		if o.DryRun {
+			return store.ErrDryRun
+		}
+		return nil
+	})
+	return edits, err
+}
+
+// Put creates or replaces one object of an existing project.
+func (d *Directory) Put(ctx context.Context, project string, kind Kind, raw json.RawMessage) error {
+	doc := Document{Project: project}
+	switch kind {
+	case KindDestination:
+		doc.Destinations = []json.RawMessage{raw}
+	case KindSource:
+		doc.Sources = []json.RawMessage{raw}
+	case KindFlow:
+		doc.Flows = []json.RawMessage{raw}
+	}
+	_, err := d.Apply(ctx, []Document{doc}, Options{})
+	return err
+}
+
+// Delete removes one object that nothing else depends on.
+func (d *Directory) Delete(ctx context.Context, project string, kind Kind, name string) error {
+	return d.change(ctx, func(e *editor) error {
+		p := e.before.Project(project)
+		if p == nil {
+			return relay.Errorf(relay.NotFound, "not_found", "there is no project %q", project)
+		}
+		if err := e.remove(ctx, p, kind, name); err != nil {
+			return err
+		}
+		return e.checkFlows(ctx, p.Name)
+	})
+}
+
+// PutProject creates a project; one that exists stays as it is.
+func (d *Directory) PutProject(ctx context.Context, name string) error {
+	return d.change(ctx, func(e *editor) error {
+		_, err := e.project(ctx, name)
+		return err
+	})
+}
+
+// DeleteProject ends a project that has no pending waits.
+func (d *Directory) DeleteProject(ctx context.Context, name string) error {
+	if name == relay.DefaultProject {
+		return relay.Errorf(relay.Conflict, "project_in_use", "the project %q always exists", name)
+	}
+	return d.change(ctx, func(e *editor) error {
+		p := e.before.Project(name)
+		if p == nil {
+			return relay.Errorf(relay.NotFound, "not_found", "there is no project %q", name)
+		}
+		return e.c.DeleteProject(ctx, p.ID)
+	})
+}
+
+// Change runs any other change of the configuration, and reads it back so
+// that its author sees it at once.
+func (d *Directory) Change(ctx context.Context, fn func(*store.Change) error) error {
+	if err := d.cfg.Store.Configure(ctx, fn); err != nil {
+		return err
+	}
+	return d.Load(ctx)
+}
+
+func (d *Directory) change(ctx context.Context, fn func(*editor) error) error {
+	return d.Change(ctx, func(c *store.Change) error {
+		return fn(&editor{c: c, cfg: d.cfg, before: newSnapshot(c.Before, d.cfg)})
+	})
+}
+
+// editor carries one open change.
+type editor struct {
+	c      *store.Change
+	cfg    Config
+	before *Snapshot
+	edits  []Edit
+}
+
+func (e *editor) apply(ctx context.Context, doc Document, prune bool) error {
+	if doc.Project == "" {
+		doc.Project = relay.DefaultProject
+	}
+	projectID, err := e.project(ctx, doc.Project)
+	if err != nil {
+		return err
+	}
+	before := e.before.Project(doc.Project)
+	if before == nil {
+		before = &Project{Project: relay.Project{ID: projectID, Name: doc.Project}}
+	}
+	var named [3][]string
+	for i, raw := range doc.Destinations {
+		name, err := e.putDestination(ctx, before, raw)
+		if err != nil {
+			return relay.At(place("destinations", i, name), err)
+		}
+		named[0] = append(named[0], name)
+	}
+	for i, raw := range doc.Sources {
+		name, err := e.putSource(ctx, before, raw)
+		if err != nil {
+			return relay.At(place("sources", i, name), err)
+		}
+		named[1] = append(named[1], name)
+	}
+	if named[2], err = e.putFlows(ctx, before, doc.Flows); err != nil {
+		return err
+	}
+	if err := uniqueNames(named); err != nil {
+		return err
+	}
+	if prune {
+		if err := e.prune(ctx, before, named); err != nil {
+			return err
+		}
+	}
+	return e.checkFlows(ctx, doc.Project)
+}
+
+func place(list string, i int, name string) string {
+	if name == "" {
+		return fmt.Sprintf("%s[%d]", list, i)
+	}
+	return list + "." + name
+}
+
+func uniqueNames(named [3][]string) error {
+	for _, names := range named {
+		seen := map[string]bool{}
+		for _, name := range names {
+			if seen[name] {
+				return relay.Errorf(relay.Invalid, "duplicate_name", "the name %q stands there twice: names are unique within a project", name)
+			}
+			seen[name] = true
+		}
+	}
+	return nil
+}
+
+func (e *editor) project(ctx context.Context, name string) (int64, error) {
+	if p := e.before.Project(name); p != nil {
+		return p.ID, nil
+	}
+	if err := checkName(name); err != nil {
+		return 0, relay.At("project", err)
+	}
+	e.edits = append(e.edits, Edit{Verb: "create", Kind: KindProject, Project: name, Name: name})
+	return e.c.PutProject(ctx, name)
+}
+
+// putFlows checks flows against the configuration as the change has made it.
+func (e *editor) putFlows(ctx context.Context, p *Project, flows []json.RawMessage) (names []string, err error) {
+	now, err := e.after(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for i, raw := range flows {
+		f, err := decodeFlow(raw)
+		if err == nil {
+			_, err = now.Resolve(now.Project(p.Name), f)
+		}
+		if err != nil {
+			return nil, relay.At(place("flows", i, f.Name), err)
+		}
+		names = append(names, f.Name)
+		var old relay.Flow
+		if before := p.flows[f.Name]; before != nil {
+			old = before.Flow
+			old.CreatedAt, old.UpdatedAt = f.CreatedAt, f.UpdatedAt
+		}
+		if e.note(KindFlow, p.Name, f.Name, p.flows[f.Name] != nil, changedFields(old, f)) {
+			if err := e.c.PutFlow(ctx, p.ID, f); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return names, nil
+}
+
+// note records an edit and reports whether there is one.
+func (e *editor) note(kind Kind, project, name string, existed bool, fields []string) bool {
+	switch {
+	case !existed:
+		e.edits = append(e.edits, Edit{Verb: "create", Kind: kind, Project: project, Name: name})
+	case len(fields) > 0:
+		e.edits = append(e.edits, Edit{Verb: "update", Kind: kind, Project: project, Name: name, Fields: fields})
+	default:
+		return false
+	}
+	return true
+}
+
+// prune deletes what the documents do not name.
+func (e *editor) prune(ctx context.Context, p *Project, named [3][]string) error {
+	for name := range p.flows {
+		if !slices.Contains(named[2], name) {
+			if err := e.remove(ctx, p, KindFlow, name); err != nil {
+				return err
+			}
+		}
+	}
+	for name := range p.sources {
+		if name != relay.FormSource && !slices.Contains(named[1], name) {
+			if err := e.remove(ctx, p, KindSource, name); err != nil {
+				return err
+			}
+		}
+	}
+	for name := range p.destinations {
+		if !slices.Contains(named[0], name) {
+			if err := e.remove(ctx, p, KindDestination, name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (e *editor) remove(ctx context.Context, p *Project, kind Kind, name string) (err error) {
+	missing := relay.Errorf(relay.NotFound, "not_found", "there is no %s %q in this project", kind, name)
+	switch kind {
+	case KindFlow:
+		if p.flows[name] == nil {
+			return missing
+		}
+		err = e.c.DeleteFlow(ctx, p.ID, name)
+	case KindSource:
+		if p.sources[name] == nil {
+			return missing
+		}
+		if name == relay.FormSource {
+			return relay.Errorf(relay.Conflict, "built_in", "the source %q is built in and always exists", name)
+		}
+		err = e.c.DeleteSource(ctx, p.sources[name].ID)
+	case KindDestination:
+		if p.destinations[name] == nil {
+			return missing
+		}
+		err = e.c.DeleteDestination(ctx, p.destinations[name].ID)
+	}
+	e.edits = append(e.edits, Edit{Verb: "delete", Kind: kind, Project: p.Name, Name: name})
+	return err
+}
+
+// checkFlows refuses a change that would take from a flow what it needs.
+func (e *editor) checkFlows(ctx context.Context, project string) error {
+	now, err := e.after(ctx)
+	if err != nil {
+		return err
+	}
+	for _, f := range now.Project(project).Flows() {
+		if f.Err != nil {
+			return relay.Errorf(relay.Conflict, "in_use", "the flow %q would no longer work: %v", f.Name, f.Err)
+		}
+	}
+	return nil
+}
+
+// after is the configuration as the change has made it so far.
+func (e *editor) after(ctx context.Context) (*Snapshot, error) {
+	c, err := e.c.Read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return newSnapshot(c, e.cfg), nil
+}
+
+// changedFields names the top-level fields in which two objects differ, as
+// JSON writes them.
+func changedFields(before, after any) []string {
+	a, b := fieldsOf(before), fieldsOf(after)
+	var out []string
+	for name, value := range b {
+		if string(a[name]) != string(value) {
+			out = append(out, name)
+		}
+	}
+	for name := range a {
+		if _, still := b[name]; !still {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+func fieldsOf(v any) (fields map[string]json.RawMessage) {
+	raw, err := json.Marshal(v)
+	if err == nil {
+		err = json.Unmarshal(raw, &fields)
+	}
+	if err != nil {
+		return nil // equal objects are equally unreadable
+	}
+	return fields
+}

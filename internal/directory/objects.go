@@ -1,0 +1,365 @@
+package directory
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"maps"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"relay.example/relay/internal/egress"
+	"relay.example/relay/internal/platform"
+	"relay.example/relay/internal/relay"
+)
+
+var namePattern = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
+
+func checkName(name string) error {
+	if !namePattern.MatchString(name) {
+		return relay.Errorf(relay.Invalid, "invalid_name",
+			"name: %q does not do: up to 63 of a-z, 0-9, - and _, beginning with a letter or digit", name)
+	}
+	return nil
+}
+
+// split parts an object into the fields that every kind of it has and the
+// ones that depend on its platform or provider, which must be strings.
+func split(raw json.RawMessage, common ...string) (known json.RawMessage, own map[string]string, err error) {
+	var all map[string]json.RawMessage
+	if err := relay.Decode(raw, &all); err != nil {
+		return nil, nil, err
+	}
+	own = map[string]string{}
+	for name, value := range all {
+		if slices.Contains(common, name) {
+			continue
+		}
+		var text string
+		if err := json.Unmarshal(value, &text); err != nil {
+			return nil, nil, relay.Errorf(relay.Invalid, "wrong_type", "%s: want a string", name)
+		}
+		own[name] = text
+		delete(all, name)
+	}
+	known, err = json.Marshal(all)
+	return known, own, err
+}
+
+// destinationFields are the fields that destinations of every platform have.
+type destinationFields struct {
+	Name           string         `json:"name"`
+	Platform       string         `json:"platform"`
+	BaseURL        string         `json:"base_url"`
+	MaxConcurrency int            `json:"max_concurrency"`
+	Rate           string         `json:"rate"`
+	Timeout        relay.Duration `json:"timeout"`
+	OnUnknown      string         `json:"on_unknown"`
+}
+
+func (e *editor) putDestination(ctx context.Context, p *Project, raw json.RawMessage) (name string, err error) {
+	known, own, err := split(raw, "name", "platform", "base_url", "max_concurrency", "rate", "timeout", "on_unknown")
+	if err != nil {
+		return "", err
+	}
+	var f destinationFields
+	if err := relay.Decode(known, &f); err != nil {
+		return "", err
+	}
+	if err := checkName(f.Name); err != nil {
+		return f.Name, err
+	}
+	on, ok := platform.Lookup(f.Platform)
+	if !ok {
+		return f.Name, relay.Errorf(relay.Invalid, "unknown_platform", "platform: %q is none of %s", f.Platform, strings.Join(platform.Names(), ", "))
+	}
+	if err := e.checkDestination(f, on); err != nil {
+		return f.Name, err
+	}
+	d := relay.Destination{
+		ProjectID: p.ID, Name: f.Name, Platform: f.Platform, BaseURL: strings.TrimSuffix(f.BaseURL, "/"),
+		MaxConcurrency: f.MaxConcurrency, Rate: f.Rate, Timeout: f.Timeout, OnUnknown: f.OnUnknown,
+		Settings: map[string]string{}, Secrets: map[string]string{},
+	}
+	old := p.destinations[f.Name]
+	if err := fillSettings(&d, on, own, old); err != nil {
+		return f.Name, err
+	}
+	var fields []string
+	if old != nil {
+		fields = append(changedFields(old.Destination, d), changedFields(old.Secrets, d.Secrets)...)
+		if old.Destination.Platform != d.Platform {
+			fields = append(fields, "platform")
+		}
+	}
+	if !e.note(KindDestination, p.Name, f.Name, old != nil, fields) {
+		return f.Name, nil
+	}
+	return f.Name, e.c.PutDestination(ctx, d)
+}
+
+func (e *editor) checkDestination(f destinationFields, on *platform.Platform) error {
+	if base := cmp.Or(f.BaseURL, on.DefaultBaseURL); base == "" {
+		return relay.Errorf(relay.Invalid, "base_url_required", "base_url: %s has no address of its own: give yours", on.Name)
+	} else if err := egress.CheckURL(base, e.cfg.Policy); err != nil {
+		return relay.Errorf(relay.Invalid, "address_refused", "base_url: %v", err)
+	}
+	if f.MaxConcurrency < 0 || f.MaxConcurrency > relay.MaxConcurrency {
+		return relay.Errorf(relay.Invalid, "invalid_max_concurrency", "max_concurrency: %d is not between 1 and %d", f.MaxConcurrency, relay.MaxConcurrency)
+	}
+	if f.Timeout < 0 || time.Duration(f.Timeout) > relay.MaxTimeout || f.Timeout > 0 && time.Duration(f.Timeout) < 100*time.Millisecond {
+		return relay.Errorf(relay.Invalid, "invalid_timeout", "timeout: %s is not between 100ms and %s", f.Timeout, relay.MaxTimeout)
+	}
+	if f.OnUnknown != "" && f.OnUnknown != "retry" && f.OnUnknown != "hold" && f.OnUnknown != "confirm" {
+		return relay.Errorf(relay.Invalid, "invalid_on_unknown", "on_unknown: %q is none of retry, hold, confirm", f.OnUnknown)
+	}
+	return checkRate(f.Rate)
+}
+
+func checkRate(rate string) error {
+	if rate == "" {
+		return nil
+	}
+	n, ok := strings.CutSuffix(rate, "/s")
+	if v, err := strconv.ParseFloat(n, 64); !ok || err != nil || v <= 0 || v > 100_000 {
+		return relay.Errorf(relay.Invalid, "invalid_rate", "rate: %q is not calls per second such as \"50/s\"", rate)
+	}
+	return nil
+}
+
+// fillSettings sorts a destination's own fields into public and secret ones.
+// A secret that is left out stays what it was.
+func fillSettings(d *relay.Destination, on *platform.Platform, own map[string]string, old *Destination) error {
+	for _, setting := range on.Settings {
+		value, given := own[setting.Name]
+		delete(own, setting.Name)
+		switch {
+		case given && setting.Secret && value != "":
+			d.Secrets[setting.Name] = value
+		case given && !setting.Secret:
+			d.Settings[setting.Name] = value
+		case setting.Secret && old != nil && old.Platform == on && old.Secrets[setting.Name] != "":
+			d.Secrets[setting.Name] = old.Secrets[setting.Name]
+		}
+		if setting.Required && d.Secrets[setting.Name] == "" && d.Settings[setting.Name] == "" {
+			return relay.Errorf(relay.Invalid, "setting_required", "%s: %s needs it", setting.Name, on.Name)
+		}
+	}
+	for name := range own {
+		return relay.Errorf(relay.Invalid, "unknown_field", "%s: a destination of %s has no such field", name, on.Name)
+	}
+	return nil
+}
+
+// sourceFields are the fields that sources of every provider have.
+type sourceFields struct {
+	Name       string          `json:"name"`
+	Provider   json.RawMessage `json:"provider"`
+	Secret     string          `json:"secret"`
+	Secrets    []string        `json:"secrets"`
+	Tolerance  relay.Duration  `json:"tolerance"`
+	TokenField string          `json:"token_field"`
+	KeyField   string          `json:"key_field"`
+	PublicURL  string          `json:"public_url"`
+}
+
+// sourceSettings are the fields that a preset may need besides; those that
+// are secret are sealed.
+var sourceSettings = map[string]struct{ secret bool }{
+	"username":      {},
+	"password":      {secret: true},
+	"api_key":       {secret: true},
+	"client_id":     {},
+	"client_secret": {secret: true},
+}
+
+func (e *editor) putSource(ctx context.Context, p *Project, raw json.RawMessage) (name string, err error) {
+	known, own, err := split(raw, "name", "provider", "secret", "secrets", "tolerance", "token_field", "key_field", "public_url")
+	if err != nil {
+		return "", err
+	}
+	var f sourceFields
+	if err := relay.Decode(known, &f); err != nil {
+		return "", err
+	}
+	if err := checkName(f.Name); err != nil {
+		return f.Name, err
+	}
+	if f.Name == relay.FormSource {
+		return f.Name, relay.Errorf(relay.Conflict, "built_in", "the source %q is built in: choose another name", f.Name)
+	}
+	src := relay.Source{
+		ProjectID: p.ID, Name: f.Name, Tolerance: f.Tolerance, TokenField: f.TokenField, KeyField: f.KeyField,
+		PublicURL: f.PublicURL, Settings: map[string]string{}, Credentials: map[string]string{},
+	}
+	if src.Provider, src.Preset, err = readProvider(f.Provider); err != nil {
+		return f.Name, err
+	}
+	old := p.sources[f.Name]
+	if err := fillSourceSettings(&src, own, old); err != nil {
+		return f.Name, err
+	}
+	secrets := f.Secrets
+	if f.Secret != "" {
+		secrets = append([]string{f.Secret}, f.Secrets...)
+	}
+	if err := checkSource(src, secrets); err != nil {
+		return f.Name, err
+	}
+	return f.Name, e.writeSource(ctx, p, src, old, secrets)
+}
+
+func (e *editor) writeSource(ctx context.Context, p *Project, src relay.Source, old *Source, secrets []string) error {
+	var fields []string
+	if old != nil {
+		fields = append(changedFields(old.Source, src), changedFields(old.Credentials, src.Credentials)...)
+		if old.Provider != src.Provider {
+			fields = append(fields, "provider")
+		}
+		if len(secrets) > 0 && !slices.Equal(secrets, plainSecrets(old)) {
+			fields = append(fields, "secrets")
+		}
+	}
+	if !e.note(KindSource, p.Name, src.Name, old != nil, fields) {
+		return nil
+	}
+	id, err := e.c.PutSource(ctx, src)
+	if err != nil || len(secrets) == 0 {
+		return err
+	}
+	return e.replaceSecrets(ctx, p, id, old, secrets)
+}
+
+// replaceSecrets makes a source's secrets the given ones, the first current.
+func (e *editor) replaceSecrets(ctx context.Context, p *Project, sourceID int64, old *Source, secrets []string) error {
+	for _, secret := range slices.Backward(secrets) { // the newest is current
+		if _, err := e.c.PutSecret(ctx, p.ID, sourceID, secret); err != nil {
+			return err
+		}
+	}
+	if old == nil {
+		return nil
+	}
+	for _, before := range old.Secrets {
+		if slices.Contains(secrets, before.Secret) {
+			continue
+		}
+		if err := e.c.DeleteSecret(ctx, sourceID, before.ID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func plainSecrets(s *Source) (out []string) {
+	for _, secret := range s.Secrets {
+		out = append(out, secret.Secret)
+	}
+	return out
+}
+
+// readProvider reads a preset's name, or an inline preset.
+func readProvider(raw json.RawMessage) (name string, inline json.RawMessage, err error) {
+	if len(raw) == 0 {
+		return "", nil, relay.Errorf(relay.Invalid, "provider_required", "provider: name a preset, or give one inline")
+	}
+	if err := json.Unmarshal(raw, &name); err == nil {
+		return name, nil, nil
+	}
+	return relay.InlineProvider, raw, nil
+}
+
+func fillSourceSettings(src *relay.Source, own map[string]string, old *Source) error {
+	for name, value := range own {
+		setting, ok := sourceSettings[name]
+		switch {
+		case !ok:
+			return relay.Errorf(relay.Invalid, "unknown_field", "%s: a source has no such field", name)
+		case setting.secret && value != "":
+			src.Credentials[name] = value
+		case !setting.secret:
+			src.Settings[name] = value
+		}
+	}
+	if old != nil {
+		for name, value := range old.Credentials {
+			if _, given := own[name]; !given {
+				src.Credentials[name] = value
+			}
+		}
+	}
+	return nil
+}
+
+// checkSource compiles a source as a callback will use it.
+func checkSource(src relay.Source, secrets []string) error {
+	preset, err := PresetOf(src)
+	if err != nil {
+		return relay.At("provider", asInvalid("unknown_provider", err))
+	}
+	if preset.Internal {
+		return relay.Errorf(relay.Invalid, "unknown_provider", "provider: %q is built in and needs no source", preset.Name)
+	}
+	if _, err := preset.Endpoint(settingsOf(src)); err != nil {
+		return asInvalid("invalid_source", err)
+	}
+	if src.Tolerance < 0 || time.Duration(src.Tolerance) > 24*time.Hour {
+		return relay.Errorf(relay.Invalid, "invalid_duration", "tolerance: %s is not between 0s and 24h", src.Tolerance)
+	}
+	if src.PublicURL != "" {
+		if err := checkLink("public_url", src.PublicURL); err != nil {
+			return err
+		}
+	}
+	for _, secret := range secrets {
+		if err := preset.CheckSecret(secret); err != nil {
+			return relay.At("secret", asInvalid("invalid_secret", err))
+		}
+	}
+	return nil
+}
+
+// asInvalid makes an error that people caused a refusal they can act upon.
+func asInvalid(code string, err error) error {
+	if relay.IsKind(err, relay.Invalid) {
+		return err
+	}
+	return relay.Errorf(relay.Invalid, code, "%v", err)
+}
+
+// decodeFlow reads a flow as people write it.
+func decodeFlow(raw json.RawMessage) (relay.Flow, error) {
+	var f struct {
+		Name string `json:"name"`
+		relay.Flow
+		ModuleID any `json:"module_id"`
+	}
+	if err := relay.Decode(raw, &f); err != nil {
+		return relay.Flow{Name: f.Name}, err
+	}
+	f.Flow.Name = f.Name
+	if err := checkName(f.Name); err != nil {
+		return f.Flow, err
+	}
+	return WithModule(f.Flow, f.ModuleID)
+}
+
+// WithModule lets a top-level module_id stand for on.completed.module_id.
+func WithModule(f relay.Flow, moduleID any) (relay.Flow, error) {
+	if moduleID == nil {
+		return f, nil
+	}
+	if _, both := f.On[string(relay.Completed)]; both {
+		return f, relay.Errorf(relay.Invalid, "module_id_twice",
+			"module_id stands for on.completed.module_id: give one of the two")
+	}
+	f.On = maps.Clone(f.On)
+	if f.On == nil {
+		f.On = map[string]relay.Action{}
+	}
+	f.On[string(relay.Completed)] = relay.Action{ModuleID: moduleID}
+	return f, nil
+}

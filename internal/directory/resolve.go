@@ -1,0 +1,313 @@
+package directory
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"relay.example/relay/internal/plan"
+	"relay.example/relay/internal/platform"
+	"relay.example/relay/internal/relay"
+	"relay.example/relay/internal/store"
+)
+
+// Resolved is a flow whose names have been looked up: ready to make waits of.
+type Resolved struct {
+	Flow      relay.Flow
+	Sources   []*Source
+	SourceIDs []int64
+	PlanID    uuid.UUID
+	Plan      []byte // the document behind PlanID
+	Compiled  *plan.Plan
+	CanFire   []relay.Outcome
+	Warnings  []string
+	Scope     string // with the user: what a newer wait supersedes
+}
+
+// Resolve looks up the names of a flow, or of a wait that overrides one, and
+// checks all that can be checked before somebody waits.
+func (s *Snapshot) Resolve(p *Project, f relay.Flow) (*Resolved, error) {
+	r := &Resolved{Flow: f}
+	if err := CheckTimes(f); err != nil {
+		return nil, err
+	}
+	destination, err := p.pickDestination(f.Destination)
+	if err != nil {
+		return nil, err
+	}
+	if r.Sources, err = p.pickSources(f); err != nil {
+		return nil, err
+	}
+	for _, src := range r.Sources {
+		r.SourceIDs = append(r.SourceIDs, src.ID)
+	}
+	doc := relay.Plan{
+		CustomVars: f.CustomVars, Expect: f.Expect, When: f.When, ReturnURL: f.ReturnURL,
+		ProcessingFor: f.ProcessingFor, RetryFor: f.RetryFor, On: map[string]relay.Action{},
+	}
+	if doc.Link, err = links(f, r.Sources); err != nil {
+		return nil, err
+	}
+	if err := checkReturnURL(f.ReturnURL); err != nil {
+		return nil, err
+	}
+	for name, a := range f.On {
+		if doc.On[name], err = p.withDestination(a, destination); err != nil {
+			return nil, relay.At("on."+name, err)
+		}
+	}
+	if r.Compiled, err = plan.Check(&doc, s.PlatformOf); err != nil {
+		return nil, err
+	}
+	r.CanFire = canFire(f, r.Sources)
+	if err := reachable(doc.On, r.CanFire); err != nil {
+		return nil, err
+	}
+	if r.Plan, err = doc.Canonical(); err != nil {
+		return nil, err
+	}
+	r.PlanID = store.PlanID(p.ID, r.Plan)
+	r.Warnings = warnings(&doc)
+	if r.Scope = "flow/" + f.Name; f.Name == "" {
+		r.Scope = scopeWithoutFlow(&doc, destination)
+	}
+	return r, nil
+}
+
+// scopeWithoutFlow names what a wait without a flow is about: its destination
+// and the module that it leads to.
+func scopeWithoutFlow(doc *relay.Plan, destination *Destination) string {
+	module, _ := json.Marshal(doc.On[string(relay.Completed)].ModuleID)
+	return fmt.Sprintf("destination/%d/module/%s", destination.ID, module)
+}
+
+// CheckTimes checks the bounds of a flow's times and its word for conflicts.
+func CheckTimes(f relay.Flow) error {
+	if f.OnConflict != "" && f.OnConflict != relay.Supersede && f.OnConflict != relay.Keep && f.OnConflict != relay.Reject {
+		return relay.Errorf(relay.Invalid, "invalid_on_conflict", "on_conflict: %q is none of supersede, keep, reject", f.OnConflict)
+	}
+	for _, t := range []struct {
+		name     string
+		value    relay.Duration
+		min, max time.Duration
+	}{
+		{"expires_in", f.ExpiresIn, relay.MinExpiresIn, relay.MaxExpiresIn},
+		{"processing_for", f.ProcessingFor, relay.MinExpiresIn, relay.MaxExpiresIn},
+		{"retry_for", f.RetryFor, time.Second, relay.MaxRetryFor},
+	} {
+		if t.value != 0 && (time.Duration(t.value) < t.min || time.Duration(t.value) > t.max) {
+			return relay.Errorf(relay.Invalid, "invalid_duration", "%s: %s is not between %s and %s",
+				t.name, t.value, relay.Duration(t.min), relay.Duration(t.max))
+		}
+	}
+	return nil
+}
+
+func checkReturnURL(raw string) error {
+	if raw == "" || strings.Contains(raw, "{{") {
+		return nil
+	}
+	return checkLink("return_url", raw)
+}
+
+// checkLink refuses what a browser must not be sent to.
+func checkLink(field, raw string) error {
+	u, err := url.Parse(raw)
+	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
+		return relay.Errorf(relay.Invalid, "invalid_link", "%s: give an absolute http or https URL", field)
+	}
+	return nil
+}
+
+// pickDestination returns the named destination, or the only one.
+func (p *Project) pickDestination(name string) (*Destination, error) {
+	if name != "" {
+		if d := p.destinations[name]; d != nil {
+			return d, nil
+		}
+		return nil, relay.Errorf(relay.Invalid, "unknown_destination",
+			"destination: this project has no destination %q: create it first", name)
+	}
+	all := p.Destinations()
+	if len(all) == 1 {
+		return all[0], nil
+	}
+	return nil, relay.Errorf(relay.Invalid, "destination_required",
+		"destination: this project has %d destinations: name one", len(all))
+}
+
+// pickSources returns the named sources, those that links are given for, or
+// the only one besides the built-in source.
+func (p *Project) pickSources(f relay.Flow) ([]*Source, error) {
+	names := slices.Clone([]string(f.Source))
+	if len(names) == 0 {
+		for name := range f.Link.BySource {
+			names = append(names, name)
+		}
+		slices.Sort(names)
+	}
+	if len(names) == 0 {
+		for _, src := range p.Sources() {
+			if src.Name != relay.FormSource {
+				names = append(names, src.Name)
+			}
+		}
+		if len(names) != 1 {
+			return nil, relay.Errorf(relay.Invalid, "source_required",
+				"source: this project has %d sources: name one", len(names))
+		}
+	}
+	var out []*Source
+	for _, name := range names {
+		src := p.sources[name]
+		if src == nil {
+			return nil, relay.Errorf(relay.Invalid, "unknown_source",
+				"source: this project has no source %q: create it first", name)
+		}
+		if src.Err != nil {
+			return nil, relay.Errorf(relay.Invalid, "unusable_source", "source %s: %v", name, src.Err)
+		}
+		if !slices.Contains(out, src) {
+			out = append(out, src)
+		}
+	}
+	return out, nil
+}
+
+// links gives each source of a flow its link.
+func links(f relay.Flow, sources []*Source) (map[string]string, error) {
+	if f.Link.IsZero() {
+		return nil, nil
+	}
+	out := map[string]string{}
+	if f.Link.BySource == nil {
+		if len(sources) != 1 {
+			return nil, relay.Errorf(relay.Invalid, "ambiguous_link",
+				"link: the flow has %d sources: give a link for each, as {source: link}", len(sources))
+		}
+		out[sources[0].Name] = f.Link.Any
+	}
+	for name, link := range f.Link.BySource {
+		if !slices.ContainsFunc(sources, func(s *Source) bool { return s.Name == name }) {
+			return nil, relay.Errorf(relay.Invalid, "unknown_source", "link.%s: the flow has no such source", name)
+		}
+		out[name] = link
+	}
+	for name, link := range out {
+		if strings.Contains(link, "{{") {
+			continue // known only when it is rendered
+		}
+		if err := checkLink("link", link); err != nil {
+			return nil, err
+		}
+		preset := sourceNamed(sources, name).Endpoint.Preset()
+		if _, err := preset.PlaceToken(link, relay.NewToken(), sourceNamed(sources, name).TokenField); err != nil {
+			return nil, relay.Errorf(relay.Invalid, "invalid_link", "link: %v", err)
+		}
+	}
+	return out, nil
+}
+
+func sourceNamed(sources []*Source, name string) *Source {
+	for _, s := range sources {
+		if s.Name == name {
+			return s
+		}
+	}
+	return nil
+}
+
+// withDestination puts the id of the destination that an action calls into
+// it, and into its fallbacks.
+func (p *Project) withDestination(a relay.Action, flows *Destination) (relay.Action, error) {
+	to := flows
+	if a.Destination != "" {
+		if to = p.destinations[a.Destination]; to == nil {
+			return a, relay.Errorf(relay.Invalid, "unknown_destination",
+				"this project has no destination %q: create it first", a.Destination)
+		}
+	}
+	a.DestinationID = to.ID
+	if a.Fallback != nil {
+		next, err := p.withDestination(*a.Fallback, to)
+		if err != nil {
+			return a, err
+		}
+		a.Fallback = &next
+	}
+	return a, nil
+}
+
+// PlatformOf returns the platform of a destination, or nil.
+func (s *Snapshot) PlatformOf(destinationID int64) *platform.Platform {
+	if d := s.destinations[destinationID]; d != nil {
+		return d.Platform
+	}
+	return nil
+}
+
+// canFire lists the outcomes that waits of a flow can come to: those that its
+// sources tell of, and those that the relay makes itself.
+func canFire(f relay.Flow, sources []*Source) []relay.Outcome {
+	can := map[relay.Outcome]bool{relay.Expired: true, relay.Cancelled: true}
+	for _, src := range sources {
+		for _, o := range src.Endpoint.Preset().Outcomes() {
+			can[o] = true
+		}
+	}
+	if can[relay.Completed] {
+		can[relay.PaidAgain] = true
+		can[relay.Mismatch] = f.Expect != nil
+	}
+	var out []relay.Outcome
+	for _, name := range relay.ActionNames {
+		if can[relay.Outcome(name)] {
+			out = append(out, relay.Outcome(name))
+		}
+	}
+	return out
+}
+
+// reachable refuses actions that would wait for ever.
+func reachable(on map[string]relay.Action, can []relay.Outcome) error {
+	for name := range on {
+		o := relay.Outcome(name)
+		if name == relay.DefaultAction {
+			continue
+		}
+		if name == relay.CompletedLate {
+			o = relay.Completed
+		}
+		if slices.Contains(can, o) {
+			continue
+		}
+		detail := "its sources never tell of it: remove the action, or name a source that does"
+		if o == relay.Mismatch {
+			detail = "nothing is expected of the payment: give `expect`, or remove the action"
+		}
+		return relay.Errorf(relay.Invalid, "outcome_unreachable", "on.%s: %s", name, detail)
+	}
+	return nil
+}
+
+// warnings names the terminal outcomes that would pass in silence.
+func warnings(doc *relay.Plan) []string {
+	if _, ok := doc.On[relay.DefaultAction]; ok {
+		return []string{}
+	}
+	var silent []string
+	for _, o := range []relay.Outcome{relay.Completed, relay.Expired, relay.Cancelled, relay.Failed} {
+		if _, ok := doc.On[string(o)]; !ok {
+			silent = append(silent, string(o))
+		}
+	}
+	if len(silent) == 0 {
+		return []string{}
+	}
+	return []string{strings.Join(silent, ", ") + ": no action"}
+}

@@ -1,0 +1,240 @@
+package directory
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"fmt"
+	"net/url"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+
+	"relay.example/relay/internal/platform"
+	"relay.example/relay/internal/provider"
+	"relay.example/relay/internal/relay"
+	"relay.example/relay/internal/store"
+)
+
+// Snapshot is the configuration at one moment. It never changes.
+type Snapshot struct {
+	version      int64
+	projects     map[string]*Project
+	projectsByID map[int64]*Project
+	keys         map[[32]byte]*relay.APIKey
+	destinations map[int64]*Destination // deleted ones too
+	sources      map[int64]*Source
+}
+
+// Project is one tenant's part of a Snapshot.
+type Project struct {
+	relay.Project
+	sources      map[string]*Source
+	destinations map[string]*Destination
+	flows        map[string]*Flow
+	keys         []*relay.APIKey
+}
+
+// Source is an inbound endpoint, compiled.
+type Source struct {
+	relay.Source
+	Endpoint *provider.Endpoint // nil where Err says why
+	Err      error
+	URL      string // what to paste at the provider
+	signed   string // what the provider signs: public_url, or URL
+}
+
+// Destination is a platform account, ready to be called.
+type Destination struct {
+	relay.Destination
+	Platform *platform.Platform // nil: this program does not know the platform
+	account  platform.Account
+}
+
+// Flow is a reusable wait, resolved and compiled. Err says why it cannot be
+// used, where what it depends on was taken away.
+type Flow struct {
+	relay.Flow
+	Resolved *Resolved
+	Err      error
+}
+
+func newSnapshot(c *store.Configuration, cfg Config) *Snapshot {
+	s := &Snapshot{
+		version:      c.Version,
+		projects:     map[string]*Project{},
+		projectsByID: map[int64]*Project{},
+		keys:         map[[32]byte]*relay.APIKey{},
+		destinations: map[int64]*Destination{},
+		sources:      map[int64]*Source{},
+	}
+	for _, p := range c.Projects {
+		project := &Project{
+			Project: p, sources: map[string]*Source{}, destinations: map[string]*Destination{}, flows: map[string]*Flow{},
+		}
+		s.projects[p.Name], s.projectsByID[p.ID] = project, project
+	}
+	for _, k := range c.Keys {
+		s.keys[k.Hash] = &k
+		if p := s.projectsByID[k.ProjectID]; p != nil {
+			p.keys = append(p.keys, &k)
+		}
+	}
+	for _, d := range c.Destinations {
+		s.addDestination(d)
+	}
+	for _, src := range c.Sources {
+		s.addSource(src, cfg.PublicURL)
+	}
+	for projectID, flows := range c.Flows {
+		p := s.projectsByID[projectID]
+		if p == nil {
+			continue // of a deleted project
+		}
+		for _, f := range flows {
+			flow := &Flow{Flow: f}
+			flow.Resolved, flow.Err = s.Resolve(p, f)
+			p.flows[f.Name] = flow
+		}
+	}
+	return s
+}
+
+func (s *Snapshot) addDestination(d relay.Destination) {
+	out := &Destination{Destination: d, account: platform.Account{BaseURL: d.BaseURL, Settings: map[string]string{}}}
+	out.Platform, _ = platform.Lookup(d.Platform)
+	for name, value := range d.Settings {
+		out.account.Settings[name] = value
+	}
+	for name, value := range d.Secrets {
+		out.account.Settings[name] = value
+	}
+	s.destinations[d.ID] = out
+	if p := s.projectsByID[d.ProjectID]; p != nil && !d.Deleted {
+		p.destinations[d.Name] = out
+	}
+}
+
+func (s *Snapshot) addSource(src relay.Source, publicURL string) {
+	p := s.projectsByID[src.ProjectID]
+	if p == nil {
+		return
+	}
+	out := &Source{Source: src, URL: publicURL + "/in/" + url.PathEscape(p.Name) + "/" + url.PathEscape(src.Name)}
+	out.signed = cmp.Or(src.PublicURL, out.URL)
+	if preset, err := PresetOf(src); err != nil {
+		out.Err = err
+	} else {
+		out.Endpoint, out.Err = preset.Endpoint(settingsOf(src))
+	}
+	p.sources[src.Name], s.sources[src.ID] = out, out
+}
+
+// PresetOf returns the preset of a source, built in or inline.
+func PresetOf(src relay.Source) (*provider.Preset, error) {
+	if src.Provider == relay.InlineProvider {
+		return provider.Parse(src.Preset)
+	}
+	preset, ok := provider.Lookup(src.Provider)
+	if !ok {
+		return nil, fmt.Errorf("this program knows no provider %q", src.Provider)
+	}
+	return preset, nil
+}
+
+func settingsOf(src relay.Source) provider.Settings {
+	return provider.Settings{
+		TokenField: src.TokenField,
+		KeyField:   src.KeyField,
+		Tolerance:  time.Duration(src.Tolerance),
+		Username:   src.Settings["username"],
+		Password:   src.Credentials["password"],
+	}
+}
+
+// Project returns the project of that name, or nil.
+func (s *Snapshot) Project(name string) *Project { return s.projects[name] }
+
+// ProjectByID returns the project of that id, or nil.
+func (s *Snapshot) ProjectByID(id int64) *Project { return s.projectsByID[id] }
+
+// Projects lists all projects by name.
+func (s *Snapshot) Projects() []*Project {
+	return sortedBy(s.projects, func(p *Project) string { return p.Name })
+}
+
+// Destination returns the destination of that id, deleted or not, or nil.
+func (s *Snapshot) Destination(id int64) *Destination { return s.destinations[id] }
+
+// SourceByID returns the source of that id, or nil.
+func (s *Snapshot) SourceByID(id int64) *Source { return s.sources[id] }
+
+// Key returns the API key of that text, or nil. It is looked up by its hash:
+// the time that takes tells nothing of the keys that exist.
+func (s *Snapshot) Key(text string) *relay.APIKey { return s.keys[sha256.Sum256([]byte(text))] }
+
+// Source returns the source of that name, or nil.
+func (p *Project) Source(name string) *Source { return p.sources[name] }
+
+// Sources lists the sources by name, the built-in one too.
+func (p *Project) Sources() []*Source {
+	return sortedBy(p.sources, func(s *Source) string { return s.Name })
+}
+
+// Destination returns the destination of that name, or nil.
+func (p *Project) Destination(name string) *Destination { return p.destinations[name] }
+
+// Destinations lists the destinations by name.
+func (p *Project) Destinations() []*Destination {
+	return sortedBy(p.destinations, func(d *Destination) string { return d.Name })
+}
+
+// Flow returns the flow of that name, or nil.
+func (p *Project) Flow(name string) *Flow { return p.flows[name] }
+
+// Flows lists the flows by name.
+func (p *Project) Flows() []*Flow { return sortedBy(p.flows, func(f *Flow) string { return f.Name }) }
+
+// Keys lists the project's API keys, oldest first.
+func (p *Project) Keys() []*relay.APIKey { return p.keys }
+
+func sortedBy[V any](m map[string]V, name func(V) string) []V {
+	out := make([]V, 0, len(m))
+	for _, v := range m {
+		out = append(out, v)
+	}
+	slices.SortFunc(out, func(a, b V) int { return cmp.Compare(name(a), name(b)) })
+	return out
+}
+
+// SignedURL is the URL that the provider signs: never rebuilt from a request.
+func (s *Source) SignedURL() string { return s.signed }
+
+// LiveSecrets returns the secrets that verify at a time, the current first,
+// with their ids.
+func (s *Source) LiveSecrets(now time.Time) (secrets []string, ids []uuid.UUID) {
+	for _, secret := range s.Secrets {
+		if secret.ExpiresAt == nil || now.Before(*secret.ExpiresAt) {
+			secrets, ids = append(secrets, secret.Secret), append(ids, secret.ID)
+		}
+	}
+	return secrets, ids
+}
+
+// AwaitsSecret reports whether callbacks cannot be verified yet.
+func (s *Source) AwaitsSecret() bool {
+	return s.Endpoint != nil && s.Endpoint.Preset().Signed() && len(s.Secrets) == 0
+}
+
+// Account is what the platform needs to be called.
+func (d *Destination) Account() platform.Account { return d.account }
+
+// Timeout bounds one attempt.
+func (d *Destination) Timeout() time.Duration {
+	return d.Destination.Timeout.Or(relay.DefaultTimeout)
+}
+
+// Concurrency bounds the attempts at the same time, per node.
+func (d *Destination) Concurrency() int {
+	return cmp.Or(d.MaxConcurrency, relay.DefaultConcurrency)
+}

@@ -1,0 +1,149 @@
+// Package groupcommit turns many concurrent requests into few commits. A
+// committer takes whatever has gathered while its last commit ran, at most
+// MaxBatch, and commits it together: at low load a batch is one request and
+// waits for nobody, under load the batches grow by themselves. There is no
+// timer and nothing to tune.
+//
+// What is always true: a request that Do answered without an error is
+// committed. One that it answered with an error may or may not be, as with
+// any commit whose answer was lost.
+package groupcommit
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// ErrFull is returned when more requests wait than Config.MaxWaiting.
+var ErrFull = errors.New("too many requests wait for a commit")
+
+// ErrStopped is returned once Run has stopped.
+var ErrStopped = errors.New("the committer has stopped")
+
+// Config bounds a Committer.
+type Config struct {
+	MaxBatch   int // requests in one commit
+	MaxWaiting int // requests waiting for the next commits
+	Committers int // commits at the same time
+}
+
+// Committer groups requests of type Req whose commit yields a Res each. It is
+// safe for concurrent use.
+type Committer[Req, Res any] struct {
+	cfg    Config
+	commit func([]Req) []Result[Res]
+	queue  chan *request[Req, Res]
+
+	// mu orders Do against stopping: once stopping is set under the write
+	// lock, nothing enters the queue any more.
+	mu       sync.RWMutex
+	stopping bool
+}
+
+// Result is what a commit says of one of its requests.
+type Result[Res any] struct {
+	Value Res
+	Err   error
+}
+
+type request[Req, Res any] struct {
+	req  Req
+	done chan Result[Res]
+}
+
+// New returns a Committer; Run makes it work. commit is called from
+// cfg.Committers goroutines at once, with 1 to cfg.MaxBatch requests, and
+// answers each of them in the same order. It bounds its own time.
+func New[Req, Res any](cfg Config, commit func([]Req) []Result[Res]) *Committer[Req, Res] {
+	return &Committer[Req, Res]{
+		cfg:    cfg,
+		commit: commit,
+		queue:  make(chan *request[Req, Res], cfg.MaxWaiting),
+	}
+}
+
+// Do enters req into the next commit and waits for it. When ctx ends first,
+// the request is still committed and Do returns the cause.
+func (c *Committer[Req, Res]) Do(ctx context.Context, req Req) (res Res, err error) {
+	r := &request[Req, Res]{req: req, done: make(chan Result[Res], 1)}
+	if err := c.enter(r); err != nil {
+		return res, err
+	}
+	select {
+	case result := <-r.done:
+		return result.Value, result.Err
+	case <-ctx.Done():
+		return res, context.Cause(ctx)
+	}
+}
+
+func (c *Committer[Req, Res]) enter(r *request[Req, Res]) error {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if c.stopping {
+		return ErrStopped
+	}
+	select {
+	case c.queue <- r:
+		return nil
+	default:
+		return ErrFull
+	}
+}
+
+// Waiting returns how many requests wait for a commit.
+func (c *Committer[Req, Res]) Waiting() int { return len(c.queue) }
+
+// Run commits until ctx is done; then it takes no more requests, commits what
+// had been taken, and returns.
+func (c *Committer[Req, Res]) Run(ctx context.Context) error {
+	var g errgroup.Group
+	for range c.cfg.Committers {
+		g.Go(func() error {
+			c.loop()
+			return nil
+		})
+	}
+	<-ctx.Done()
+	c.mu.Lock()
+	c.stopping = true
+	close(c.queue)
+	c.mu.Unlock()
+	return g.Wait()
+}
+
+func (c *Committer[Req, Res]) loop() {
+	batch := make([]*request[Req, Res], 0, c.cfg.MaxBatch)
+	reqs := make([]Req, 0, c.cfg.MaxBatch)
+	for first := range c.queue {
+		batch = c.gather(append(batch[:0], first))
+		reqs = reqs[:0]
+		for _, r := range batch {
+			reqs = append(reqs, r.req)
+		}
+		for i, result := range c.commit(reqs) {
+			batch[i].done <- result
+		}
+		clear(batch)
+		clear(reqs)
+	}
+}
+
+// gather adds what is already waiting, and waits for nothing.
+func (c *Committer[Req, Res]) gather(batch []*request[Req, Res]) []*request[Req, Res] {
+	for len(batch) < c.cfg.MaxBatch {
+		select {
+		case r, ok := <-c.queue:
+			if !ok {
+				return batch
+			}
+			batch = append(batch, r)
+		default:
+			return batch
+		}
+	}
+	return batch
+}

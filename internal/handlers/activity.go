@@ -1,0 +1,120 @@
+package handlers
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/time/rate"
+
+	"relay.example/relay/internal/directory"
+	"relay.example/relay/internal/store"
+)
+
+// flushInterval is how often what was noticed of sources is written.
+const flushInterval = time.Second
+
+// activity collects when sources were last heard of. It is written in the
+// background, because a row that every callback updates would be the hottest
+// one of the database, and nobody's money depends on it.
+type activity struct {
+	mu   sync.Mutex
+	seen map[int64]*store.SourceActivity
+}
+
+func newActivity() *activity { return &activity{seen: map[int64]*store.SourceActivity{}} }
+
+func (a *activity) of(src *directory.Source) *store.SourceActivity {
+	s := a.seen[src.ID]
+	if s == nil {
+		s = &store.SourceActivity{ProjectID: src.ProjectID, SourceID: src.ID, SecretsUsed: map[uuid.UUID]time.Time{}}
+		a.seen[src.ID] = s
+	}
+	return s
+}
+
+func (a *activity) event(src *directory.Source, at time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.of(src).LastEventAt = at
+}
+
+func (a *activity) secret(src *directory.Source, id uuid.UUID, at time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.of(src).SecretsUsed[id] = at
+}
+
+func (a *activity) failure(src *directory.Source, at time.Time, reason string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s := a.of(src)
+	s.LastError, s.LastErrorAt = reason, at
+}
+
+func (a *activity) take() []store.SourceActivity {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	out := make([]store.SourceActivity, 0, len(a.seen))
+	for _, s := range a.seen {
+		out = append(out, *s)
+	}
+	clear(a.seen)
+	return out
+}
+
+// flushActivity writes what was noticed once a second, and once more at the
+// end.
+func (h *Handlers) flushActivity(ctx context.Context) error {
+	tick := time.NewTicker(flushInterval)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case <-tick.C:
+		}
+		seen := h.activity.take()
+		if len(seen) == 0 {
+			continue
+		}
+		writing, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*flushInterval)
+		if err := h.cfg.Store.NoteActivity(writing, seen); err != nil {
+			h.cfg.Log.Debug("source activity not written", "error", err)
+		}
+		cancel()
+	}
+	return nil
+}
+
+// The budget of rejected callbacks that are kept, per source and node. What
+// is above it is answered the same and counted, but not stored: strangers
+// must not be able to fill the database.
+const (
+	rejectedPerSecond = 5
+	rejectedBurst     = 50
+	rejectedSources   = 10_000 // whose budgets are remembered
+)
+
+type rejectedBudget struct {
+	mu     sync.Mutex
+	budget map[int64]*rate.Limiter
+}
+
+func newRejectedBudget() *rejectedBudget {
+	return &rejectedBudget{budget: map[int64]*rate.Limiter{}}
+}
+
+func (b *rejectedBudget) allow(sourceID int64) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	l := b.budget[sourceID]
+	if l == nil {
+		if len(b.budget) >= rejectedSources {
+			clear(b.budget)
+		}
+		l = rate.NewLimiter(rejectedPerSecond, rejectedBurst)
+		b.budget[sourceID] = l
+	}
+	return l.Allow()
+}

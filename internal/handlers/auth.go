@@ -1,0 +1,113 @@
+package handlers
+
+import (
+	"slices"
+
+	"github.com/labstack/echo/v4"
+
+	"relay.example/relay/internal/directory"
+	"relay.example/relay/internal/relay"
+)
+
+// projectHeader names the project that an instance key acts for.
+const projectHeader = "Relay-Project"
+
+// caller is who makes a request, kept in its context.
+type caller struct {
+	key      *relay.APIKey
+	project  *directory.Project
+	snapshot *directory.Snapshot
+}
+
+const callerKey = "relay.caller"
+
+func callerOf(c echo.Context) *caller { return c.Get(callerKey).(*caller) } //nolint:forcetypeassert // authenticate has set it
+
+// authenticate finds out who asks: by a Bearer key, or by Basic with the key
+// as password and any user name, since some bot platforms can only do that.
+func (h *Handlers) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		text := credentials(c)
+		if text == "" {
+			return relay.Errorf(relay.Unauthorized, "api_key_required", "send Authorization: Bearer <api key>")
+		}
+		snapshot := h.cfg.Directory.Current()
+		key := snapshot.Key(text)
+		if key == nil {
+			snapshot = h.cfg.Directory.Refresh(c.Request().Context())
+			key = snapshot.Key(text)
+		}
+		if key == nil {
+			return relay.Errorf(relay.Unauthorized, "invalid_api_key", "this API key is not known, or was revoked")
+		}
+		project, err := projectOf(c, snapshot, key)
+		if err != nil {
+			return err
+		}
+		c.Set(callerKey, &caller{key: key, project: project, snapshot: snapshot})
+		return next(c)
+	}
+}
+
+func credentials(c echo.Context) string {
+	r := c.Request()
+	if _, password, ok := r.BasicAuth(); ok {
+		return password
+	}
+	const scheme = "bearer "
+	header := r.Header.Get(echo.HeaderAuthorization)
+	if len(header) > len(scheme) && equalFold(header[:len(scheme)], scheme) {
+		return header[len(scheme):]
+	}
+	return ""
+}
+
+// equalFold compares ASCII, which is all that a scheme may be.
+func equalFold(a, lower string) bool {
+	for i := range len(lower) {
+		if a[i]|0x20 != lower[i]|0x20 {
+			return false
+		}
+	}
+	return true
+}
+
+func projectOf(c echo.Context, s *directory.Snapshot, key *relay.APIKey) (*directory.Project, error) {
+	asked := c.Request().Header.Get(projectHeader)
+	if key.Scope == relay.ScopeInstance {
+		if asked == "" {
+			asked = relay.DefaultProject
+		}
+		if p := s.Project(asked); p != nil {
+			return p, nil
+		}
+		return nil, relay.Errorf(relay.NotFound, "unknown_project", "%s: there is no project %q", projectHeader, asked)
+	}
+	p := s.ProjectByID(key.ProjectID)
+	if p == nil || asked != "" && asked != p.Name {
+		return nil, relay.Errorf(relay.Forbidden, "other_project", "this API key belongs to another project: leave %s out", projectHeader)
+	}
+	return p, nil
+}
+
+// allows says which scopes may do what one scope may do.
+var allows = map[relay.Scope][]relay.Scope{
+	relay.ScopeCreate:   {relay.ScopeCreate, relay.ScopeRead, relay.ScopeWrite, relay.ScopeAdmin, relay.ScopeInstance},
+	relay.ScopeRead:     {relay.ScopeRead, relay.ScopeWrite, relay.ScopeAdmin, relay.ScopeInstance},
+	relay.ScopeWrite:    {relay.ScopeWrite, relay.ScopeAdmin, relay.ScopeInstance},
+	relay.ScopeAdmin:    {relay.ScopeAdmin, relay.ScopeInstance},
+	relay.ScopeInstance: {relay.ScopeInstance},
+}
+
+// may lets a route be used by keys that have at least the given scope.
+func (h *Handlers) may(scope relay.Scope) echo.MiddlewareFunc {
+	return func(next echo.HandlerFunc) echo.HandlerFunc {
+		return func(c echo.Context) error {
+			if who := callerOf(c); !slices.Contains(allows[scope], who.key.Scope) {
+				return relay.Errorf(relay.Forbidden, "scope_too_small",
+					"this API key has the scope %q: this needs %q", who.key.Scope, scope)
+			}
+			return next(c)
+		}
+	}
+}

@@ -1,0 +1,281 @@
+package handlers
+
+import (
+	"bytes"
+	"encoding/json"
+	"net/http"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/labstack/echo/v4"
+
+	"relay.example/relay/internal/directory"
+	"relay.example/relay/internal/relay"
+	"relay.example/relay/internal/store"
+)
+
+// put creates or replaces the object that the path names.
+func (h *Handlers) put(kind directory.Kind, show echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		var object map[string]json.RawMessage
+		if _, err := decode(c, &object, false); err != nil {
+			return err
+		}
+		raw, err := withName(object, c.Param("name"))
+		if err != nil {
+			return err
+		}
+		who := callerOf(c)
+		if err := h.cfg.Directory.Put(c.Request().Context(), who.project.Name, kind, raw); err != nil {
+			return err
+		}
+		who.use(h.cfg.Directory.Current())
+		return show(c)
+	}
+}
+
+// withName puts the name of the path into an object that may repeat it.
+func withName(object map[string]json.RawMessage, name string) (json.RawMessage, error) {
+	quoted, err := json.Marshal(name)
+	if err != nil {
+		return nil, err
+	}
+	if given, ok := object["name"]; ok && !bytes.Equal(given, quoted) {
+		return nil, relay.Errorf(relay.Invalid, "name_differs", "name: the path says %q: leave the field out, or make them equal", name)
+	}
+	if object == nil {
+		return nil, relay.Errorf(relay.Invalid, "wrong_type", "the body: want an object")
+	}
+	object["name"] = quoted
+	return json.Marshal(object)
+}
+
+func (h *Handlers) remove(kind directory.Kind) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		if err := h.cfg.Directory.Delete(c.Request().Context(), callerOf(c).project.Name, kind, c.Param("name")); err != nil {
+			return err
+		}
+		return c.NoContent(http.StatusNoContent)
+	}
+}
+
+func missing(kind directory.Kind, name string) error {
+	return relay.Errorf(relay.NotFound, "not_found", "there is no %s %q in this project", kind, name)
+}
+
+// source is a source as it is shown: its secrets are not.
+type source struct {
+	Name           string          `json:"name"`
+	Provider       any             `json:"provider"`
+	WebhookURL     *string         `json:"webhook_url"` // null: hosted forms come from the relay itself
+	Events         []string        `json:"events"`
+	Setup          []string        `json:"setup"`
+	AwaitingSecret bool            `json:"awaiting_secret"`
+	Tolerance      *relay.Duration `json:"tolerance,omitempty"`
+	TokenField     *string         `json:"token_field"`
+	KeyField       *string         `json:"key_field"`
+	PublicURL      *string         `json:"public_url"`
+	LastEventAt    *string         `json:"last_event_at"`
+	LastError      *string         `json:"last_error"`
+	Secrets        []secret        `json:"secrets"`
+	CreatedAt      string          `json:"created_at"`
+	UpdatedAt      string          `json:"updated_at"`
+}
+
+type secret struct {
+	ID         uuid.UUID `json:"id"`
+	CreatedAt  string    `json:"created_at"`
+	ExpiresAt  *string   `json:"expires_at"`
+	LastUsedAt *string   `json:"last_used_at"`
+}
+
+func showSecret(s relay.SourceSecret) secret {
+	return secret{ID: s.ID, CreatedAt: stamp(s.CreatedAt), ExpiresAt: optionalStamp(s.ExpiresAt), LastUsedAt: optionalStamp(s.LastUsedAt)}
+}
+
+func showSource(s *directory.Source) source {
+	out := source{
+		Name: s.Name, Provider: s.Provider, TokenField: nullable(s.TokenField), KeyField: nullable(s.KeyField),
+		PublicURL: nullable(s.PublicURL), AwaitingSecret: s.AwaitsSecret(), Events: []string{}, Setup: []string{},
+		LastEventAt: optionalStamp(s.LastEventAt), LastError: nullable(s.LastError),
+		Secrets: all(s.Secrets, showSecret).Data, CreatedAt: stamp(s.CreatedAt), UpdatedAt: stamp(s.UpdatedAt),
+	}
+	if s.Provider == relay.InlineProvider {
+		out.Provider = s.Preset
+	}
+	if s.Tolerance != 0 {
+		out.Tolerance = &s.Tolerance
+	}
+	if s.Err != nil {
+		out.LastError = nullable(s.Err.Error())
+		return out
+	}
+	preset := s.Endpoint.Preset()
+	out.Events, out.Setup = append(out.Events, preset.Events...), append(out.Setup, preset.Setup...)
+	if !preset.Internal {
+		out.WebhookURL = &s.URL
+	}
+	return out
+}
+
+func (h *Handlers) listSources(c echo.Context) error {
+	project, err := h.withActivity(c)
+	if err != nil {
+		return err
+	}
+	return c.JSON(http.StatusOK, all(project.Sources(), showSource))
+}
+
+func (h *Handlers) getSource(c echo.Context) error {
+	project, err := h.withActivity(c)
+	if err != nil {
+		return err
+	}
+	s := project.Source(c.Param("name"))
+	if s == nil {
+		return missing(directory.KindSource, c.Param("name"))
+	}
+	return c.JSON(http.StatusOK, showSource(s))
+}
+
+// withActivity reads the configuration anew: when a source was last heard of
+// changes all the time and is no reason for nodes to re-read theirs.
+func (h *Handlers) withActivity(c echo.Context) (*directory.Project, error) {
+	if err := h.cfg.Directory.Load(c.Request().Context()); err != nil {
+		return nil, err
+	}
+	who := callerOf(c)
+	who.use(h.cfg.Directory.Current())
+	return who.project, nil
+}
+
+// postSecret gives a source a new current secret.
+func (h *Handlers) postSecret(c echo.Context) error {
+	var req struct {
+		Secret         string          `json:"secret"`
+		ExpireOthersIn *relay.Duration `json:"expire_others_in"`
+	}
+	if _, err := decode(c, &req, false); err != nil {
+		return err
+	}
+	src := callerOf(c).project.Source(c.Param("name"))
+	if src == nil {
+		return missing(directory.KindSource, c.Param("name"))
+	}
+	if src.Err == nil {
+		if err := src.Endpoint.Preset().CheckSecret(req.Secret); err != nil {
+			return relay.Errorf(relay.Invalid, "invalid_secret", "secret: %v", err)
+		}
+	}
+	if req.ExpireOthersIn != nil && *req.ExpireOthersIn < 0 {
+		return relay.Errorf(relay.Invalid, "invalid_duration", "expire_others_in: cannot be negative")
+	}
+	ctx := c.Request().Context()
+	var id uuid.UUID
+	err := h.cfg.Directory.Change(ctx, func(change *store.Change) (err error) {
+		if id, err = change.PutSecret(ctx, src.ProjectID, src.ID, req.Secret); err != nil || req.ExpireOthersIn == nil {
+			return err
+		}
+		return change.ExpireOtherSecrets(ctx, src.ID, id, time.Duration(*req.ExpireOthersIn))
+	})
+	if err != nil {
+		return err
+	}
+	for _, s := range h.cfg.Directory.Current().SourceByID(src.ID).Secrets {
+		if s.ID == id {
+			return c.JSON(http.StatusCreated, showSecret(s))
+		}
+	}
+	return c.JSON(http.StatusCreated, secret{ID: id})
+}
+
+func (h *Handlers) deleteSecret(c echo.Context) error {
+	id, err := idParam(c)
+	if err != nil {
+		return err
+	}
+	src := callerOf(c).project.Source(c.Param("name"))
+	if src == nil {
+		return missing(directory.KindSource, c.Param("name"))
+	}
+	ctx := c.Request().Context()
+	err = h.cfg.Directory.Change(ctx, func(change *store.Change) error { return change.DeleteSecret(ctx, src.ID, id) })
+	if err != nil {
+		return err
+	}
+	return c.NoContent(http.StatusNoContent)
+}
+
+// showDestination shows a destination flat, as it is written; of its secrets
+// only which ones are set.
+func showDestination(d *directory.Destination) map[string]any {
+	out := map[string]any{
+		"name": d.Name, "platform": d.Platform, "base_url": nullable(d.BaseURL), "max_concurrency": d.Concurrency(),
+		"rate": nullable(d.Rate), "timeout": relay.Duration(d.Timeout()), "on_unknown": "retry",
+		"created_at": stamp(d.CreatedAt), "updated_at": stamp(d.UpdatedAt),
+	}
+	out["platform"] = d.Destination.Platform
+	if d.OnUnknown != "" {
+		out["on_unknown"] = d.OnUnknown
+	}
+	if d.Platform != nil && d.BaseURL == "" {
+		out["base_url"] = nullable(d.Platform.DefaultBaseURL)
+	}
+	for name, value := range d.Settings {
+		out[name] = value
+	}
+	set := []string{}
+	for name := range d.Secrets {
+		set = append(set, name)
+	}
+	out["secrets_set"] = set
+	return out
+}
+
+func (h *Handlers) listDestinations(c echo.Context) error {
+	return c.JSON(http.StatusOK, all(callerOf(c).project.Destinations(), showDestination))
+}
+
+func (h *Handlers) getDestination(c echo.Context) error {
+	d := callerOf(c).project.Destination(c.Param("name"))
+	if d == nil {
+		return missing(directory.KindDestination, c.Param("name"))
+	}
+	return c.JSON(http.StatusOK, showDestination(d))
+}
+
+// flow is a flow as it is shown.
+type flow struct {
+	Name string `json:"name"`
+	relay.Flow
+	CanFire   []relay.Outcome `json:"can_fire"`
+	Warnings  []string        `json:"warnings"`
+	Error     *string         `json:"error,omitempty"`
+	CreatedAt string          `json:"created_at"`
+	UpdatedAt string          `json:"updated_at"`
+}
+
+func showFlow(f *directory.Flow) flow {
+	out := flow{
+		Name: f.Name, Flow: f.Flow, CanFire: []relay.Outcome{}, Warnings: []string{},
+		CreatedAt: stamp(f.CreatedAt), UpdatedAt: stamp(f.UpdatedAt),
+	}
+	if f.Err != nil {
+		out.Error = nullable(f.Err.Error())
+		return out
+	}
+	out.CanFire, out.Warnings = f.Resolved.CanFire, f.Resolved.Warnings
+	return out
+}
+
+func (h *Handlers) listFlows(c echo.Context) error {
+	return c.JSON(http.StatusOK, all(callerOf(c).project.Flows(), showFlow))
+}
+
+func (h *Handlers) getFlow(c echo.Context) error {
+	f := callerOf(c).project.Flow(c.Param("name"))
+	if f == nil {
+		return missing(directory.KindFlow, c.Param("name"))
+	}
+	return c.JSON(http.StatusOK, showFlow(f))
+}

@@ -1,0 +1,100 @@
+package handlers
+
+import (
+	"net/http"
+	"unicode/utf8"
+
+	"github.com/google/uuid"
+	"github.com/labstack/echo/v4"
+
+	"relay.example/relay/internal/relay"
+	"relay.example/relay/internal/store"
+)
+
+type event struct {
+	ID              uuid.UUID      `json:"id"`
+	Source          string         `json:"source"`
+	ReceivedAt      string         `json:"received_at"`
+	Verdict         string         `json:"verdict"`
+	Match           string         `json:"match"`
+	Rule            string         `json:"rule"`
+	Reason          *string        `json:"reason"`
+	Outcome         *string        `json:"outcome"`
+	Type            *string        `json:"type"`
+	ProviderEventID *string        `json:"provider_event_id"`
+	Token           *string        `json:"token"`
+	CorrelationID   *uuid.UUID     `json:"correlation_id"`
+	DuplicateOf     *uuid.UUID     `json:"duplicate_of"`
+	Payment         *payment       `json:"payment"`
+	Form            map[string]any `json:"form"`
+}
+
+type eventDetail struct {
+	event
+	Headers map[string]string `json:"headers"`
+	Body    *string           `json:"body"`        // where it is UTF-8
+	Base64  []byte            `json:"body_base64"` // where it is not
+}
+
+func showEvent(e *store.EventRecord) event {
+	return event{
+		ID: e.ID, Source: e.Source, ReceivedAt: stamp(e.ReceivedAt), Verdict: string(e.Verdict), Match: string(e.Match),
+		Rule: e.Rule, Reason: nullable(e.Reason), Outcome: nullable(e.Outcome), Type: nullable(e.Type),
+		ProviderEventID: nullable(e.ProviderEventID), Token: nullable(e.Token), CorrelationID: e.CorrelationID,
+		DuplicateOf: e.DuplicateOf, Payment: showPayment(e.Payment), Form: e.Form,
+	}
+}
+
+var (
+	verdicts = []relay.Verdict{relay.Verified, relay.Unsigned, relay.Rejected, relay.Fetched}
+	matches  = []relay.Match{
+		relay.Matched, relay.Parked, relay.Late, relay.MatchedAgain, relay.Duplicate,
+		relay.Ignored, relay.GuardFailed, relay.Ambiguous, relay.OtherProject, relay.Unmatched,
+	}
+)
+
+func (h *Handlers) listEvents(c echo.Context) error {
+	p, err := pageOf(c)
+	if err != nil {
+		return err
+	}
+	f := store.EventFilter{Source: c.QueryParam("source"), Token: c.QueryParam("token")}
+	if f.Verdict, err = oneOf(c, "verdict", verdicts...); err != nil {
+		return err
+	}
+	if f.Match, err = oneOf(c, "match", matches...); err != nil {
+		return err
+	}
+	if f.From, err = timeParam(c, "from"); err != nil {
+		return err
+	}
+	if f.To, err = timeParam(c, "to"); err != nil {
+		return err
+	}
+	rows, err := h.cfg.Store.Events(c.Request().Context(), callerOf(c).project.ID, f, p)
+	if err != nil {
+		return err
+	}
+	return c.JSON(http.StatusOK, page(rows, p, func(e *store.EventRecord) uuid.UUID { return e.ID }, showEvent))
+}
+
+func (h *Handlers) getEvent(c echo.Context) error {
+	id, err := idParam(c)
+	if err != nil {
+		return err
+	}
+	e, err := h.cfg.Store.Event(c.Request().Context(), callerOf(c).project.ID, id)
+	if err != nil {
+		return err
+	}
+	out := eventDetail{event: showEvent(e), Headers: e.Headers}
+	switch {
+	case e.Body == nil: // blanked by retention
+	case utf8.Valid(e.Body):
+		body := string(e.Body)
+		out.Body = &body
+	default:
+		out.Base64 = e.Body
+	}
+	return c.JSON(http.StatusOK, out)
+}

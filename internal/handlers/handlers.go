@@ -1,0 +1,191 @@
+// Package handlers is the relay's HTTP surface: providers' callbacks, the API
+// of bot builders and operators, and the few pages that an end user meets.
+//
+// What it promises: a callback is answered 200 only after it was committed; a
+// handler returns its error and one place turns errors into answers; no log
+// line, error or answer holds a secret, a token or the path of a callback.
+package handlers
+
+import (
+	"context"
+	"errors"
+	"html/template"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"relay.example/relay/internal/directory"
+	"relay.example/relay/internal/intake"
+	"relay.example/relay/internal/plan"
+	"relay.example/relay/internal/relay"
+	"relay.example/relay/internal/store"
+	"relay.example/relay/templates"
+)
+
+// The bounds of a request.
+const (
+	maxBody       = 1 << 20                 // bytes, of callbacks and of API calls
+	maxHeaders    = 64 << 10                // bytes
+	headerTimeout = 5 * time.Second         // to send the headers
+	readTimeout   = 15 * time.Second        // to send everything
+	idleTimeout   = 120 * time.Second       // of a kept connection
+	answerTimeout = 2800 * time.Millisecond // of a callback: providers give up after 3 s
+)
+
+// Config is what the handlers work with.
+type Config struct {
+	Store     *store.Store
+	Directory *directory.Directory
+	Intake    *intake.Intake
+	Plans     *plan.Cache
+	// HandOver takes deliveries that were committed and leased to this node;
+	// Wake hints that rows have become due.
+	HandOver  func([]relay.Delivery)
+	Wake      func()
+	PublicURL string // without a slash at its end
+	Log       *slog.Logger
+}
+
+// Handlers answers requests. It is safe for concurrent use.
+type Handlers struct {
+	cfg      Config
+	pages    *template.Template
+	activity *activity
+	rejected *rejectedBudget
+	draining atomic.Bool
+}
+
+// New returns the handlers. Run flushes what they notice of sources.
+func New(cfg Config) (*Handlers, error) {
+	if cfg.Store == nil || cfg.Directory == nil || cfg.Intake == nil || cfg.Plans == nil ||
+		cfg.HandOver == nil || cfg.Wake == nil || cfg.PublicURL == "" || cfg.Log == nil {
+		return nil, errors.New("handlers: Config has a field that is not set")
+	}
+	pages, err := templates.Parse()
+	if err != nil {
+		return nil, err
+	}
+	return &Handlers{cfg: cfg, pages: pages, activity: newActivity(), rejected: newRejectedBudget()}, nil
+}
+
+// Run flushes what was noticed of sources, until ctx is done.
+func (h *Handlers) Run(ctx context.Context) error { return h.flushActivity(ctx) }
+
+// Drain makes /readyz say that this node wants no more requests.
+func (h *Handlers) Drain() { h.draining.Store(true) }
+
+// Server returns the public server, without an address.
+func (h *Handlers) Server() *http.Server { return server(h.public(), h.cfg.Log) }
+
+// OpsServer returns the server of the operations listener.
+func (h *Handlers) OpsServer() *http.Server { return server(h.ops(), h.cfg.Log) }
+
+func server(handler http.Handler, log *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: headerTimeout,
+		ReadTimeout:       readTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaders,
+		ErrorLog:          slog.NewLogLogger(quiet{log.Handler()}, slog.LevelDebug),
+	}
+}
+
+// quiet drops net/http's own lines, which quote addresses and requests.
+type quiet struct{ slog.Handler }
+
+func (q quiet) Enabled(ctx context.Context, _ slog.Level) bool {
+	return q.Handler.Enabled(ctx, slog.LevelDebug)
+}
+
+// public is all routes of the public listener.
+func (h *Handlers) public() *echo.Echo {
+	e := h.echo()
+	e.GET("/healthz", h.healthz)
+	e.GET("/readyz", h.readyz)
+
+	// Providers and end users.
+	e.Any("/in/:project/:source", h.callback)
+	e.Any("/in/:project/:source/:token", h.callback)
+	e.GET("/go/:token", h.goTo)
+	e.HEAD("/go/:token", h.goTo)
+	e.GET("/return/:token", h.returned)
+
+	// Bot builders and operators.
+	v1 := e.Group("/v1", h.authenticate)
+	create, read, write, admin, instance := h.may(relay.ScopeCreate), h.may(relay.ScopeRead), h.may(relay.ScopeWrite), h.may(relay.ScopeAdmin), h.may(relay.ScopeInstance)
+	v1.POST("/correlations", h.postCorrelation, create)
+	v1.GET("/correlations", h.listCorrelations, create)
+	v1.GET("/correlations/:id", h.getCorrelation, create)
+	v1.POST("/correlations/:id/cancel", h.cancelCorrelation, write)
+	v1.POST("/correlations/:id/resolve", h.resolveCorrelation, write)
+
+	v1.GET("/events", h.listEvents, read)
+	v1.GET("/events/:id", h.getEvent, read)
+
+	v1.GET("/deliveries", h.listDeliveries, read)
+	v1.GET("/deliveries/:id", h.getDelivery, read)
+	v1.POST("/deliveries/:id/retry", h.retryDelivery, write)
+	v1.POST("/deliveries/:id/skip", h.skipDelivery, write)
+	v1.POST("/deliveries/retry", h.retryDeliveries, write)
+
+	v1.GET("/sources", h.listSources, read)
+	v1.GET("/sources/:name", h.getSource, read)
+	v1.PUT("/sources/:name", h.put(directory.KindSource, h.getSource), admin)
+	v1.DELETE("/sources/:name", h.remove(directory.KindSource), admin)
+	v1.POST("/sources/:name/secrets", h.postSecret, admin)
+	v1.DELETE("/sources/:name/secrets/:id", h.deleteSecret, admin)
+	v1.GET("/destinations", h.listDestinations, read)
+	v1.GET("/destinations/:name", h.getDestination, read)
+	v1.PUT("/destinations/:name", h.put(directory.KindDestination, h.getDestination), admin)
+	v1.DELETE("/destinations/:name", h.remove(directory.KindDestination), admin)
+	v1.GET("/flows", h.listFlows, read)
+	v1.GET("/flows/:name", h.getFlow, read)
+	v1.PUT("/flows/:name", h.put(directory.KindFlow, h.getFlow), write)
+	v1.DELETE("/flows/:name", h.remove(directory.KindFlow), write)
+
+	v1.GET("/projects", h.listProjects, instance)
+	v1.GET("/projects/:name", h.getProject, instance)
+	v1.PUT("/projects/:name", h.putProject, instance)
+	v1.DELETE("/projects/:name", h.deleteProject, instance)
+	v1.GET("/api-keys", h.listKeys, admin)
+	v1.POST("/api-keys", h.postKey, admin)
+	v1.DELETE("/api-keys/:id", h.deleteKey, admin)
+	return e
+}
+
+// echo returns an empty router with our error handler and middleware.
+func (h *Handlers) echo() *echo.Echo {
+	e := echo.New()
+	e.HideBanner, e.HidePort = true, true
+	e.HTTPErrorHandler = h.answerError
+	e.Use(h.observe)
+	return e
+}
+
+// observe logs one line per request that failed on our side, turns a panic
+// into an error, and marks every answer as nobody's to cache. The line holds
+// the route's pattern, never its path: paths hold tokens.
+func (h *Handlers) observe(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) (err error) {
+		c.Response().Header().Set("Cache-Control", "no-store")
+		defer func() {
+			if v := recover(); v != nil {
+				if v == http.ErrAbortHandler { //nolint:errorlint // a sentinel that is panicked, never wrapped
+					panic(v)
+				}
+				err = &panicError{value: v, stack: stack()}
+			}
+		}()
+		return next(c)
+	}
+}
+
+// wantsHTML reports whether a person's browser asks.
+func wantsHTML(r *http.Request) bool {
+	return strings.Contains(r.Header.Get("Accept"), "text/html")
+}

@@ -1,0 +1,190 @@
+package handlers
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/labstack/echo/v4"
+
+	"relay.example/relay/internal/relay"
+	"relay.example/relay/internal/store"
+)
+
+// readBody reads a request's whole body, at most maxBody bytes.
+func readBody(c echo.Context) ([]byte, error) {
+	r := c.Request()
+	if r.ContentLength > maxBody {
+		return nil, tooLarge()
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(c.Response(), r.Body, maxBody))
+	var tooMany *http.MaxBytesError
+	switch {
+	case err == nil:
+		return body, nil
+	case errors.As(err, &tooMany):
+		return nil, tooLarge()
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return nil, &statusError{http.StatusRequestTimeout, relay.Errorf(relay.Malformed, "body_too_slow",
+			"the body did not arrive within %s: send it faster, or less of it", readTimeout)}
+	default:
+		return nil, relay.Errorf(relay.Malformed, "body_cut_off", "the body ended before it was complete")
+	}
+}
+
+func tooLarge() error {
+	return relay.Errorf(relay.TooLarge, "body_too_large", "the body has more than %d bytes: send less", maxBody)
+}
+
+// decode reads a JSON body strictly into v and returns its bytes. An empty
+// body is allowed where every field is optional.
+func decode(c echo.Context, v any, optional bool) ([]byte, error) {
+	body, err := readBody(c)
+	if err != nil {
+		return nil, err
+	}
+	if len(body) == 0 && optional {
+		return body, nil
+	}
+	if err := wantJSON(c.Request()); err != nil {
+		return nil, err
+	}
+	return body, relay.Decode(body, v)
+}
+
+func wantJSON(r *http.Request) error {
+	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if err != nil || kind != "application/json" {
+		return relay.Errorf(relay.Unsupported, "unsupported_media_type", "send Content-Type: application/json")
+	}
+	return nil
+}
+
+// idParam reads the id of a path.
+func idParam(c echo.Context) (uuid.UUID, error) {
+	id, err := uuid.Parse(c.Param("id"))
+	if err != nil {
+		return id, relay.Errorf(relay.NotFound, "not_found", "there is nothing with this id: ids are UUIDs")
+	}
+	return id, nil
+}
+
+// The sizes of a page.
+const (
+	defaultLimit = 50
+	maxLimit     = 500
+)
+
+// pageOf reads limit and cursor of a list.
+func pageOf(c echo.Context) (p store.Page, err error) {
+	p.Limit = defaultLimit
+	if text := c.QueryParam("limit"); text != "" {
+		if p.Limit, err = strconv.Atoi(text); err != nil || p.Limit < 1 || p.Limit > maxLimit {
+			return p, relay.Errorf(relay.Invalid, "invalid_limit", "limit: %q is not a number from 1 to %d", text, maxLimit)
+		}
+	}
+	if text := c.QueryParam("cursor"); text != "" {
+		raw, err := base64.RawURLEncoding.DecodeString(text)
+		if err == nil {
+			p.Before, err = uuid.FromBytes(raw)
+		}
+		if err != nil {
+			return p, relay.Errorf(relay.Invalid, "invalid_cursor", "cursor: give back the next_cursor of the page before, unchanged")
+		}
+	}
+	p.Limit++ // one more row tells whether there is another page
+	return p, nil
+}
+
+// list is one page of an answer.
+type list[T any] struct {
+	Data       []T     `json:"data"`
+	NextCursor *string `json:"next_cursor"`
+}
+
+// page makes the answer of rows that were read with one more than the limit.
+func page[R, T any](rows []R, p store.Page, id func(R) uuid.UUID, show func(R) T) list[T] {
+	out := list[T]{Data: []T{}}
+	if len(rows) == p.Limit {
+		rows = rows[:p.Limit-1]
+		last := id(rows[len(rows)-1])
+		cursor := base64.RawURLEncoding.EncodeToString(last[:])
+		out.NextCursor = &cursor
+	}
+	for _, r := range rows {
+		out.Data = append(out.Data, show(r))
+	}
+	return out
+}
+
+// all makes the answer of a list that is always complete.
+func all[R, T any](rows []R, show func(R) T) list[T] {
+	out := list[T]{Data: []T{}}
+	for _, r := range rows {
+		out.Data = append(out.Data, show(r))
+	}
+	return out
+}
+
+// timeParam reads an RFC 3339 time of the query.
+func timeParam(c echo.Context, name string) (time.Time, error) {
+	text := c.QueryParam(name)
+	if text == "" {
+		return time.Time{}, nil
+	}
+	t, err := time.Parse(time.RFC3339, text)
+	if err != nil {
+		return t, relay.Errorf(relay.Invalid, "invalid_time", "%s: %q is not a time such as 2026-11-21T08:00:00Z", name, text)
+	}
+	return t, nil
+}
+
+// oneOf reads a query parameter that must be one of some words.
+func oneOf[T ~string](c echo.Context, name string, words ...T) (T, error) {
+	text := T(c.QueryParam(name))
+	if text == "" {
+		return text, nil
+	}
+	for _, w := range words {
+		if w == text {
+			return text, nil
+		}
+	}
+	return text, relay.Errorf(relay.Invalid, "invalid_"+name, "%s: %q is none of %v", name, text, words)
+}
+
+// text is a string that people may also write as a number: ids often are.
+type text string
+
+// UnmarshalJSON reads "829" as well as 829.
+func (t *text) UnmarshalJSON(b []byte) error {
+	var s string
+	if err := json.Unmarshal(b, &s); err == nil {
+		*t = text(s)
+		return nil
+	}
+	var n json.Number
+	if err := json.Unmarshal(b, &n); err != nil || string(b) == "null" {
+		return relay.Errorf(relay.Invalid, "wrong_type", "want a string or a number")
+	}
+	*t = text(n)
+	return nil
+}
+
+// timeField is an RFC 3339 time of a body.
+type timeField struct{ time.Time }
+
+// UnmarshalJSON reads a time, with a refusal that shows how to write one.
+func (t *timeField) UnmarshalJSON(b []byte) error {
+	if err := t.Time.UnmarshalJSON(b); err != nil {
+		return relay.Errorf(relay.Invalid, "invalid_time", "%s is not a time such as \"2026-11-21T08:00:00Z\"", b)
+	}
+	return nil
+}

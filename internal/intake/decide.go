@@ -1,0 +1,113 @@
+package intake
+
+import (
+	"context"
+	"slices"
+
+	"relay.example/relay/internal/plan"
+	"relay.example/relay/internal/relay"
+	"relay.example/relay/internal/store"
+)
+
+// decide says what becomes of each callback of a batch. The waits in facts
+// are locked, and move as the callbacks are applied to them: strongest outcome
+// first, so that of several ends that arrive together the success wins.
+func (in *Intake) decide(ctx context.Context, batch []relay.Callback, facts *store.Facts) ([]store.Decision, error) {
+	decisions := make([]store.Decision, len(batch))
+	var apply []int
+	for i := range batch {
+		if d, done := early(&batch[i], facts); done {
+			decisions[i] = d
+			continue
+		}
+		apply = append(apply, i)
+	}
+	slices.SortStableFunc(apply, func(a, b int) int {
+		return relay.CompareOutcomes(batch[a].Reading.Outcome, batch[b].Reading.Outcome)
+	})
+	var unmatched []int
+	for _, i := range apply {
+		d, err := in.applyOne(ctx, &batch[i], facts)
+		if err != nil {
+			return nil, err
+		}
+		if decisions[i] = d; d.Match == relay.Unmatched {
+			unmatched = append(unmatched, i)
+		}
+	}
+	// Another callback of the same batch may have taught the reference that
+	// was missing.
+	for _, i := range unmatched {
+		d, err := in.applyOne(ctx, &batch[i], facts)
+		if err != nil {
+			return nil, err
+		}
+		decisions[i] = d
+	}
+	return decisions, nil
+}
+
+// early decides what needs no wait.
+func early(c *relay.Callback, facts *store.Facts) (store.Decision, bool) {
+	if c.Verdict == relay.Rejected {
+		return store.Decision{Match: relay.Unmatched, Rule: "rejected"}, true
+	}
+	if original, ok := facts.Originals[*c.DedupeKey]; ok && original != c.ID {
+		return store.Decision{
+			Match: relay.Duplicate, Rule: "same_event", Outcome: c.Reading.Outcome, DuplicateOf: original, Token: firstToken(c),
+		}, true
+	}
+	if c.Reading.Outcome == "" {
+		rule := "type_ignored"
+		if c.Reason != "" {
+			rule = "unreadable"
+		}
+		return store.Decision{Match: relay.Ignored, Rule: rule, Token: firstToken(c)}, true
+	}
+	return store.Decision{}, false
+}
+
+// firstToken is what an event without a wait can be looked up by later.
+func firstToken(c *relay.Callback) string {
+	for _, candidate := range c.Reading.Candidates {
+		return candidate.Value
+	}
+	return ""
+}
+
+// applyOne finds the wait of one callback and applies the callback to it.
+func (in *Intake) applyOne(ctx context.Context, c *relay.Callback, facts *store.Facts) (store.Decision, error) {
+	f := find(c, facts)
+	if f.wait == nil {
+		return store.Decision{Match: f.match, Rule: f.rule, Outcome: c.Reading.Outcome, Token: firstToken(c)}, nil
+	}
+	w := f.wait
+	p, err := in.cfg.Plans.Get(ctx, w.PlanID)
+	if err != nil {
+		return store.Decision{}, err
+	}
+	r := &c.Reading
+	scope := plan.ScopeOf(w, r.Outcome, r.Payment, r.Form, r.Format, c.Body)
+	outcome, holds := p.Judge(r.Outcome, scope)
+	if !holds {
+		return store.Decision{Match: relay.GuardFailed, Rule: "when", Outcome: outcome, Wait: w}, nil
+	}
+	d := store.Decision{Outcome: outcome, Wait: w, Teaches: teaches(c, w, facts)}
+	d.Step = w.Apply(outcome, paymentID(r.Payment))
+	d.Match, d.Rule, d.ExtendBy = d.Step.Match, d.Step.Rule, p.ProcessingFor()
+	if d.Fires = p.Delivery(w, d.Step); d.Fires != nil {
+		d.Fires.EventID = c.ID
+		d.Fires.Payment, d.Fires.Form, d.Fires.Format = r.Payment, r.Form, r.Format
+		if p.UsesEvent() {
+			d.Fires.Body = c.Body
+		}
+	}
+	return d, nil
+}
+
+func paymentID(p *relay.Payment) string {
+	if p == nil {
+		return ""
+	}
+	return p.ID
+}

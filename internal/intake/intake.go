@@ -1,0 +1,241 @@
+// Package intake is where callbacks and registrations become rows. It groups
+// what arrives at the same time into one commit, decides under the row locks
+// what each callback does to its wait, and answers only after the commit.
+//
+// What is always true: a callback that Accept answered is durable, together
+// with the state of its wait and the delivery it owes. One poisonous callback
+// fails alone. What intake hands over in memory is a shortcut: the rows are
+// leased to this node, and found by any node once the lease ends.
+package intake
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
+
+	"relay.example/relay/internal/groupcommit"
+	"relay.example/relay/internal/plan"
+	"relay.example/relay/internal/relay"
+	"relay.example/relay/internal/store"
+)
+
+// The bounds of intake.
+const (
+	maxBatch      = 256
+	maxWaiting    = 4096            // callbacks; above it intake sheds with 503
+	committers    = 2               // commits at the same time
+	commitTimeout = 6 * time.Second // of one batch; callers give up before
+	maxConflicts  = 5               // times one batch is repeated after losing to another
+)
+
+// Config is what an Intake works with.
+type Config struct {
+	Store *store.Store
+	Plans *plan.Cache
+	// HandOver takes deliveries that were committed and leased to this node.
+	// It must not block.
+	HandOver func([]relay.Delivery)
+	Log      *slog.Logger
+}
+
+// Intake commits callbacks and registrations. It is safe for concurrent use.
+type Intake struct {
+	cfg           Config
+	callbacks     *groupcommit.Committer[relay.Callback, relay.Receipt]
+	registrations *groupcommit.Committer[store.Registration, store.Registered]
+}
+
+// New returns an Intake; Run makes it work.
+func New(cfg Config) (*Intake, error) {
+	if cfg.Store == nil || cfg.Plans == nil || cfg.HandOver == nil || cfg.Log == nil {
+		return nil, errors.New("intake: Config has a field that is nil")
+	}
+	in := &Intake{cfg: cfg}
+	bounds := groupcommit.Config{MaxBatch: maxBatch, MaxWaiting: maxWaiting, Committers: committers}
+	in.callbacks = groupcommit.New(bounds, in.commitCallbacks)
+	bounds.Committers = 1
+	in.registrations = groupcommit.New(bounds, in.commitRegistrations)
+	return in, nil
+}
+
+// Run commits until ctx is done, then finishes what it has taken.
+func (in *Intake) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return in.callbacks.Run(ctx) })
+	g.Go(func() error { return in.registrations.Run(ctx) })
+	return g.Wait()
+}
+
+// Accept keeps one callback and does to its wait what it says. It returns
+// after the commit.
+func (in *Intake) Accept(ctx context.Context, c relay.Callback) (relay.Receipt, error) {
+	c.DedupeKey = dedupeKey(&c)
+	receipt, err := in.callbacks.Do(ctx, c)
+	return receipt, busy(err)
+}
+
+// Register registers one wait. It returns after the commit.
+func (in *Intake) Register(ctx context.Context, r store.Registration) (store.Registered, error) {
+	registered, err := in.registrations.Do(ctx, r)
+	return registered, busy(err)
+}
+
+// busy makes the committer's own refusals something a caller can act upon.
+func busy(err error) error {
+	switch {
+	case errors.Is(err, groupcommit.ErrFull), errors.Is(err, groupcommit.ErrStopped),
+		errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return errors.Join(relay.Errorf(relay.Busy, "overloaded", "this node cannot take more at the moment: try again"), err)
+	}
+	return err
+}
+
+// commitCallbacks commits one batch, whatever it takes: a batch that lost to
+// another transaction is repeated, a batch with a row that the database
+// refuses is taken apart.
+func (in *Intake) commitCallbacks(batch []relay.Callback) []groupcommit.Result[relay.Receipt] {
+	ctx, cancel := context.WithTimeoutCause(context.Background(), commitTimeout, errCommitTimeout)
+	defer cancel()
+	receipts, err := repeat(ctx, func() ([]relay.Receipt, error) { return in.commitOnce(ctx, batch) })
+	switch {
+	case err == nil:
+		return values(receipts)
+	case !store.Poisoned(err):
+		return failed[relay.Receipt](len(batch), err)
+	case len(batch) == 1:
+		return in.commitPoison(ctx, batch[0], err)
+	}
+	results := make([]groupcommit.Result[relay.Receipt], 0, len(batch))
+	for i := range batch {
+		results = append(results, in.commitCallbacks(batch[i:i+1])...)
+	}
+	return results
+}
+
+var errCommitTimeout = errors.New("the database did not commit in time")
+
+// commitPoison keeps a callback that the database refuses as it is: its bytes
+// and what identifies it, without the values that were read out of it. The
+// wait still closes; what is missing is null to its action.
+func (in *Intake) commitPoison(ctx context.Context, c relay.Callback, cause error) []groupcommit.Result[relay.Receipt] {
+	in.cfg.Log.Error("callback cannot be stored as it was read; keeping its bytes alone",
+		"project_id", c.ProjectID, "source_id", c.SourceID, "event_id", c.ID, "error", cause)
+	c.Reading.Payment, c.Reading.Form, c.Headers = nil, nil, nil
+	c.Reading.Type, c.Reading.EventID, c.Reason = "", "", "its values could not be stored"
+	receipts, err := repeat(ctx, func() ([]relay.Receipt, error) { return in.commitOnce(ctx, []relay.Callback{c}) })
+	if err != nil {
+		return failed[relay.Receipt](1, err)
+	}
+	return values(receipts)
+}
+
+func (in *Intake) commitOnce(ctx context.Context, batch []relay.Callback) ([]relay.Receipt, error) {
+	names := make([]store.Names, len(batch))
+	for i := range batch {
+		names[i] = namesOf(&batch[i])
+	}
+	decide := func(ctx context.Context, facts *store.Facts) ([]store.Decision, error) {
+		return in.decide(ctx, batch, facts)
+	}
+	decisions, deliveries, err := in.cfg.Store.CommitCallbacks(ctx, uuid.New(), batch, names, decide)
+	if err != nil {
+		return nil, err
+	}
+	in.cfg.HandOver(deliveries)
+	receipts := make([]relay.Receipt, len(batch))
+	for i, d := range decisions {
+		receipts[i] = relay.Receipt{EventID: batch[i].ID, Match: d.Match, Rule: d.Rule}
+		if d.Wait != nil {
+			receipts[i].CorrelationID, receipts[i].Token, receipts[i].Status = d.Wait.ID, d.Wait.Token, d.Wait.Status
+		}
+	}
+	return receipts, nil
+}
+
+// commitRegistrations commits one batch, in rounds of registrations that do
+// not touch the same wait.
+func (in *Intake) commitRegistrations(batch []store.Registration) []groupcommit.Result[store.Registered] {
+	ctx, cancel := context.WithTimeoutCause(context.Background(), commitTimeout, errCommitTimeout)
+	defer cancel()
+	results := make([]groupcommit.Result[store.Registered], len(batch))
+	left := make([]int, len(batch))
+	for i := range left {
+		left[i] = i
+	}
+	for len(left) > 0 {
+		var round, later []int
+		for _, i := range left {
+			if collides(batch, round, i) {
+				later = append(later, i)
+			} else {
+				round = append(round, i)
+			}
+		}
+		in.registerRound(ctx, batch, round, results)
+		left = later
+	}
+	return results
+}
+
+func collides(batch []store.Registration, round []int, i int) bool {
+	for _, j := range round {
+		if store.Collides(&batch[i], &batch[j]) {
+			return true
+		}
+	}
+	return false
+}
+
+func (in *Intake) registerRound(
+	ctx context.Context, batch []store.Registration, round []int, results []groupcommit.Result[store.Registered],
+) {
+	regs := make([]store.Registration, len(round))
+	for at, i := range round {
+		regs[at] = batch[i]
+	}
+	done, err := repeat(ctx, func() ([]store.RegistrationResult, error) { return in.cfg.Store.Register(ctx, regs) })
+	if store.Poisoned(err) && len(round) > 1 {
+		for _, i := range round {
+			in.registerRound(ctx, batch, []int{i}, results)
+		}
+		return
+	}
+	for at, i := range round {
+		if err != nil {
+			results[i].Err = err
+			continue
+		}
+		results[i] = groupcommit.Result[store.Registered]{Value: done[at].Registered, Err: done[at].Err}
+	}
+}
+
+// repeat runs commit again while it loses to other transactions.
+func repeat[T any](ctx context.Context, commit func() (T, error)) (result T, err error) {
+	for range maxConflicts {
+		result, err = commit()
+		if !store.Conflicted(err) || ctx.Err() != nil {
+			return result, err
+		}
+	}
+	return result, err
+}
+
+func values[T any](vs []T) []groupcommit.Result[T] {
+	out := make([]groupcommit.Result[T], len(vs))
+	for i, v := range vs {
+		out[i].Value = v
+	}
+	return out
+}
+
+func failed[T any](n int, err error) []groupcommit.Result[T] {
+	out := make([]groupcommit.Result[T], n)
+	for i := range out {
+		out[i].Err = err
+	}
+	return out
+}

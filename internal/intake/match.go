@@ -1,0 +1,175 @@
+package intake
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"relay.example/relay/internal/relay"
+	"relay.example/relay/internal/store"
+)
+
+// namesOf says under which names a callback may find its wait. A forgery and
+// a type that means nothing look for none.
+func namesOf(c *relay.Callback) (n store.Names) {
+	if c.Verdict == relay.Rejected || c.Reading.Outcome == "" {
+		return n
+	}
+	for _, candidate := range c.Reading.Candidates {
+		if relay.IsToken(candidate.Value) {
+			n.Tokens = append(n.Tokens, candidate.Value)
+		}
+		n.Refs = append(n.Refs, store.RefHash(c.SourceID, candidate.Value))
+	}
+	for _, reference := range c.Reading.References {
+		n.Refs = append(n.Refs, store.RefHash(c.SourceID, reference.Value))
+	}
+	return n
+}
+
+// dedupeKey identifies a callback at its source. A forgery takes none, or it
+// could keep the real event out. Where no signature covers the id, the id
+// alone proves nothing: the token is part of the key.
+func dedupeKey(c *relay.Callback) *[16]byte {
+	if c.Verdict == relay.Rejected {
+		return nil
+	}
+	token := ""
+	if len(c.Reading.Candidates) > 0 {
+		token = c.Reading.Candidates[0].Value
+	}
+	var identity string
+	switch id := c.Reading.EventID; {
+	case id != "" && c.Verdict != relay.Unsigned:
+		identity = "id\x00" + id
+	case id != "":
+		identity = "token and id\x00" + token + "\x00" + id
+	default:
+		sum := sha256.Sum256(c.Body)
+		identity = "token and body\x00" + token + "\x00" + hex.EncodeToString(sum[:])
+	}
+	key := store.DedupeHash(c.SourceID, identity)
+	return &key
+}
+
+// found is what a callback's names lead to.
+type found struct {
+	wait  *relay.Wait
+	match relay.Match // where wait is nil
+	rule  string
+}
+
+// find looks up the wait of a callback (promise 7). Every place is tried in
+// order, as a token and then as a caller's key, until one names a wait of this
+// project that listens to this source; then the provider's own ids. A wait
+// named by the URL and another named by the body are no match at all.
+func find(c *relay.Callback, facts *store.Facts) found {
+	var byURL, byBody, foreign found
+	for _, candidate := range c.Reading.Candidates {
+		into := &byBody
+		if inURL(candidate.Place) {
+			into = &byURL
+		}
+		if into.wait != nil {
+			continue
+		}
+		if f := lookUp(c, candidate.Value, facts); f.wait != nil {
+			*into = f
+		} else if f.match == relay.OtherProject {
+			foreign = f
+		}
+	}
+	switch {
+	case byURL.wait != nil && byBody.wait != nil && byURL.wait != byBody.wait:
+		return found{match: relay.Ambiguous, rule: "url_and_body_differ"}
+	case byURL.wait != nil:
+		return byURL
+	case byBody.wait != nil:
+		return byBody
+	}
+	if f := byReference(c, facts); f.wait != nil || f.match == relay.Ambiguous {
+		return f
+	}
+	if foreign.match != "" {
+		return foreign
+	}
+	return found{match: relay.Unmatched, rule: unmatchedRule(c)}
+}
+
+func inURL(place string) bool { return place == "path" || strings.HasPrefix(place, "query:") }
+
+// lookUp tries one value as a token, then as a caller's key.
+func lookUp(c *relay.Callback, value string, facts *store.Facts) found {
+	if w := facts.ByToken[value]; w != nil {
+		switch {
+		case w.ProjectID != c.ProjectID:
+			return found{match: relay.OtherProject, rule: "token_of_another_project"}
+		case w.Accepts(c.SourceID):
+			return found{wait: w, rule: "token"}
+		}
+	}
+	var best *store.RefHit
+	for _, hit := range facts.ByRef[store.RefHash(c.SourceID, value)] {
+		if hit.Key && (best == nil || newer(hit, *best)) {
+			best = &hit
+		}
+	}
+	if best == nil {
+		return found{}
+	}
+	return found{wait: best.Wait, rule: "key"}
+}
+
+// newer prefers the pending wait of a key, then the one that had it last.
+func newer(a, b store.RefHit) bool {
+	if a.Active != b.Active {
+		return a.Active
+	}
+	return a.Wait.ID.String() > b.Wait.ID.String()
+}
+
+// byReference finds the one wait that learned any of the provider's ids.
+func byReference(c *relay.Callback, facts *store.Facts) (f found) {
+	for _, reference := range c.Reading.References {
+		for _, hit := range facts.ByRef[store.RefHash(c.SourceID, reference.Value)] {
+			if hit.Key {
+				continue
+			}
+			if f.wait != nil && f.wait != hit.Wait {
+				return found{match: relay.Ambiguous, rule: "references_differ"}
+			}
+			f = found{wait: hit.Wait, rule: "reference"}
+		}
+	}
+	return f
+}
+
+func unmatchedRule(c *relay.Callback) string {
+	if len(c.Reading.Candidates) == 0 && len(c.Reading.References) == 0 {
+		return "names_nobody"
+	}
+	return "nobody_waits"
+}
+
+// teaches lists the references that a matched event names its wait by and
+// that the wait is not yet known by.
+func teaches(c *relay.Callback, w *relay.Wait, facts *store.Facts) (refs []uuid.UUID) {
+	if c.Verdict == relay.Unsigned {
+		return nil
+	}
+next:
+	for _, reference := range c.Reading.References {
+		ref := store.RefHash(c.SourceID, reference.Value)
+		for _, hit := range facts.ByRef[ref] {
+			if hit.Wait == w && !hit.Key {
+				continue next
+			}
+		}
+		// Known from here on, also to the rest of the batch.
+		facts.ByRef[ref] = append(facts.ByRef[ref], store.RefHit{Wait: w, Active: true})
+		refs = append(refs, ref)
+	}
+	return refs
+}

@@ -1,0 +1,361 @@
+// Package plan makes a wait's plan runnable: every expression compiled, every
+// action checked against its platform. A plan compiles when a flow is saved
+// or a wait registered, so that a typing mistake is told to the person who
+// made it and not to the user who waits.
+//
+// Compiled plans never change and may be used by many goroutines.
+package plan
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"relay.example/relay/internal/mapping"
+	"relay.example/relay/internal/platform"
+	"relay.example/relay/internal/relay"
+)
+
+// Plan is a relay.Plan with its expressions compiled.
+type Plan struct {
+	relay.Plan
+	when    *mapping.Guard // nil: everything holds
+	amount  *mapping.Value // of expect; nil: any
+	actions map[string]*action
+	links   map[string]*mapping.Value // by source name
+	event   bool                      // an expression looks at the raw event
+}
+
+type action struct {
+	relay.Action
+	vars    *mapping.Value // the flow's custom_vars below the action's own
+	module  *mapping.Value
+	wait    *mapping.Value
+	text    *mapping.Value
+	body    *mapping.Value
+	headers *mapping.Value
+}
+
+// Platforms says on which platform a destination is: it is asked for each
+// action. A destination that is gone answers nil.
+type Platforms func(destinationID int64) *platform.Platform
+
+// Compile compiles a plan whose actions have been checked before, as those
+// that are read back from the database have.
+func Compile(p *relay.Plan) (*Plan, error) {
+	out := &Plan{Plan: *p, actions: make(map[string]*action, len(p.On)), links: make(map[string]*mapping.Value, len(p.Link))}
+	var err error
+	for source, link := range p.Link {
+		if out.links[source], err = mapping.CompileValue(link); err != nil {
+			return nil, relay.At("link", err)
+		}
+	}
+	if p.When != "" {
+		if out.when, err = mapping.CompileGuard(p.When); err != nil {
+			return nil, relay.At("when", err)
+		}
+		out.event = out.when.UsesEvent()
+	}
+	if p.Expect != nil && p.Expect.Amount != nil {
+		if out.amount, err = mapping.CompileValue(p.Expect.Amount); err != nil {
+			return nil, relay.At("expect.amount", err)
+		}
+		out.event = out.event || out.amount.UsesEvent()
+	}
+	for name, a := range p.On {
+		compiled, err := compileAction(a, p.CustomVars)
+		if err != nil {
+			return nil, relay.At("on."+name, err)
+		}
+		out.actions[name] = compiled
+		for _, v := range []*mapping.Value{compiled.vars, compiled.module, compiled.wait, compiled.text, compiled.body, compiled.headers} {
+			out.event = out.event || v.UsesEvent()
+		}
+	}
+	return out, nil
+}
+
+func compileAction(a relay.Action, flowVars map[string]any) (*action, error) {
+	out := &action{Action: a}
+	headers := make(map[string]any, len(a.Headers))
+	for k, v := range a.Headers {
+		headers[k] = v
+	}
+	for _, part := range []struct {
+		name string
+		from any
+		to   **mapping.Value
+	}{
+		{"custom_vars", mergeVars(flowVars, a.CustomVars), &out.vars},
+		{"module_id", a.ModuleID, &out.module},
+		{"wait_time", a.WaitTime, &out.wait},
+		{"text", a.Text, &out.text},
+		{"body", a.Body, &out.body},
+		{"headers", headers, &out.headers},
+	} {
+		v, err := mapping.CompileValue(part.from)
+		if err != nil {
+			return nil, relay.At(part.name, err)
+		}
+		*part.to = v
+	}
+	return out, nil
+}
+
+// mergeVars puts over on top of base, touching neither.
+func mergeVars(base, over map[string]any) map[string]any {
+	out := make(map[string]any, len(base)+len(over))
+	for k, v := range base {
+		out[k] = v
+	}
+	for k, v := range over {
+		out[k] = v
+	}
+	return out
+}
+
+// LinkOf renders the link of a source, without a token.
+func (p *Plan) LinkOf(source string, s *mapping.Scope) (string, bool) {
+	v, ok := p.links[source]
+	if !ok {
+		return "", false
+	}
+	link, _ := v.Render(s)
+	return mapping.Text(link), true
+}
+
+// UsesEvent reports whether rendering or judging may look at the raw event.
+func (p *Plan) UsesEvent() bool { return p.event }
+
+// Check compiles p and holds each of its actions against its platform. It is
+// for plans that people have just written; p's actions get the name of the
+// call they stand for.
+func Check(p *relay.Plan, platforms Platforms) (*Plan, error) {
+	for name, a := range p.On {
+		if !slices.Contains(relay.ActionNames, name) {
+			return nil, relay.Errorf(relay.Invalid, "unknown_outcome",
+				"on.%s: there is no such outcome: use one of %s", name, strings.Join(relay.ActionNames, ", "))
+		}
+		if a.Action == relay.NoAction {
+			continue
+		}
+		on := platforms(a.DestinationID)
+		if on == nil {
+			return nil, relay.Errorf(relay.Invalid, "unknown_destination", "on.%s: its destination is not there", name)
+		}
+		a.Action = on.DefaultAction(a)
+		checked := a
+		if a.Action == relay.TriggerResponse {
+			checked.CustomVars = mergeVars(p.CustomVars, a.CustomVars)
+		}
+		if err := on.CheckAction(checked); err != nil {
+			return nil, relay.At("on."+name, err)
+		}
+		p.On[name] = a
+	}
+	if err := checkExpect(p.Expect); err != nil {
+		return nil, err
+	}
+	return Compile(p)
+}
+
+// CheckVars holds the variables that come with a wait against the platforms
+// that its actions call.
+func (p *Plan) CheckVars(vars map[string]any, platforms Platforms) error {
+	if _, err := mapping.CompileValue(vars); err != nil {
+		return relay.At("custom_vars", err)
+	}
+	for _, a := range p.On {
+		on := platforms(a.DestinationID)
+		if a.Action != relay.TriggerResponse || on == nil {
+			continue
+		}
+		a.CustomVars = mergeVars(vars, a.CustomVars)
+		if err := on.CheckAction(a); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkExpect(e *relay.Expect) error {
+	if e == nil {
+		return nil
+	}
+	if e.Currency != "" && len(e.Currency) != 3 {
+		return relay.Errorf(relay.Invalid, "invalid_expect", "expect.currency: %q is no ISO 4217 code such as EUR", e.Currency)
+	}
+	if e.Amount == nil || isExpression(e.Amount) {
+		return nil
+	}
+	if _, ok := minorUnits(e.Amount, 4); !ok {
+		return relay.Errorf(relay.Invalid, "invalid_expect",
+			"expect.amount: %v is no amount in units: write 20.5, \"20.50\" or an expression", e.Amount)
+	}
+	return nil
+}
+
+func isExpression(v any) bool {
+	s, ok := v.(string)
+	return ok && strings.Contains(s, "{{")
+}
+
+// Judge holds an outcome against the wait's filter and expectations: it
+// returns the outcome to apply (a success that differs from what was expected
+// is a mismatch) or false where the filter does not hold.
+func (p *Plan) Judge(outcome relay.Outcome, s *mapping.Scope) (relay.Outcome, bool) {
+	if p.when != nil {
+		// A condition that cannot be decided does not hold: better an event
+		// that an operator finds than a conversation resumed by mistake.
+		if holds, err := p.when.Holds(s); err != nil || !holds {
+			return outcome, false
+		}
+	}
+	if outcome == relay.Completed && !p.asExpected(s) {
+		return relay.Mismatch, true
+	}
+	return outcome, true
+}
+
+func (p *Plan) asExpected(s *mapping.Scope) bool {
+	e, paid := p.Expect, s.Payment
+	if e == nil {
+		return true
+	}
+	if paid == nil {
+		return false // it expects a payment, and this is none
+	}
+	if e.Currency != "" && !strings.EqualFold(e.Currency, paid.Currency) ||
+		e.Account != "" && e.Account != paid.Account ||
+		e.Live != nil && (paid.Live == nil || *e.Live != *paid.Live) {
+		return false
+	}
+	if p.amount == nil {
+		return true
+	}
+	want, _ := p.amount.Render(s)
+	minor, ok := minorUnits(want, paid.Exponent)
+	return ok && paid.AmountMinor != nil && minor == *paid.AmountMinor
+}
+
+// minorUnits reads an amount in units, number or text, as minor units.
+func minorUnits(v any, exponent int) (int64, bool) {
+	switch v := v.(type) {
+	case string:
+		return relay.ParseMinor(strings.TrimSpace(v), exponent)
+	case int64:
+		return relay.ParseMinor(strconv.FormatInt(v, 10), exponent)
+	case int:
+		return relay.ParseMinor(strconv.Itoa(v), exponent)
+	case float64:
+		if math.IsNaN(v) || math.IsInf(v, 0) {
+			return 0, false
+		}
+		return relay.ParseMinor(strconv.FormatFloat(v, 'f', -1, 64), exponent)
+	case json.Number:
+		return relay.ParseMinor(v.String(), exponent)
+	default:
+		return 0, false
+	}
+}
+
+// ProcessingFor is by how much `processing` extends the deadline.
+func (p *Plan) ProcessingFor() time.Duration {
+	return p.Plan.ProcessingFor.Or(relay.DefaultProcessingFor)
+}
+
+// RetryFor is how long a delivery is tried before it is dead.
+func (p *Plan) RetryFor() time.Duration { return p.Plan.RetryFor.Or(relay.DefaultRetryFor) }
+
+// Render makes the call of one action over a scope. What has no value is
+// null, and noted. waitVars are the variables given with the wait: they stand
+// above the flow's and below the action's own.
+func (p *Plan) Render(name string, s *mapping.Scope, waitVars map[string]any) (platform.Call, []mapping.Note, error) {
+	a, ok := p.actions[name]
+	if !ok {
+		return platform.Call{}, nil, fmt.Errorf("the plan has no action %q", name)
+	}
+	var notes []mapping.Note
+	render := func(v *mapping.Value) any {
+		out, more := v.Render(s)
+		notes = append(notes, more...)
+		return out
+	}
+	vars, _ := render(a.vars).(map[string]any)
+	if len(waitVars) > 0 {
+		own, err := mapping.CompileValue(waitVars)
+		if err != nil {
+			return platform.Call{}, nil, relay.At("custom_vars", err)
+		}
+		between, _ := render(own).(map[string]any)
+		for k, v := range between {
+			if _, given := a.CustomVars[k]; !given {
+				vars[k] = v
+			}
+		}
+	}
+	headers, _ := render(a.headers).(map[string]any)
+	call := platform.Call{
+		Action:     a.Action.Action,
+		ModuleID:   render(a.module),
+		WaitTime:   render(a.wait),
+		CustomVars: vars,
+		Text:       mapping.Text(render(a.text)),
+		Body:       render(a.body),
+		Headers:    make(map[string]string, len(headers)),
+	}
+	for k, v := range headers {
+		call.Headers[k] = mapping.Text(v)
+	}
+	return call, notes, nil
+}
+
+// Delivery returns the call that a step of a wait owes, or nil where its
+// outcome has no action. The caller adds what it knows of the event.
+func (p *Plan) Delivery(w *relay.Wait, step relay.Step) *relay.Delivery {
+	if step.Fires == "" {
+		return nil
+	}
+	name, a, ok := p.ActionFor(step)
+	if !ok {
+		return nil
+	}
+	return &relay.Delivery{
+		ID:            relay.NewID(),
+		ProjectID:     w.ProjectID,
+		DestinationID: a.DestinationID,
+		Outcome:       step.Fires,
+		Action:        name,
+		RetryFor:      p.RetryFor(),
+		Wait:          *w,
+	}
+}
+
+// ScopeOf returns what expressions see of a wait and of what happened to it.
+func ScopeOf(w *relay.Wait, outcome relay.Outcome, payment *relay.Payment, form map[string]any, format relay.Format, body []byte) *mapping.Scope {
+	c := mapping.Correlation{
+		ID: w.ID.String(), Token: w.Token, UserID: w.UserID, Conversation: w.Conversation,
+		Flow: w.Flow, Key: w.Key, Locale: w.Locale, Status: w.Status,
+	}
+	if c.Conversation == "" {
+		c.Conversation = w.UserID
+	}
+	if w.Data != nil {
+		c.Data = mapping.DecodeEvent(relay.FormatJSON, w.Data, nil)
+	}
+	c.CustomVars = WaitVars(w)
+	return &mapping.Scope{Outcome: outcome, Payment: payment, Form: form, Correlation: c, Format: format, Body: body}
+}
+
+// WaitVars returns the variables that were given with the wait itself.
+func WaitVars(w *relay.Wait) map[string]any {
+	if w.CustomVars == nil {
+		return nil
+	}
+	vars, _ := mapping.DecodeEvent(relay.FormatJSON, w.CustomVars, nil).(map[string]any)
+	return vars
+}

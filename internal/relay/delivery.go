@@ -1,0 +1,86 @@
+package relay
+
+import (
+	"math/rand/v2"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// Lease is how long a node may hold a delivery, by the database's clock. It
+// outlasts the longest attempt with its recording; a node that dies loses the
+// delivery to the others after this time.
+const Lease = 30 * time.Second
+
+// Delivery is one call owed to one destination, with all that is needed to
+// render it. It is handed over in memory right after its commit, or read back
+// by the poller; the row is the truth either way.
+type Delivery struct {
+	ID            uuid.UUID
+	ProjectID     int64
+	EventID       uuid.UUID // zero: fired by a deadline or by hand
+	DestinationID int64
+	Outcome       Outcome
+	Action        string // the name under `on:` in the plan
+	Attempts      int    // made so far
+	RetryFor      time.Duration
+	Lease         uuid.UUID // proves that the row is still ours
+	LeaseEnds     time.Time // by this node's monotonic clock, never later than the row's
+
+	Wait    Wait // as the event left it
+	Payment *Payment
+	Form    map[string]any
+	Format  Format
+	Body    []byte // of the event; nil when there was none or retention blanked it
+}
+
+// Attempt is one try to make a delivery's call, and what follows from it.
+type Attempt struct {
+	ProjectID  int64
+	DeliveryID uuid.UUID
+	Lease      uuid.UUID
+	StartedAt  time.Time
+	Duration   time.Duration
+	Class      Class
+	HTTPStatus int // 0: no answer
+	Reason     string
+	Response   string // its first 2 KiB
+	Notes      []byte // JSON array of expressions without a value, or nil
+
+	Next  DeliveryStatus
+	Delay time.Duration // until the next attempt, where Next is Scheduled
+}
+
+// Bounds of the retry schedule (promise 14).
+const (
+	firstDelay      = time.Second
+	maxDelay        = 5 * time.Minute
+	maxRetryAfter   = 15 * time.Minute
+	credentialDelay = time.Minute
+)
+
+// NextTry says what follows attempt number n (from 1) of the given class, and
+// after which delay: exponential backoff with full jitter, or what the
+// destination asked for when that is longer. random is uniform in [0,1).
+func NextTry(class Class, n int, retryAfter time.Duration, random float64) (DeliveryStatus, time.Duration) {
+	switch class {
+	case OK:
+		return Delivered, 0
+	case Permanent:
+		return Dead, 0
+	case Credentials:
+		// Every call would fail until somebody changes the secret; ask
+		// again at leisure.
+		return Scheduled, max(credentialDelay, min(retryAfter, maxRetryAfter))
+	default:
+		backoff := maxDelay
+		if n < 10 { // 1 s × 2⁹ is past the cap
+			backoff = min(maxDelay, firstDelay<<(n-1))
+		}
+		jittered := time.Duration(random * float64(backoff))
+		return Scheduled, max(jittered, min(retryAfter, maxRetryAfter))
+	}
+}
+
+// Jitter is the randomness of NextTry outside tests.
+func Jitter() float64 { return rand.Float64() }

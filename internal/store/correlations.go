@@ -1,0 +1,238 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"relay.example/relay/internal/relay"
+)
+
+// Correlation is one wait as it is shown.
+type Correlation struct {
+	relay.Wait
+	ResolvedAt *time.Time
+	ResolvedBy string
+	EventID    *uuid.UUID
+	LateAt     *time.Time
+	Payment    *relay.Payment
+	Form       map[string]any
+	Plan       relay.Plan
+}
+
+// Ending is how a wait ends other than by a callback: by its deadline, or by
+// hand.
+type Ending struct {
+	Wait       *relay.Wait
+	Step       relay.Step
+	By         string // deadline or api
+	Resolution *Resolution
+	Fires      *relay.Delivery
+}
+
+// Resolution is what a person gave to `resolve` in place of a callback.
+type Resolution struct {
+	Payment *relay.Payment `json:"payment,omitempty"`
+	Form    map[string]any `json:"form,omitempty"`
+}
+
+const correlationColumns = waitColumns + `,
+	c.resolved_at, coalesce(c.resolved_by, ''), c.event_id, c.late_at, c.resolution, e.payment, e.form, p.doc`
+
+const correlationJoins = `
+	LEFT JOIN events e ON e.project_id = c.project_id AND e.id = c.event_id
+	LEFT JOIN plans p ON p.id = c.plan_id`
+
+func scanCorrelation(row pgx.CollectableRow) (*Correlation, error) {
+	var c Correlation
+	var resolution, payment, form, plan []byte
+	err := row.Scan(&c.ID, &c.ProjectID, &c.SourceIDs, &c.Token, &c.Flow, &c.PlanID, &c.UserID,
+		&c.Conversation, &c.Key, &c.CustomVars, &c.Data, &c.Locale, &c.Scope,
+		&c.Status, &c.CreatedAt, &c.ExpiresAt, &c.PaymentID, &c.LateOutcome, &c.Extended,
+		&c.ResolvedAt, &c.ResolvedBy, &c.EventID, &c.LateAt, &resolution, &payment, &form, &plan)
+	if err != nil {
+		return nil, err
+	}
+	var by Resolution
+	for _, part := range []struct {
+		raw []byte
+		to  any
+	}{{payment, &c.Payment}, {form, &c.Form}, {resolution, &by}, {plan, &c.Plan}} {
+		if part.raw == nil {
+			continue
+		}
+		if err := json.Unmarshal(part.raw, part.to); err != nil {
+			return nil, err
+		}
+	}
+	if by.Payment != nil {
+		c.Payment = by.Payment
+	}
+	if by.Form != nil {
+		c.Form = by.Form
+	}
+	return &c, nil
+}
+
+// Correlation returns one wait of a project.
+func (s *Store) Correlation(ctx context.Context, projectID int64, id uuid.UUID) (*Correlation, error) {
+	rows, _ := s.pool.Query(ctx, `
+		SELECT `+correlationColumns+`
+		FROM correlations c `+correlationJoins+`
+		WHERE c.project_id = $1 AND c.id = $2`, projectID, id)
+	c, err := pgx.CollectExactlyOneRow(rows, scanCorrelation)
+	c, err = oneOrNotFound(c, err, "correlation")
+	return c, translate("reading a correlation", err)
+}
+
+// CorrelationByToken returns the wait that a token names, whatever its
+// project: the token is all that a browser has.
+func (s *Store) CorrelationByToken(ctx context.Context, token string) (*Correlation, error) {
+	rows, _ := s.pool.Query(ctx, `
+		SELECT `+correlationColumns+`
+		FROM correlations c `+correlationJoins+`
+		WHERE c.token = $1`, token)
+	c, err := pgx.CollectExactlyOneRow(rows, scanCorrelation)
+	c, err = oneOrNotFound(c, err, "token")
+	return c, translate("reading a correlation", err)
+}
+
+// CorrelationFilter narrows a list; zero fields do not.
+type CorrelationFilter struct {
+	Status relay.Status
+	Flow   string
+	UserID string
+	Key    string
+	Late   bool
+}
+
+// Page is a position in a list: the newest first, at most Limit rows after
+// (that is, older than) Before.
+type Page struct {
+	Before uuid.UUID // zero: from the newest
+	Limit  int
+}
+
+// before is the id that every row of the page is smaller than.
+func (p Page) before() uuid.UUID {
+	if p.Before == uuid.Nil {
+		return uuid.Max
+	}
+	return p.Before
+}
+
+// Correlations lists waits of a project, newest first.
+func (s *Store) Correlations(ctx context.Context, projectID int64, f CorrelationFilter, p Page) ([]*Correlation, error) {
+	rows, _ := s.pool.Query(ctx, `
+		SELECT `+correlationColumns+`
+		FROM correlations c `+correlationJoins+`
+		WHERE c.project_id = $1 AND c.id < $2
+		  AND ($3 = '' OR c.status = $3)
+		  AND ($4 = '' OR c.flow = $4)
+		  AND ($5 = '' OR c.user_id = $5)
+		  AND ($6 = '' OR c.key = $6)
+		  AND (NOT $7 OR c.late_at IS NOT NULL)
+		ORDER BY c.id DESC
+		LIMIT $8`, projectID, p.before(), string(f.Status), f.Flow, f.UserID, f.Key, f.Late, p.Limit)
+	list, err := pgx.CollectRows(rows, scanCorrelation)
+	return list, translate("listing correlations", err)
+}
+
+// EndWait ends one wait by hand. decide sees it locked, as it is now, and
+// returns how it ends or why it cannot.
+func (s *Store) EndWait(
+	ctx context.Context, lease uuid.UUID, projectID int64, id uuid.UUID,
+	decide func(*relay.Wait) (Ending, error),
+) ([]relay.Delivery, error) {
+	var deliveries []relay.Delivery
+	err := s.inTx(ctx, "ending a wait", func(tx pgx.Tx) error {
+		rows, _ := tx.Query(ctx, `
+			SELECT `+waitColumns+`
+			FROM correlations c
+			WHERE c.project_id = $1 AND c.id = $2
+			FOR UPDATE`, projectID, id)
+		w, err := pgx.CollectExactlyOneRow(rows, scanWait)
+		if w, err = oneOrNotFound(w, err, "correlation"); err != nil {
+			return err
+		}
+		ending, err := decide(w)
+		if err != nil {
+			return err
+		}
+		deliveries, err = endWaits(ctx, tx, lease, []Ending{ending})
+		return err
+	})
+	return deliveries, err
+}
+
+// ExpireDue ends waits whose deadline has passed, the most overdue first, at
+// most limit of them. Waits that another node is working on are left to it.
+// It returns how many it took.
+func (s *Store) ExpireDue(
+	ctx context.Context, lease uuid.UUID, limit int, decide func(context.Context, []*relay.Wait) ([]Ending, error),
+) (taken int, deliveries []relay.Delivery, err error) {
+	conn, err := s.hot.Acquire(ctx)
+	if err != nil {
+		return 0, nil, translate("expiring waits", err)
+	}
+	defer release(conn)
+	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		rows, _ := tx.Query(ctx, `
+			SELECT `+waitColumns+`
+			FROM deadlines d JOIN correlations c ON c.id = d.correlation_id
+			WHERE d.expires_at <= clock_timestamp()
+			ORDER BY d.expires_at
+			LIMIT $1
+			FOR UPDATE OF c SKIP LOCKED`, limit)
+		waits, err := pgx.CollectRows(rows, scanWait)
+		if err != nil || len(waits) == 0 {
+			return err
+		}
+		taken = len(waits)
+		endings, err := decide(ctx, waits)
+		if err != nil {
+			return err
+		}
+		deliveries, err = endWaits(ctx, tx, lease, endings)
+		return err
+	})
+	return taken, deliveries, translate("expiring waits", err)
+}
+
+// endWaits writes endings of waits that the transaction has locked.
+func endWaits(ctx context.Context, tx pgx.Tx, lease uuid.UUID, endings []Ending) ([]relay.Delivery, error) {
+	leaseEnds := time.Now().Add(relay.Lease)
+	var changes []waitChange
+	var deliveries []relay.Delivery
+	for _, e := range endings {
+		change := waitChange{wait: e.Wait, step: e.Step, by: e.By}
+		if e.Resolution != nil {
+			change.resolution, change.paymentID = mustJSON(e.Resolution), paymentID(e.Resolution.Payment)
+		}
+		changes = append(changes, change)
+		if e.Fires != nil {
+			deliveries = append(deliveries, *e.Fires)
+		}
+	}
+	var b pgx.Batch
+	queueChanges(&b, changes)
+	queueDeliveries(&b, deliveries, lease, leaseEnds)
+	return deliveries, tx.SendBatch(ctx, &b).Close()
+}
+
+// Plan returns the document of a plan.
+func (s *Store) Plan(ctx context.Context, id uuid.UUID) (*relay.Plan, error) {
+	var doc []byte
+	err := s.pool.QueryRow(ctx, `SELECT doc FROM plans WHERE id = $1`, id).Scan(&doc)
+	if _, err = oneOrNotFound(doc, err, "plan"); err != nil {
+		return nil, translate("reading a plan", err)
+	}
+	p := &relay.Plan{}
+	if err := json.Unmarshal(doc, p); err != nil {
+		return nil, translate("reading a plan", err)
+	}
+	return p, nil
+}

@@ -1,0 +1,165 @@
+package store
+
+import (
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"relay.example/relay/internal/relay"
+)
+
+// waitChange is one step that a locked wait takes.
+type waitChange struct {
+	wait       *relay.Wait
+	step       relay.Step
+	by         string    // correlations_resolved_by_check lists the values
+	eventID    uuid.UUID // zero: no event did it
+	paymentID  string
+	resolution *string // JSON of a payment and form given by hand
+	extendBy   time.Duration
+}
+
+// queueChanges queues what the steps do to their waits. The caller holds the
+// row locks; the conditions are there so that a mistake in the rules shows as
+// a missing update in a test and not as a wait that closed twice.
+func queueChanges(b *pgx.Batch, changes []waitChange) {
+	var closing, late, extending []waitChange
+	for _, c := range changes {
+		switch {
+		case c.step.Closes != "":
+			closing = append(closing, c)
+		case c.step.Late:
+			late = append(late, c)
+		case c.step.Extends:
+			extending = append(extending, c)
+		}
+	}
+	queueClosing(b, closing)
+	queueLate(b, late)
+	queueExtending(b, extending)
+}
+
+func queueClosing(b *pgx.Batch, changes []waitChange) {
+	if len(changes) == 0 {
+		return
+	}
+	n := len(changes)
+	ids, statuses, bys := make([]uuid.UUID, n), make([]string, n), make([]string, n)
+	events, payments, resolutions := make([]*uuid.UUID, n), make([]*string, n), make([]*string, n)
+	var keyed []uuid.UUID
+	for i, c := range changes {
+		ids[i], statuses[i], bys[i] = c.wait.ID, string(c.step.Closes), c.by
+		events[i], payments[i], resolutions[i] = optionalID(c.eventID), optional(clean(c.paymentID)), c.resolution
+		if c.wait.Key != "" {
+			keyed = append(keyed, c.wait.ID)
+		}
+	}
+	b.Queue(`
+		UPDATE correlations c
+		SET status = x.status, resolved_at = clock_timestamp(), resolved_by = x.resolved_by,
+		    event_id = x.event_id, payment_id = x.payment_id, resolution = x.resolution::json
+		FROM unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::text[], $6::text[])
+		  AS x (id, status, resolved_by, event_id, payment_id, resolution)
+		WHERE c.id = x.id AND c.status = 'pending'`, ids, statuses, bys, events, payments, resolutions)
+	b.Queue(`DELETE FROM deadlines WHERE correlation_id = ANY($1::uuid[])`, ids)
+	if len(keyed) > 0 {
+		b.Queue(`
+			UPDATE correlation_refs SET active = false
+			WHERE correlation_id = ANY($1::uuid[]) AND kind = 'key'`, keyed)
+	}
+}
+
+// queueLate notes late successes. Each also ends a pending successor of the
+// same scope, so that nothing expires into a conversation that has been paid.
+func queueLate(b *pgx.Batch, changes []waitChange) {
+	if len(changes) == 0 {
+		return
+	}
+	n := len(changes)
+	ids, scopes := make([]uuid.UUID, n), make([]uuid.UUID, n)
+	events, payments := make([]*uuid.UUID, n), make([]*string, n)
+	for i, c := range changes {
+		ids[i], scopes[i], events[i], payments[i] = c.wait.ID, c.wait.Scope, optionalID(c.eventID), optional(clean(c.paymentID))
+	}
+	b.Queue(`
+		UPDATE correlations c
+		SET late_outcome = 'completed', late_at = clock_timestamp(), event_id = x.event_id, payment_id = x.payment_id
+		FROM unnest($1::uuid[], $2::uuid[], $3::text[]) AS x (id, event_id, payment_id)
+		WHERE c.id = x.id AND c.late_at IS NULL AND c.status NOT IN ('pending', 'completed')`, ids, events, payments)
+	b.Queue(`
+		WITH successors AS (
+		    SELECT c.id
+		    FROM deadlines d JOIN correlations c ON c.id = d.correlation_id
+		    WHERE d.scope = ANY($1::uuid[])
+		    ORDER BY c.id
+		    FOR UPDATE OF c
+		), closed AS (
+		    UPDATE correlations c
+		    SET status = 'superseded', resolved_at = clock_timestamp(), resolved_by = 'late_success'
+		    FROM successors s
+		    WHERE c.id = s.id AND c.status = 'pending'
+		    RETURNING c.id
+		), unnamed AS (
+		    UPDATE correlation_refs r SET active = false
+		    FROM closed
+		    WHERE r.correlation_id = closed.id AND r.kind = 'key'
+		)
+		DELETE FROM deadlines d USING closed WHERE d.correlation_id = closed.id`, scopes)
+}
+
+func queueExtending(b *pgx.Batch, changes []waitChange) {
+	if len(changes) == 0 {
+		return
+	}
+	ids, seconds := make([]uuid.UUID, len(changes)), make([]float64, len(changes))
+	for i, c := range changes {
+		ids[i], seconds[i] = c.wait.ID, c.extendBy.Seconds()
+	}
+	b.Queue(`
+		WITH x AS (
+		    UPDATE correlations c
+		    SET extended = true,
+		        expires_at = greatest(c.expires_at, clock_timestamp() + x.seconds * interval '1 second')
+		    FROM unnest($1::uuid[], $2::float8[]) AS x (id, seconds)
+		    WHERE c.id = x.id AND c.status = 'pending' AND NOT c.extended
+		    RETURNING c.id, c.expires_at
+		)
+		UPDATE deadlines d SET expires_at = x.expires_at FROM x WHERE d.correlation_id = x.id`, ids, seconds)
+}
+
+// queueDeliveries queues the rows of new deliveries, born leased to this node
+// so that they can be handed over in memory; it fills in their leases.
+func queueDeliveries(b *pgx.Batch, deliveries []relay.Delivery, lease uuid.UUID, leaseEnds time.Time) {
+	if len(deliveries) == 0 {
+		return
+	}
+	n := len(deliveries)
+	projects, destinations := make([]int64, n), make([]int64, n)
+	ids, waits, events := make([]uuid.UUID, n), make([]uuid.UUID, n), make([]*uuid.UUID, n)
+	outcomes, actions, retryFor := make([]string, n), make([]string, n), make([]float64, n)
+	for i := range deliveries {
+		d := &deliveries[i]
+		d.Lease, d.LeaseEnds = lease, leaseEnds
+		projects[i], destinations[i] = d.ProjectID, d.DestinationID
+		ids[i], waits[i], events[i] = d.ID, d.Wait.ID, optionalID(d.EventID)
+		outcomes[i], actions[i], retryFor[i] = string(d.Outcome), d.Action, d.RetryFor.Seconds()
+	}
+	b.Queue(`
+		INSERT INTO deliveries (project_id, id, correlation_id, event_id, destination_id, outcome, action,
+		                        due_at, lease, give_up_at)
+		SELECT d.project_id, d.id, d.correlation_id, d.event_id, d.destination_id, d.outcome, d.action,
+		       clock_timestamp() + $8 * interval '1 second', $9, clock_timestamp() + d.retry_for * interval '1 second'
+		FROM unnest($1::bigint[], $2::uuid[], $3::uuid[], $4::uuid[], $5::bigint[], $6::text[], $7::text[], $10::float8[])
+		  AS d (project_id, id, correlation_id, event_id, destination_id, outcome, action, retry_for)`,
+		projects, ids, waits, events, destinations, outcomes, actions,
+		relay.Lease.Seconds(), lease, retryFor)
+}
+
+// optionalID makes a zero id NULL.
+func optionalID(id uuid.UUID) *uuid.UUID {
+	if id == uuid.Nil {
+		return nil
+	}
+	return &id
+}

@@ -1,0 +1,158 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"relay.example/relay/internal/relay"
+)
+
+// EventRecord is one received callback as it is shown.
+type EventRecord struct {
+	ID              uuid.UUID
+	SourceID        int64
+	Source          string
+	ReceivedAt      time.Time
+	Verdict         relay.Verdict
+	Match           relay.Match
+	Rule            string
+	Reason          string
+	Outcome         relay.Outcome
+	Type            string
+	ProviderEventID string
+	CorrelationID   *uuid.UUID
+	DuplicateOf     *uuid.UUID
+	Token           string // that it named
+	Payment         *relay.Payment
+	Form            map[string]any
+	Headers         map[string]string
+	Format          relay.Format
+	Body            []byte // nil once retention has blanked it, and in lists
+}
+
+const eventColumns = `e.id, e.source_id, coalesce(s.name, ''), e.received_at, e.verdict, e.match, e.rule, coalesce(e.reason, ''),
+	coalesce(e.outcome, ''), coalesce(e.type, ''), coalesce(e.provider_event_id, ''), e.correlation_id, e.duplicate_of,
+	coalesce(c.token, e.token, ''), e.payment, e.form, e.headers, e.format`
+
+const eventJoins = `
+	LEFT JOIN sources s ON s.id = e.source_id
+	LEFT JOIN correlations c ON c.id = e.correlation_id`
+
+func scanEvent(row pgx.CollectableRow) (*EventRecord, error) {
+	e := &EventRecord{}
+	var payment, form, headers []byte
+	err := row.Scan(&e.ID, &e.SourceID, &e.Source, &e.ReceivedAt, &e.Verdict, &e.Match, &e.Rule, &e.Reason,
+		&e.Outcome, &e.Type, &e.ProviderEventID, &e.CorrelationID, &e.DuplicateOf,
+		&e.Token, &payment, &form, &headers, &e.Format, &e.Body)
+	if err != nil {
+		return nil, err
+	}
+	for _, part := range []struct {
+		raw []byte
+		to  any
+	}{{payment, &e.Payment}, {form, &e.Form}, {headers, &e.Headers}} {
+		if part.raw == nil {
+			continue
+		}
+		if err := json.Unmarshal(part.raw, part.to); err != nil {
+			return nil, err
+		}
+	}
+	return e, nil
+}
+
+// Event returns one event of a project with its bytes.
+func (s *Store) Event(ctx context.Context, projectID int64, id uuid.UUID) (*EventRecord, error) {
+	rows, _ := s.pool.Query(ctx, `
+		SELECT `+eventColumns+`, e.body
+		FROM events e `+eventJoins+`
+		WHERE e.project_id = $1 AND e.id = $2`, projectID, id)
+	e, err := pgx.CollectExactlyOneRow(rows, scanEvent)
+	e, err = oneOrNotFound(e, err, "event")
+	return e, translate("reading an event", err)
+}
+
+// EventFilter narrows a list; zero fields do not.
+type EventFilter struct {
+	Source        string
+	Verdict       relay.Verdict
+	Match         relay.Match
+	Token         string
+	CorrelationID uuid.UUID
+	From, To      time.Time // of receipt
+}
+
+// Events lists events of a project, newest first, without their bytes.
+func (s *Store) Events(ctx context.Context, projectID int64, f EventFilter, p Page) ([]*EventRecord, error) {
+	rows, _ := s.pool.Query(ctx, `
+		SELECT `+eventColumns+`, NULL::bytea
+		FROM events e `+eventJoins+`
+		WHERE e.project_id = $1 AND e.id < $2
+		  AND ($3 = '' OR s.name = $3)
+		  AND ($4 = '' OR e.verdict = $4)
+		  AND ($5 = '' OR e.match = $5)
+		  AND ($6 = '' OR e.token = $6 OR e.correlation_id = (SELECT id FROM correlations WHERE token = $6))
+		  AND ($7::uuid IS NULL OR e.correlation_id = $7)
+		  AND ($8::timestamptz IS NULL OR e.received_at >= $8)
+		  AND ($9::timestamptz IS NULL OR e.received_at < $9)
+		ORDER BY e.id DESC
+		LIMIT $10`, projectID, p.before(), f.Source, string(f.Verdict), string(f.Match), f.Token,
+		optionalID(f.CorrelationID), optionalTime(f.From), optionalTime(f.To), p.Limit)
+	list, err := pgx.CollectRows(rows, scanEvent)
+	return list, translate("listing events", err)
+}
+
+// SourceActivity is what a node saw of a source since it last told.
+type SourceActivity struct {
+	ProjectID   int64
+	SourceID    int64
+	LastEventAt time.Time // zero: none
+	LastError   string
+	LastErrorAt time.Time
+	SecretsUsed map[uuid.UUID]time.Time
+}
+
+// NoteActivity writes what was seen of some sources.
+func (s *Store) NoteActivity(ctx context.Context, seen []SourceActivity) error {
+	var (
+		n                = len(seen)
+		sources          = make([]int64, n)
+		projects         = make([]int64, n)
+		events, errorsAt = make([]*time.Time, n), make([]*time.Time, n)
+		lastErrors       = make([]*string, n)
+		secrets          []uuid.UUID
+		usedAt           []time.Time
+	)
+	for i, a := range seen {
+		sources[i], projects[i] = a.SourceID, a.ProjectID
+		events[i], lastErrors[i], errorsAt[i] = optionalTime(a.LastEventAt), optional(clean(a.LastError)), optionalTime(a.LastErrorAt)
+		for id, at := range a.SecretsUsed {
+			secrets, usedAt = append(secrets, id), append(usedAt, at)
+		}
+	}
+	return s.inTx(ctx, "noting source activity", func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, `
+			INSERT INTO source_activity AS a (source_id, project_id, last_event_at, last_error, last_error_at)
+			SELECT x.* FROM unnest($1::bigint[], $2::bigint[], $3::timestamptz[], $4::text[], $5::timestamptz[])
+			  AS x (source_id, project_id, last_event_at, last_error, last_error_at)
+			JOIN sources s ON s.id = x.source_id
+			ORDER BY x.source_id
+			ON CONFLICT (source_id) DO UPDATE
+			SET last_event_at = greatest(a.last_event_at, excluded.last_event_at),
+			    last_error = coalesce(excluded.last_error, a.last_error),
+			    last_error_at = coalesce(excluded.last_error_at, a.last_error_at)`,
+			sources, projects, events, lastErrors, errorsAt)
+		if err != nil || len(secrets) == 0 {
+			return err
+		}
+		_, err = tx.Exec(ctx, `
+			UPDATE source_secrets s SET last_used_at = x.used_at
+			FROM unnest($1::uuid[], $2::timestamptz[]) AS x (id, used_at)
+			WHERE s.id = x.id`, secrets, usedAt)
+		return err
+	})
+}

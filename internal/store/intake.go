@@ -1,0 +1,395 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/json"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"relay.example/relay/internal/relay"
+)
+
+// Names says under which names one callback may find its wait.
+type Names struct {
+	Tokens []string    // values that have the shape of a token
+	Refs   []uuid.UUID // RefHash of keys and references
+}
+
+// RefHash is the stored form of a key or a provider's id: a 128-bit hash of
+// the source and the value.
+func RefHash(sourceID int64, value string) uuid.UUID {
+	return hash128("ref", sourceID, value)
+}
+
+// DedupeHash is the stored form of what identifies an event at its source.
+func DedupeHash(sourceID int64, identity string) [16]byte {
+	return hash128("event", sourceID, identity)
+}
+
+// hash128 is the first half of a SHA-256, domain and number apart.
+func hash128(domain string, n int64, value string) uuid.UUID {
+	h := sha256.New()
+	h.Write([]byte(domain))
+	_ = binary.Write(h, binary.BigEndian, n)
+	h.Write([]byte(value))
+	return uuid.UUID(h.Sum(nil)[:16])
+}
+
+// Facts is what a batch of callbacks finds in the database. The waits are
+// locked until the batch commits, so a decision made on them cannot be
+// overtaken.
+type Facts struct {
+	Waits   map[uuid.UUID]*relay.Wait
+	ByToken map[string]*relay.Wait
+	ByRef   map[uuid.UUID][]RefHit
+	// Originals holds, by dedupe key, the event that took the key: for a
+	// fresh callback that is itself.
+	Originals map[[16]byte]uuid.UUID
+}
+
+// RefHit is one wait that a key or reference names.
+type RefHit struct {
+	Wait   *relay.Wait
+	Key    bool // a caller's key; else a provider's id
+	Active bool // of a key: its wait is pending
+}
+
+// Decision is what becomes of one callback.
+type Decision struct {
+	Match       relay.Match
+	Rule        string
+	Outcome     relay.Outcome // after expectations: completed may have become mismatch
+	Wait        *relay.Wait   // nil where no wait was named
+	DuplicateOf uuid.UUID
+	Token       string // for an event without a wait: what it named
+	Step        relay.Step
+	ExtendBy    time.Duration   // where Step.Extends
+	Teaches     []uuid.UUID     // references that now name the wait
+	Fires       *relay.Delivery // the delivery that the step owes, without lease
+}
+
+// CommitCallbacks keeps a batch of callbacks and what follows from them, in
+// one transaction and two round trips: lock the waits and take the dedupe
+// keys, then write what decide makes of them. names and decide answer for
+// each callback in order. The deliveries it returns are leased to the caller
+// under the given lease.
+func (s *Store) CommitCallbacks(
+	ctx context.Context, lease uuid.UUID, callbacks []relay.Callback, names []Names,
+	decide func(context.Context, *Facts) ([]Decision, error),
+) ([]Decision, []relay.Delivery, error) {
+	conn, err := s.hot.Acquire(ctx)
+	if err != nil {
+		return nil, nil, translate("committing callbacks", err)
+	}
+	defer release(conn)
+	facts, err := lockFacts(ctx, conn.Conn(), callbacks, names)
+	if err != nil {
+		return nil, nil, translate("locking waits", err)
+	}
+	decisions, err := decide(ctx, facts)
+	if err != nil {
+		return nil, nil, translate("deciding callbacks", err)
+	}
+	leaseEnds := time.Now().Add(relay.Lease)
+	var b pgx.Batch
+	queueEvents(&b, callbacks, decisions)
+	deliveries := queueEffects(&b, callbacks, decisions, lease, leaseEnds)
+	b.Queue("COMMIT")
+	if err := conn.SendBatch(ctx, &b).Close(); err != nil {
+		return nil, nil, translate("committing callbacks", err)
+	}
+	return decisions, deliveries, nil
+}
+
+// release gives a connection back, ending a transaction that a failed step
+// left open. Without it the pool would close the connection, and one poisonous
+// callback would cost everybody a reconnect.
+func release(conn *pgxpool.Conn) {
+	if conn.Conn().PgConn().TxStatus() != 'I' && !conn.Conn().IsClosed() {
+		ctx, cancel := context.WithTimeout(context.Background(), connectTimeout)
+		defer cancel()
+		_, _ = conn.Exec(ctx, "ROLLBACK")
+	}
+	conn.Release()
+}
+
+// waitColumns are scanned by scanWait.
+const waitColumns = `c.id, c.project_id, c.source_ids, c.token, coalesce(c.flow, ''), c.plan_id, c.user_id,
+	coalesce(c.conversation, ''), coalesce(c.key, ''), c.custom_vars, c.data, coalesce(c.locale, ''), c.scope,
+	c.status, c.created_at, c.expires_at, coalesce(c.payment_id, ''), coalesce(c.late_outcome, ''), c.extended`
+
+func scanWait(row pgx.CollectableRow) (*relay.Wait, error) {
+	w := &relay.Wait{}
+	err := row.Scan(&w.ID, &w.ProjectID, &w.SourceIDs, &w.Token, &w.Flow, &w.PlanID, &w.UserID,
+		&w.Conversation, &w.Key, &w.CustomVars, &w.Data, &w.Locale, &w.Scope,
+		&w.Status, &w.CreatedAt, &w.ExpiresAt, &w.PaymentID, &w.LateOutcome, &w.Extended)
+	return w, err
+}
+
+// lockFacts opens the transaction, locks every wait that the callbacks may
+// name, in id order, and takes their dedupe keys, sorted.
+func lockFacts(ctx context.Context, conn *pgx.Conn, callbacks []relay.Callback, names []Names) (*Facts, error) {
+	var tokens []string
+	var refs []uuid.UUID
+	for _, n := range names {
+		tokens = append(tokens, n.Tokens...)
+		refs = append(refs, n.Refs...)
+	}
+	keys, keyOwners, keyProjects := dedupeKeys(callbacks)
+
+	var b pgx.Batch
+	b.Queue("BEGIN")
+	b.Queue(`
+		SELECT `+waitColumns+`
+		FROM correlations c
+		WHERE c.id IN (SELECT id FROM correlations WHERE token = ANY($1::text[])
+		               UNION
+		               SELECT correlation_id FROM correlation_refs WHERE ref = ANY($2::uuid[]))
+		ORDER BY c.id
+		FOR UPDATE`, tokens, refs)
+	b.Queue(`
+		SELECT ref, correlation_id, kind = 'key', active
+		FROM correlation_refs
+		WHERE ref = ANY($1::uuid[])`, refs)
+	if len(keys) > 0 {
+		b.Queue(`
+			INSERT INTO event_keys (key, event_id, project_id)
+			SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::bigint[])
+			ON CONFLICT DO NOTHING`, keys, keyOwners, keyProjects)
+		// A new statement: it also sees what another node committed while the
+		// insert waited for it.
+		b.Queue(`SELECT key, event_id FROM event_keys WHERE key = ANY($1::uuid[])`, keys)
+	}
+	results := conn.SendBatch(ctx, &b)
+	facts, err := readFacts(results, len(keys) > 0)
+	if closeErr := results.Close(); err == nil {
+		err = closeErr
+	}
+	return facts, err
+}
+
+func readFacts(results pgx.BatchResults, hasKeys bool) (*Facts, error) {
+	f := &Facts{
+		Waits:     map[uuid.UUID]*relay.Wait{},
+		ByToken:   map[string]*relay.Wait{},
+		ByRef:     map[uuid.UUID][]RefHit{},
+		Originals: map[[16]byte]uuid.UUID{},
+	}
+	if _, err := results.Exec(); err != nil { // BEGIN
+		return nil, err
+	}
+	rows, _ := results.Query()
+	waits, err := pgx.CollectRows(rows, scanWait)
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range waits {
+		f.Waits[w.ID] = w
+		f.ByToken[w.Token] = w
+	}
+	if err := readRefs(results, f); err != nil {
+		return nil, err
+	}
+	if !hasKeys {
+		return f, nil
+	}
+	if _, err := results.Exec(); err != nil { // INSERT INTO event_keys
+		return nil, err
+	}
+	rows, _ = results.Query()
+	var key, owner uuid.UUID
+	_, err = pgx.ForEachRow(rows, []any{&key, &owner}, func() error {
+		f.Originals[key] = owner
+		return nil
+	})
+	return f, err
+}
+
+func readRefs(results pgx.BatchResults, f *Facts) error {
+	rows, _ := results.Query()
+	var ref, id uuid.UUID
+	var hit RefHit
+	_, err := pgx.ForEachRow(rows, []any{&ref, &id, &hit.Key, &hit.Active}, func() error {
+		// A reference learned after our snapshot names a wait we did not
+		// lock; its event will be looked at again.
+		if hit.Wait = f.Waits[id]; hit.Wait != nil {
+			f.ByRef[ref] = append(f.ByRef[ref], hit)
+		}
+		return nil
+	})
+	return err
+}
+
+// dedupeKeys lists the distinct keys of a batch in sorted order, each with
+// the first callback that carries it.
+func dedupeKeys(callbacks []relay.Callback) (keys, owners []uuid.UUID, projects []int64) {
+	order := make([]int, 0, len(callbacks))
+	for i, c := range callbacks {
+		if c.DedupeKey != nil {
+			order = append(order, i)
+		}
+	}
+	slices.SortStableFunc(order, func(a, b int) int {
+		return bytes.Compare(callbacks[a].DedupeKey[:], callbacks[b].DedupeKey[:])
+	})
+	for _, i := range order {
+		c := &callbacks[i]
+		if n := len(keys); n > 0 && keys[n-1] == uuid.UUID(*c.DedupeKey) {
+			continue
+		}
+		keys = append(keys, uuid.UUID(*c.DedupeKey))
+		owners = append(owners, c.ID)
+		projects = append(projects, c.ProjectID)
+	}
+	return keys, owners, projects
+}
+
+// queueEvents queues one insert for all the events of a batch.
+func queueEvents(b *pgx.Batch, callbacks []relay.Callback, decisions []Decision) {
+	n := len(callbacks)
+	var (
+		projects, sources          = make([]int64, n), make([]int64, n)
+		ids                        = make([]uuid.UUID, n)
+		received                   = make([]time.Time, n)
+		verdicts, matches, rules   = make([]string, n), make([]string, n), make([]string, n)
+		formats                    = make([]string, n)
+		reasons, outcomes, types   = make([]*string, n), make([]*string, n), make([]*string, n)
+		providerIDs, tokens        = make([]*string, n), make([]*string, n)
+		payments, forms, headers   = make([]*string, n), make([]*string, n), make([]*string, n)
+		correlations, duplicatesOf = make([]*uuid.UUID, n), make([]*uuid.UUID, n)
+		bodies                     = make([][]byte, n)
+	)
+	for i := range callbacks {
+		c, d := &callbacks[i], &decisions[i]
+		projects[i], sources[i], ids[i], received[i] = c.ProjectID, c.SourceID, c.ID, c.ReceivedAt
+		verdicts[i], matches[i], rules[i] = string(c.Verdict), string(d.Match), d.Rule
+		formats[i] = string(c.Reading.Format)
+		reasons[i], outcomes[i], types[i] = optional(c.Reason), optional(string(d.Outcome)), optional(clean(c.Reading.Type))
+		providerIDs[i], tokens[i] = optional(c.Reading.EventID), optional(d.Token)
+		payments[i], forms[i], headers[i] = paymentJSON(c.Reading.Payment), formJSON(c.Reading.Form), optional(string(c.Headers))
+		if d.Wait != nil {
+			correlations[i] = &d.Wait.ID
+		}
+		if d.DuplicateOf != uuid.Nil {
+			duplicatesOf[i] = &d.DuplicateOf
+		}
+		bodies[i] = c.Body
+	}
+	b.Queue(`
+		INSERT INTO events (project_id, source_id, id, received_at, verdict, match, rule, format,
+		                    reason, outcome, type, provider_event_id, token,
+		                    payment, form, headers, correlation_id, duplicate_of, body)
+		SELECT e.project_id, e.source_id, e.id, e.received_at, e.verdict, e.match, e.rule, e.format,
+		       e.reason, e.outcome, e.type, e.provider_event_id, e.token,
+		       e.payment::json, e.form::json, e.headers::json, e.correlation_id, e.duplicate_of, e.body
+		FROM unnest($1::bigint[], $2::bigint[], $3::uuid[], $4::timestamptz[], $5::text[], $6::text[], $7::text[], $8::text[],
+		            $9::text[], $10::text[], $11::text[], $12::text[], $13::text[],
+		            $14::text[], $15::text[], $16::text[], $17::uuid[], $18::uuid[], $19::bytea[])
+		  AS e (project_id, source_id, id, received_at, verdict, match, rule, format,
+		        reason, outcome, type, provider_event_id, token,
+		        payment, form, headers, correlation_id, duplicate_of, body)`,
+		projects, sources, ids, received, verdicts, matches, rules, formats,
+		reasons, outcomes, types, providerIDs, tokens,
+		payments, forms, headers, correlations, duplicatesOf, bodies)
+}
+
+// queueEffects queues what a batch does to its waits, and returns the
+// deliveries it will have created.
+func queueEffects(
+	b *pgx.Batch, callbacks []relay.Callback, decisions []Decision, lease uuid.UUID, leaseEnds time.Time,
+) []relay.Delivery {
+	var changes []waitChange
+	var refs, refWaits []uuid.UUID
+	var refProjects []int64
+	var deliveries []relay.Delivery
+	for i := range decisions {
+		c, d := &callbacks[i], &decisions[i]
+		if d.Wait == nil {
+			continue
+		}
+		if d.Step.Closes != "" || d.Step.Late || d.Step.Extends {
+			changes = append(changes, waitChange{
+				wait: d.Wait, step: d.Step, by: "event", eventID: c.ID,
+				paymentID: paymentID(c.Reading.Payment), extendBy: d.ExtendBy,
+			})
+		}
+		for _, ref := range d.Teaches {
+			refs, refWaits, refProjects = append(refs, ref), append(refWaits, d.Wait.ID), append(refProjects, d.Wait.ProjectID)
+		}
+		if d.Fires != nil {
+			deliveries = append(deliveries, *d.Fires)
+		}
+	}
+	queueChanges(b, changes)
+	if len(refs) > 0 {
+		b.Queue(`
+			INSERT INTO correlation_refs (ref, correlation_id, project_id, kind)
+			SELECT *, 'reference' FROM unnest($1::uuid[], $2::uuid[], $3::bigint[])
+			ON CONFLICT DO NOTHING`, refs, refWaits, refProjects)
+	}
+	queueDeliveries(b, deliveries, lease, leaseEnds)
+	return deliveries
+}
+
+func paymentID(p *relay.Payment) string {
+	if p == nil {
+		return ""
+	}
+	return p.ID
+}
+
+func paymentJSON(p *relay.Payment) *string {
+	if p == nil {
+		return nil
+	}
+	return mustJSON(p)
+}
+
+func formJSON(f map[string]any) *string {
+	if f == nil {
+		return nil
+	}
+	return mustJSON(f)
+}
+
+// mustJSON writes values that came out of a decoder and can be written again.
+// The columns are json, not jsonb: no number is too big for them and no escape
+// refused, so that what a stranger sends cannot fail the statement.
+func mustJSON(v any) *string {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		raw = []byte("null")
+	}
+	return optional(string(raw))
+}
+
+// optional makes an empty string NULL.
+func optional(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
+}
+
+// clean makes provider text storable: text holds neither NUL nor invalid
+// UTF-8, and no honest type is longer than the bound of a reference.
+func clean(s string) string {
+	s = cleanText(s)
+	if len(s) > relay.MaxReference {
+		s = strings.ToValidUTF8(s[:relay.MaxReference], "")
+	}
+	return s
+}
+
+// cleanText makes text of any length storable.
+func cleanText(s string) string {
+	return strings.ReplaceAll(strings.ToValidUTF8(s, "\ufffd"), "\x00", "\ufffd")
+}

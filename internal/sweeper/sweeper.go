@@ -1,0 +1,122 @@
+// Package sweeper does what no request asks for: it ends the waits whose
+// deadline has passed and clears away what was promised to be kept only so
+// long. Any number of nodes sweep side by side; each row is taken by one.
+//
+// What is always true: a wait that a callback closed in time is never expired
+// as well, because both hold its row lock when they decide. A pass that fails
+// is repeated by the next one; nothing depends on a pass having run.
+package sweeper
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
+
+	"relay.example/relay/internal/plan"
+	"relay.example/relay/internal/relay"
+	"relay.example/relay/internal/store"
+)
+
+// The pace of the sweeps. Deadlines fire within a second of their time.
+const (
+	expireInterval = 250 * time.Millisecond
+	expireBatch    = 500 // waits per transaction
+	clearInterval  = time.Minute
+	clearBatch     = 5_000 // rows per transaction
+)
+
+// Config is what a Sweeper works with.
+type Config struct {
+	Store *store.Store
+	Plans *plan.Cache
+	// HandOver takes deliveries that were committed and leased to this node.
+	HandOver func([]relay.Delivery)
+	Log      *slog.Logger
+}
+
+// Sweeper runs the sweeps.
+type Sweeper struct {
+	cfg Config
+}
+
+// New returns a Sweeper; Run makes it work.
+func New(cfg Config) (*Sweeper, error) {
+	if cfg.Store == nil || cfg.Plans == nil || cfg.HandOver == nil || cfg.Log == nil {
+		return nil, errors.New("sweeper: Config has a field that is nil")
+	}
+	return &Sweeper{cfg: cfg}, nil
+}
+
+// Run sweeps until ctx is done.
+func (s *Sweeper) Run(ctx context.Context) error {
+	var g errgroup.Group
+	g.Go(func() error {
+		s.every(ctx, expireInterval, "expiring waits", s.ExpireOnce, expireBatch)
+		return nil
+	})
+	g.Go(func() error {
+		s.every(ctx, clearInterval, "clearing what is old", s.ClearOnce, clearBatch)
+		return nil
+	})
+	return g.Wait()
+}
+
+// every repeats a pass; one that found a full batch is repeated at once.
+func (s *Sweeper) every(
+	ctx context.Context, interval time.Duration, what string, pass func(context.Context) (int, error), full int,
+) {
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		n, err := pass(ctx)
+		if err != nil && ctx.Err() == nil {
+			s.cfg.Log.Warn(what+" failed; the next pass repeats it", "error", err)
+		}
+		if err == nil && n >= full {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// ExpireOnce ends one batch of waits whose deadline has passed and returns
+// how many it took.
+func (s *Sweeper) ExpireOnce(ctx context.Context) (int, error) {
+	n, deliveries, err := s.cfg.Store.ExpireDue(ctx, uuid.New(), expireBatch, s.expire)
+	if err != nil {
+		return 0, err
+	}
+	s.cfg.HandOver(deliveries)
+	return n, nil
+}
+
+// expire decides the end of waits that are locked and overdue.
+func (s *Sweeper) expire(ctx context.Context, waits []*relay.Wait) ([]store.Ending, error) {
+	endings := make([]store.Ending, 0, len(waits))
+	for _, w := range waits {
+		p, err := s.cfg.Plans.Get(ctx, w.PlanID)
+		if err != nil {
+			return nil, err
+		}
+		step := w.Apply(relay.Expired, "")
+		if step.Closes == "" {
+			continue // closed between the look and the lock
+		}
+		endings = append(endings, store.Ending{Wait: w, Step: step, By: "deadline", Fires: p.Delivery(w, step)})
+	}
+	return endings, nil
+}
+
+// ClearOnce clears one batch of what was promised to be kept only so long and
+// returns how many rows it touched.
+func (s *Sweeper) ClearOnce(ctx context.Context) (int, error) {
+	return s.cfg.Store.ClearOld(ctx, clearBatch)
+}

@@ -1,0 +1,1 @@
+DROP TABLE configuration, api_keys, projects;

@@ -1,0 +1,1 @@
+DROP TABLE flows, source_activity, source_secrets, sources, destinations;

@@ -1,0 +1,1 @@
+DROP TABLE idempotency_keys, correlation_refs, deadlines, correlations, plans;
