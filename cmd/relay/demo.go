@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"path/filepath"
@@ -30,7 +29,7 @@ type demoCommand struct {
 // The demo's secrets protect nothing: everything listens on loopback.
 const (
 	demoToken  = "demo-certainly-token"
-	demoSecret = "whsec_demo"
+	demoSecret = "whsec_demo" //nolint:gosec // it protects nothing
 	demoModule = 1068935
 	resumeWait = 15 * time.Second
 )
@@ -43,11 +42,11 @@ func (c *demoCommand) Run(ctx context.Context, p *program) error {
 	box := sandbox.New(sandbox.Config{CertainlyToken: demoToken, Stripe: sandbox.Stripe{
 		Secret: demoSecret, WebhookURL: func() string { return address + "/in/default/stripe" },
 	}})
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := listen(ctx, "127.0.0.1:0")
 	if err != nil {
 		return fmt.Errorf("the sandbox's address: %w", err)
 	}
-	serve, err := c.node(p)
+	serve, err := c.node(ctx)
 	if err != nil {
 		_ = listener.Close()
 		return err
@@ -82,16 +81,16 @@ func (c *demoCommand) Run(ctx context.Context, p *program) error {
 
 // node is the relay's part of the demo: a node like any other, with a data
 // directory of its own so that the demo touches nobody's data.
-func (c *demoCommand) node(p *program) (*serveCommand, error) {
-	listen := c.Listen
-	if l, err := net.Listen("tcp", listen); err != nil {
-		listen = "127.0.0.1:0"
+func (c *demoCommand) node(ctx context.Context) (*serveCommand, error) {
+	address := c.Listen
+	if l, err := listen(ctx, address); err != nil {
+		address = "127.0.0.1:0"
 	} else if err := l.Close(); err != nil {
 		return nil, fmt.Errorf("--listen: %w", err)
 	}
 	s := &serveCommand{nodeFlags: nodeFlags{
 		databaseFlags: databaseFlags{DatabaseURL: embedded, DataDir: c.DataDir, Log: "text"},
-		Listen:        listen, OpsListen: "127.0.0.1:0", APIKey: "demo-" + rand.Text(), AllowPrivateTargets: "true",
+		Listen:        address, OpsListen: "127.0.0.1:0", APIKey: "demo-" + rand.Text(), AllowPrivateTargets: "true",
 		Migrate: "auto", ShutdownTimeout: 10 * time.Second,
 	}}
 	dir, err := s.dataDir()

@@ -20,7 +20,7 @@ func main() {
 	// A second signal ends the process at once.
 	context.AfterFunc(ctx, stop)
 	err := run(ctx, os.Args[1:], os.LookupEnv, os.Stdout, os.Stderr)
-	var code exitCode
+	var code exitError
 	switch {
 	case errors.As(err, &code):
 		os.Exit(int(code))
@@ -30,10 +30,10 @@ func main() {
 	}
 }
 
-// exitCode ends the process after everything has been said.
-type exitCode int
+// exitError ends the process after everything has been said.
+type exitError int
 
-func (e exitCode) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+func (e exitError) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 
 // program is what every command works with: the world outside.
 type program struct {
@@ -61,7 +61,7 @@ func run(ctx context.Context, args []string, lookup func(string) (string, bool),
 		kong.Description("Receives the callbacks of payments and forms and resumes the bot conversations that wait for them."),
 		kong.UsageOnError(),
 		kong.Writers(stdout, stderr),
-		kong.Exit(func(code int) { panic(exitCode(code)) }),
+		kong.Exit(func(code int) { panic(exitError(code)) }),
 		kong.Bind(p),
 		kong.BindTo(ctx, (*context.Context)(nil)),
 		kong.Resolvers(fromEnvironment(lookup)),
@@ -83,7 +83,7 @@ func parse(parser *kong.Kong, args []string) (command *kong.Context, err error) 
 	defer func() {
 		switch code := recover().(type) {
 		case nil:
-		case exitCode:
+		case exitError:
 			if code != 0 {
 				err = code
 			}

@@ -47,10 +47,10 @@ func newNode(ctx context.Context, f *nodeFlags, s *store.Store, log *slog.Logger
 			n.close()
 		}
 	}()
-	if n.public, err = net.Listen("tcp", f.Listen); err != nil {
+	if n.public, err = listen(ctx, f.Listen); err != nil {
 		return n, fmt.Errorf("RELAY_LISTEN: %w", err)
 	}
-	if n.ops, err = net.Listen("tcp", f.OpsListen); err != nil {
+	if n.ops, err = listen(ctx, f.OpsListen); err != nil {
 		return n, fmt.Errorf("RELAY_OPS_LISTEN: %w", err)
 	}
 	n.url = f.publicURL(n.public)
@@ -179,6 +179,10 @@ func (n *node) drain(cause error) {
 	n.handlers.Drain()
 	n.log.Info("stopping", "cause", cause, "drain_delay", n.flags.DrainDelay)
 	time.Sleep(n.flags.DrainDelay)
+}
+
+func listen(ctx context.Context, address string) (net.Listener, error) {
+	return new(net.ListenConfig).Listen(ctx, "tcp", address)
 }
 
 func serve(s *http.Server, l net.Listener) error {

@@ -20,7 +20,7 @@ type sandboxCommand struct {
 
 // Run serves the stand-ins until ctx is done.
 func (c *sandboxCommand) Run(ctx context.Context, p *program) error {
-	listener, err := net.Listen("tcp", c.Listen)
+	listener, err := listen(ctx, c.Listen)
 	if err != nil {
 		return fmt.Errorf("--listen: %w", err)
 	}

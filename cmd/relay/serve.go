@@ -19,7 +19,7 @@ func (c *serveCommand) Run(ctx context.Context, p *program) error {
 
 // serve runs a node until ctx is done. ready is told once it takes requests.
 func (c *serveCommand) serve(ctx context.Context, p *program, ready func(*node)) (err error) {
-	if err := errors.Join(c.databaseFlags.check(), c.nodeFlags.check()); err != nil {
+	if err := errors.Join(c.databaseFlags.check(), c.check()); err != nil {
 		return err
 	}
 	log := newLogger(p.stderr, c.Log)

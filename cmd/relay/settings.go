@@ -50,7 +50,7 @@ func fromEnvironment(lookup func(string) (string, bool)) kong.Resolver {
 	return kong.ResolverFunc(func(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
 		env, ok := byFlag[flag.Name]
 		if !ok {
-			return nil, nil //nolint:nilnil // kong's way to say "not from here"
+			return nil, nil // not from here
 		}
 		value, given := lookup(env)
 		path, inFile := lookup(env + "_FILE")
@@ -66,7 +66,7 @@ func fromEnvironment(lookup func(string) (string, bool)) kong.Resolver {
 			}
 			return strings.TrimSpace(string(raw)), nil
 		}
-		return nil, nil //nolint:nilnil // as above
+		return nil, nil
 	})
 }
 

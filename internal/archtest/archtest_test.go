@@ -52,7 +52,7 @@ var charters = []charter{
 	{"internal/store/storetest", append(names("relay seal localpg store"), "migrations")},
 	{"internal/plan", names("relay mapping platform")},
 
-	{"internal/directory", names("relay store provider platform egress")},
+	{"internal/directory", names("relay store provider platform egress plan")},
 	{"internal/intake", names("relay store plan mapping groupcommit directory")},
 	{"internal/deliver", names("relay store plan mapping platform egress groupcommit directory")},
 	{"internal/sweeper", names("relay store plan directory")},

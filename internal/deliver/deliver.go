@@ -79,8 +79,8 @@ type Engine struct {
 	queued   int
 	bytes    int
 	stopping bool
-	sends    sync.WaitGroup // running lane workers
-	sendCtx  context.Context
+	sends    sync.WaitGroup  // running lane workers
+	sendCtx  context.Context //nolint:containedctx // one for all sends, whoever queued them
 }
 
 // lane is the queue of one destination. Its fields are guarded by Engine.mu.
@@ -230,7 +230,7 @@ func (e *Engine) awaitSends(cancel context.CancelCauseFunc) {
 func (e *Engine) poll(ctx context.Context) {
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
-	for {
+	for ctx.Err() == nil {
 		n, err := e.ClaimOnce(ctx)
 		if err != nil && ctx.Err() == nil {
 			e.cfg.Log.Warn("claiming deliveries failed", "error", err)
@@ -251,7 +251,7 @@ func (e *Engine) poll(ctx context.Context) {
 // it got.
 func (e *Engine) ClaimOnce(ctx context.Context) (int, error) {
 	room, busy := e.room()
-	if room == 0 || ctx.Err() != nil {
+	if room == 0 {
 		return 0, nil
 	}
 	claimed, err := e.cfg.Store.ClaimDue(ctx, uuid.New(), min(room, claimSize), busy)

@@ -73,6 +73,8 @@ func (d *Directory) Put(ctx context.Context, project string, kind Kind, raw json
 		doc.Sources = []json.RawMessage{raw}
 	case KindFlow:
 		doc.Flows = []json.RawMessage{raw}
+	case KindProject:
+		return fmt.Errorf("a project is put by PutProject, not as a %s", kind)
 	}
 	_, err := d.Apply(ctx, []Document{doc}, Options{})
 	return err
@@ -298,6 +300,8 @@ func (e *editor) remove(ctx context.Context, p *Project, kind Kind, name string)
 			return missing
 		}
 		err = e.c.DeleteDestination(ctx, p.destinations[name].ID)
+	case KindProject:
+		return fmt.Errorf("a project is deleted by DeleteProject, not as a %s", kind)
 	}
 	e.edits = append(e.edits, Edit{Verb: "delete", Kind: kind, Project: p.Name, Name: name})
 	return err

@@ -1,7 +1,6 @@
 package directory
 
 import (
-	"encoding/json"
 	"fmt"
 	"net/url"
 	"slices"
@@ -82,8 +81,7 @@ func (s *Snapshot) Resolve(p *Project, f relay.Flow) (*Resolved, error) {
 // scopeWithoutFlow names what a wait without a flow is about: its destination
 // and the module that it leads to.
 func scopeWithoutFlow(doc *relay.Plan, destination *Destination) string {
-	module, _ := json.Marshal(doc.On[string(relay.Completed)].ModuleID)
-	return fmt.Sprintf("destination/%d/module/%s", destination.ID, module)
+	return fmt.Sprintf("destination/%d/module/%v", destination.ID, doc.On[string(relay.Completed)].ModuleID)
 }
 
 // CheckTimes checks the bounds of a flow's times and its word for conflicts.
@@ -181,10 +179,10 @@ func (p *Project) pickSources(f relay.Flow) ([]*Source, error) {
 
 // links gives each source of a flow its link.
 func links(f relay.Flow, sources []*Source) (map[string]string, error) {
-	if f.Link.IsZero() {
-		return nil, nil
-	}
 	out := map[string]string{}
+	if f.Link.IsZero() {
+		return out, nil
+	}
 	if f.Link.BySource == nil {
 		if len(sources) != 1 {
 			return nil, relay.Errorf(relay.Invalid, "ambiguous_link",

@@ -68,7 +68,7 @@ func latestMigration() (uint, error) {
 	if err != nil {
 		return 0, fmt.Errorf("reading the embedded migrations: %w", err)
 	}
-	defer src.Close()
+	defer func() { _ = src.Close() }()
 	v, err := src.First()
 	for next := v; err == nil; next, err = src.Next(v) {
 		v = next
@@ -85,7 +85,7 @@ func withMigrate(ctx context.Context, url string, fn func(*migrate.Migrate) erro
 	}
 	cfg.ConnectTimeout = connectTimeout
 	db := stdlib.OpenDB(*cfg)
-	defer db.Close()
+	defer func() { _ = db.Close() }()
 	if err := db.PingContext(ctx); err != nil {
 		return fmt.Errorf("connecting to migrate: %w", err)
 	}

@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	"context"
+	"errors"
 	"slices"
 	"strconv"
 	"time"
@@ -233,7 +234,7 @@ func queueIdempotency(b *pgx.Batch, regs []Registration, results []RegistrationR
 	for i := range regs {
 		r, key := &results[i], regs[i].IdempotencyKey
 		switch {
-		case key == uuid.Nil || r.New || r.Err == errIdempotencyMismatch:
+		case key == uuid.Nil || r.New || errors.Is(r.Err, errIdempotencyMismatch):
 		case r.Err != nil:
 			freed = append(freed, key)
 		default:

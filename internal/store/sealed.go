@@ -34,9 +34,10 @@ func (s *Store) sealMap(m map[string]string, context string) ([]byte, error) {
 	return s.keys.Seal(plain, context), nil
 }
 
-func (s *Store) openMap(sealed []byte, context string) (m map[string]string, err error) {
+func (s *Store) openMap(sealed []byte, context string) (map[string]string, error) {
+	m := map[string]string{}
 	if sealed == nil {
-		return nil, nil
+		return m, nil
 	}
 	plain, err := s.keys.Open(sealed, context)
 	if err != nil {

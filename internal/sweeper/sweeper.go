@@ -74,7 +74,7 @@ func (s *Sweeper) every(
 	for {
 		n, err := pass(ctx)
 		if err != nil && ctx.Err() == nil {
-			s.cfg.Log.Warn(what+" failed; the next pass repeats it", "error", err)
+			s.cfg.Log.Warn("a sweep failed; the next one repeats it", "sweep", what, "error", err)
 		}
 		if err == nil && n >= full {
 			continue

@@ -43,7 +43,7 @@ func run(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, "making a directory for the test server:", err)
 		return 1
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	// The server drops root and must be able to reach its directory.
 	if err := os.Chmod(dir, 0o755); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -63,7 +63,10 @@ func run(m *testing.M) int {
 		defer cancel()
 		_ = server.Stop(stopping)
 	}()
-	os.Setenv(serverVariable, server.URL())
+	if err := os.Setenv(serverVariable, server.URL()); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	return m.Run()
 }
 
