@@ -92,22 +92,25 @@ func projectOf(c echo.Context, s *directory.Snapshot, key *relay.APIKey) (*direc
 
 // allows says which scopes may do what one scope may do.
 var allows = map[relay.Scope][]relay.Scope{
-	relay.ScopeCreate:   {relay.ScopeCreate, relay.ScopeRead, relay.ScopeWrite, relay.ScopeAdmin, relay.ScopeInstance},
+	relay.ScopeCreate:   {relay.ScopeCreate, relay.ScopeWrite, relay.ScopeAdmin, relay.ScopeInstance},
 	relay.ScopeRead:     {relay.ScopeRead, relay.ScopeWrite, relay.ScopeAdmin, relay.ScopeInstance},
 	relay.ScopeWrite:    {relay.ScopeWrite, relay.ScopeAdmin, relay.ScopeInstance},
 	relay.ScopeAdmin:    {relay.ScopeAdmin, relay.ScopeInstance},
 	relay.ScopeInstance: {relay.ScopeInstance},
 }
 
-// may lets a route be used by keys that have at least the given scope.
-func (h *Handlers) may(scope relay.Scope) echo.MiddlewareFunc {
+// may lets a route be used by keys that have at least one of the given scopes.
+func (h *Handlers) may(scopes ...relay.Scope) echo.MiddlewareFunc {
 	return func(next echo.HandlerFunc) echo.HandlerFunc {
 		return func(c echo.Context) error {
-			if who := callerOf(c); !slices.Contains(allows[scope], who.key.Scope) {
-				return relay.Errorf(relay.Forbidden, "scope_too_small",
-					"this API key has the scope %q: this needs %q", who.key.Scope, scope)
+			who := callerOf(c)
+			for _, scope := range scopes {
+				if slices.Contains(allows[scope], who.key.Scope) {
+					return next(c)
+				}
 			}
-			return next(c)
+			return relay.Errorf(relay.Forbidden, "scope_too_small",
+				"this API key has the scope %q: this needs %q", who.key.Scope, scopes[0])
 		}
 	}
 }

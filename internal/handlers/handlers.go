@@ -32,6 +32,7 @@ const (
 	maxHeaders    = 64 << 10                // bytes
 	headerTimeout = 5 * time.Second         // to send the headers
 	readTimeout   = 15 * time.Second        // to send everything
+	writeTimeout  = 30 * time.Second        // from the headers to the end of the answer
 	idleTimeout   = 120 * time.Second       // of a kept connection
 	answerTimeout = 2800 * time.Millisecond // of a callback: providers give up after 3 s
 )
@@ -79,7 +80,11 @@ func (h *Handlers) Run(ctx context.Context) error { return h.flushActivity(ctx) 
 func (h *Handlers) Drain() { h.draining.Store(true) }
 
 // Server returns the public server, without an address.
-func (h *Handlers) Server() *http.Server { return server(h.public(), h.cfg.Log) }
+func (h *Handlers) Server() *http.Server {
+	s := server(h.public(), h.cfg.Log)
+	s.WriteTimeout = writeTimeout // not for operators: a profile takes its time
+	return s
+}
 
 // OpsServer returns the server of the operations listener.
 func (h *Handlers) OpsServer() *http.Server { return server(h.ops(), h.cfg.Log) }
@@ -110,7 +115,7 @@ func (h *Handlers) public() *echo.Echo {
 
 	// Providers and end users.
 	e.Any("/in/:project/:source", h.callback)
-	e.Any("/in/:project/:source/:token", h.callback)
+	e.Any("/in/:project/:source/*", h.callback) // the token, or a slash too many: never 404 on a known source
 	e.GET("/go/:token", h.goTo)
 	e.HEAD("/go/:token", h.goTo)
 	e.GET("/return/:token", h.returned)
@@ -118,9 +123,10 @@ func (h *Handlers) public() *echo.Echo {
 	// Bot builders and operators.
 	v1 := e.Group("/v1", h.authenticate)
 	create, read, write, admin, instance := h.may(relay.ScopeCreate), h.may(relay.ScopeRead), h.may(relay.ScopeWrite), h.may(relay.ScopeAdmin), h.may(relay.ScopeInstance)
+	createOrRead := h.may(relay.ScopeCreate, relay.ScopeRead)
 	v1.POST("/correlations", h.postCorrelation, create)
-	v1.GET("/correlations", h.listCorrelations, create)
-	v1.GET("/correlations/:id", h.getCorrelation, create)
+	v1.GET("/correlations", h.listCorrelations, createOrRead)
+	v1.GET("/correlations/:id", h.getCorrelation, createOrRead)
 	v1.POST("/correlations/:id/cancel", h.cancelCorrelation, write)
 	v1.POST("/correlations/:id/resolve", h.resolveCorrelation, write)
 

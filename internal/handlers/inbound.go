@@ -90,15 +90,15 @@ func (h *Handlers) findSource(ctx context.Context, project, name string) (*direc
 
 func requestOf(c echo.Context, src *directory.Source, body []byte) *provider.Request {
 	r := c.Request()
-	signed := src.SignedURL()
-	if token := c.Param("token"); token != "" {
+	signed, token := src.SignedURL(), c.Param("*")
+	if token != "" {
 		signed += "/" + token
 	}
 	if r.URL.RawQuery != "" {
 		signed += "?" + r.URL.RawQuery
 	}
 	return &provider.Request{
-		Method: r.Method, URL: signed, PathToken: c.Param("token"), Query: r.URL.Query(), Header: r.Header, Body: body,
+		Method: r.Method, URL: signed, PathToken: token, Query: r.URL.Query(), Header: r.Header, Body: body,
 	}
 }
 

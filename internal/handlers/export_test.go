@@ -1,0 +1,17 @@
+package handlers
+
+// MaxBody and RejectedBurst are bounds that tests go up to.
+const (
+	MaxBody       = maxBody
+	MaxHeaders    = maxHeaders
+	RejectedBurst = rejectedBurst
+)
+
+// Routes lists the public routes as "METHOD pattern", so that a matrix over
+// all of them notices a new one.
+func (h *Handlers) Routes() (out []string) {
+	for _, r := range h.public().Routes() {
+		out = append(out, r.Method+" "+r.Path)
+	}
+	return out
+}
