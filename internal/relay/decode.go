@@ -2,26 +2,31 @@ package relay
 
 import (
 	"bytes"
+	"encoding"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"strings"
 )
 
 // maxNesting is how deep the JSON that people write may be nested.
 const maxNesting = 64
 
-// Decode reads one JSON value strictly: unknown fields, duplicate keys, deep
-// nesting and anything after the value are refused, with an Error that says
-// where. What a reader would silently ignore is what its writer got wrong.
+// Decode reads one JSON value strictly: unknown fields, fields in another
+// case, duplicate keys, deep nesting and anything after the value are refused,
+// with an Error that says where. What a reader would silently ignore is what
+// its writer got wrong.
 func Decode(raw []byte, into any) error {
-	if err := checkKeys(raw); err != nil {
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	if err := checkValue(dec, "", 0, reflect.TypeOf(into)); err != nil {
 		return err
 	}
-	dec := json.NewDecoder(bytes.NewReader(raw))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(into); err != nil {
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return Errorf(Malformed, "trailing_data", "there is something after the JSON value: send one value")
+	}
+	if err := json.Unmarshal(raw, into); err != nil {
 		return explain(err)
 	}
 	return nil
@@ -42,9 +47,6 @@ func explain(err error) error {
 		return Errorf(Malformed, "malformed_json", "the body is not JSON: %v at byte %d", err, syntaxErr.Offset)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return Errorf(Malformed, "malformed_json", "the body ends before its JSON does")
-	case strings.HasPrefix(err.Error(), "json: unknown field "):
-		return Errorf(Invalid, "unknown_field", "%s: there is no such field here",
-			strings.Trim(strings.TrimPrefix(err.Error(), "json: unknown field "), `"`))
 	default:
 		return Errorf(Invalid, "invalid_value", "%s", strings.TrimPrefix(err.Error(), "json: "))
 	}
@@ -57,21 +59,17 @@ func orBody(field string) string {
 	return field
 }
 
-// checkKeys walks one JSON value and refuses what encoding/json lets pass:
-// a key twice in an object, deep nesting, a second value.
-func checkKeys(raw []byte) error {
-	dec := json.NewDecoder(bytes.NewReader(raw))
-	dec.UseNumber()
-	if err := checkValue(dec, "", 0); err != nil {
-		return err
+// checkValue walks one JSON value on its way into a type and refuses what
+// encoding/json lets pass or cannot place: a field that is not there, or only
+// in another case; a key twice in an object; deep nesting; a value that its
+// own type refuses. A nil type takes anything.
+func checkValue(dec *json.Decoder, path string, depth int, into reflect.Type) error {
+	for into != nil && into.Kind() == reflect.Pointer {
+		into = into.Elem()
 	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return Errorf(Malformed, "trailing_data", "there is something after the JSON value: send one value")
+	if into != nil && readsItself(into) {
+		return checkOwn(dec, path, depth, into)
 	}
-	return nil
-}
-
-func checkValue(dec *json.Decoder, path string, depth int) error {
 	tok, err := dec.Token()
 	if err != nil {
 		return explain(err)
@@ -85,7 +83,7 @@ func checkValue(dec *json.Decoder, path string, depth int) error {
 	}
 	seen := map[string]bool{}
 	for i := 0; dec.More(); i++ {
-		at := fmt.Sprintf("%s[%d]", path, i)
+		at, inner := fmt.Sprintf("%s[%d]", path, i), elementOf(into)
 		if delim == '{' {
 			key, err := dec.Token()
 			if err != nil {
@@ -96,8 +94,13 @@ func checkValue(dec *json.Decoder, path string, depth int) error {
 				return Errorf(Malformed, "duplicate_key", "%s: the key stands there twice", at)
 			}
 			seen[name] = true
+			if into != nil && into.Kind() == reflect.Struct {
+				if inner, ok = fieldOf(into, name); !ok {
+					return Errorf(Invalid, "unknown_field", "%s: there is no such field here", at)
+				}
+			}
 		}
-		if err := checkValue(dec, at, depth+1); err != nil {
+		if err := checkValue(dec, at, depth+1, inner); err != nil {
 			return err
 		}
 	}
@@ -106,6 +109,66 @@ func checkValue(dec *json.Decoder, path string, depth int) error {
 		return explain(err)
 	}
 	return nil
+}
+
+// checkOwn checks a value whose type reads it by a method of its own: such a
+// method does not know its place.
+func checkOwn(dec *json.Decoder, path string, depth int, into reflect.Type) error {
+	var raw json.RawMessage
+	if err := dec.Decode(&raw); err != nil {
+		return explain(err)
+	}
+	if err := checkValue(json.NewDecoder(bytes.NewReader(raw)), path, depth, nil); err != nil {
+		return err
+	}
+	if err := json.Unmarshal(raw, reflect.New(into).Interface()); err != nil {
+		return placed(path, explain(err))
+	}
+	return nil
+}
+
+func placed(path string, err error) error {
+	if path == "" {
+		return err
+	}
+	return At(path, err)
+}
+
+// readsItself reports whether encoding/json leaves a type to its own method.
+func readsItself(t reflect.Type) bool {
+	p := reflect.PointerTo(t)
+	return p.Implements(reflect.TypeFor[json.Unmarshaler]()) || p.Implements(reflect.TypeFor[encoding.TextUnmarshaler]())
+}
+
+// elementOf is the type of what stands in a list or an object of type t.
+func elementOf(t reflect.Type) reflect.Type {
+	if t == nil {
+		return nil
+	}
+	switch t.Kind() {
+	case reflect.Slice, reflect.Array, reflect.Map:
+		return t.Elem()
+	default:
+		return nil
+	}
+}
+
+// fieldOf finds the field that encoding/json reads a key into, by its exact
+// name.
+func fieldOf(t reflect.Type, key string) (reflect.Type, bool) {
+	for i := range t.NumField() {
+		f := t.Field(i)
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		switch {
+		case name == "" && f.Anonymous:
+			if inner, ok := fieldOf(f.Type, key); ok {
+				return inner, true
+			}
+		case name == key && key != "-", name == "" && f.IsExported() && f.Name == key:
+			return f.Type, true
+		}
+	}
+	return nil, false
 }
 
 // At puts a place before the detail of a refusal, keeping its kind and code.

@@ -67,7 +67,7 @@ type Duration time.Duration
 func ParseDuration(s string) (Duration, error) {
 	if days, ok := strings.CutSuffix(s, "d"); ok {
 		n, err := strconv.Atoi(days)
-		if err != nil || n < 0 || n > 36500 {
+		if err != nil || n < -36500 || n > 36500 {
 			return 0, fmt.Errorf("%q is not a duration: write it like 90s, 45m, 36h or 3d", s)
 		}
 		return Duration(time.Duration(n) * 24 * time.Hour), nil
