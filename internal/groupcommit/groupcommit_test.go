@@ -1,0 +1,331 @@
+package groupcommit_test
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"relay.example/relay/internal/groupcommit"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+type committer = groupcommit.Committer[int, int]
+
+// doubled is what commits of these tests answer, unless they say otherwise.
+func doubled(batch []int) []groupcommit.Result[int] {
+	out := make([]groupcommit.Result[int], len(batch))
+	for i, n := range batch {
+		out[i].Value = 2 * n
+	}
+	return out
+}
+
+// start runs a committer until the test ends or stop is called; stop returns
+// once Run has.
+func start(t *testing.T, c *committer) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- c.Run(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Errorf("Run: got %v, want nil", err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Error("Run did not return within 10s")
+		}
+	})
+	t.Cleanup(stop)
+	return stop
+}
+
+// eventually polls a condition.
+func eventually(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for !holds() {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within 10s: %s", what)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// TestUnderLoad holds that everybody gets the answer to what they asked, that
+// batches form, and that they keep their bounds.
+func TestUnderLoad(t *testing.T) {
+	t.Parallel()
+	const callers, calls, maxBatch, committers = 100, 50, 16, 2
+	var running, most, commits, biggest atomic.Int64
+	c := groupcommit.New(groupcommit.Config{MaxBatch: maxBatch, MaxWaiting: callers, Committers: committers},
+		func(batch []int) []groupcommit.Result[int] {
+			raise(&most, running.Add(1))
+			defer running.Add(-1)
+			raise(&biggest, int64(len(batch)))
+			commits.Add(1)
+			if len(batch) == 0 {
+				t.Error("an empty batch was committed")
+			}
+			time.Sleep(100 * time.Microsecond) // what a commit costs: the others gather meanwhile
+			return doubled(batch)
+		})
+	stop := start(t, c)
+	var wg sync.WaitGroup
+	for caller := range callers {
+		wg.Go(func() {
+			for i := range calls {
+				n := caller*calls + i
+				if got, err := c.Do(t.Context(), n); err != nil || got != 2*n {
+					t.Errorf("Do(%d): got %d, %v, want %d", n, got, err, 2*n)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	stop()
+	if got := most.Load(); got > committers {
+		t.Errorf("%d commits ran at once, want at most %d", got, committers)
+	}
+	if got := biggest.Load(); got > maxBatch || got < 2 {
+		t.Errorf("the biggest batch had %d requests, want 2 to %d", got, maxBatch)
+	}
+	if got := commits.Load(); got > callers*calls/2 {
+		t.Errorf("%d requests took %d commits: want them grouped", callers*calls, got)
+	}
+}
+
+func raise(to *atomic.Int64, n int64) {
+	for {
+		old := to.Load()
+		if n <= old || to.CompareAndSwap(old, n) {
+			return
+		}
+	}
+}
+
+// gated is a committer of one whose commits wait to be let go.
+func gated(maxBatch, maxWaiting int) (c *committer, batches chan []int, let chan struct{}) {
+	batches, let = make(chan []int), make(chan struct{})
+	return groupcommit.New(groupcommit.Config{MaxBatch: maxBatch, MaxWaiting: maxWaiting, Committers: 1},
+		func(batch []int) []groupcommit.Result[int] {
+			batches <- append([]int(nil), batch...)
+			<-let
+			return doubled(batch)
+		}), batches, let
+}
+
+// TestBatchesGatherWhileACommitRuns holds that one request waits for nobody,
+// and that what comes meanwhile goes together, in order, up to MaxBatch.
+func TestBatchesGatherWhileACommitRuns(t *testing.T) {
+	t.Parallel()
+	c, batches, let := gated(3, 10)
+	stop := start(t, c)
+	var wg sync.WaitGroup
+	do := func(n int) {
+		wg.Go(func() {
+			if got, err := c.Do(t.Context(), n); err != nil || got != 2*n {
+				t.Errorf("Do(%d): got %d, %v, want %d", n, got, err, 2*n)
+			}
+		})
+		if n > 1 {
+			eventually(t, "the request waits", func() bool { return c.Waiting() == n-1 })
+		}
+	}
+	do(1)
+	for _, want := range [][]int{{1}, {2, 3, 4}, {5}} {
+		got := <-batches
+		if len(got) != len(want) || got[0] != want[0] || got[len(got)-1] != want[len(want)-1] {
+			t.Errorf("got the batch %v, want %v", got, want)
+		}
+		if want[0] == 1 {
+			for n := 2; n <= 5; n++ {
+				do(n)
+			}
+		}
+		let <- struct{}{}
+	}
+	wg.Wait()
+	stop()
+}
+
+func TestFull(t *testing.T) {
+	t.Parallel()
+	c, batches, let := gated(1, 2)
+	start(t, c)
+	results := make(chan error, 3)
+	do := func() { _, err := c.Do(t.Context(), 1); results <- err }
+	go do()
+	<-batches // one is being committed
+	go do()
+	go do()
+	eventually(t, "two wait", func() bool { return c.Waiting() == 2 })
+	if _, err := c.Do(t.Context(), 9); !errors.Is(err, groupcommit.ErrFull) {
+		t.Errorf("the third that waits: got %v, want ErrFull", err)
+	}
+	let <- struct{}{}
+	for range 2 {
+		<-batches
+		let <- struct{}{}
+	}
+	for range 3 {
+		if err := <-results; err != nil {
+			t.Errorf("one that was taken: got %v, want nil", err)
+		}
+	}
+}
+
+// TestEachGetsItsOwnError holds that the error of one request is not told to
+// the others of its batch.
+func TestEachGetsItsOwnError(t *testing.T) {
+	t.Parallel()
+	odd := errors.New("odd")
+	first := make(chan struct{})
+	c := groupcommit.New(groupcommit.Config{MaxBatch: 8, MaxWaiting: 8, Committers: 1}, func(batch []int) []groupcommit.Result[int] {
+		<-first
+		out := doubled(batch)
+		for i, n := range batch {
+			if n%2 == 1 {
+				out[i] = groupcommit.Result[int]{Err: odd}
+			}
+		}
+		return out
+	})
+	start(t, c)
+	var wg sync.WaitGroup
+	for n := range 8 {
+		wg.Go(func() {
+			got, err := c.Do(t.Context(), n)
+			if n%2 == 1 && !errors.Is(err, odd) || n%2 == 0 && (err != nil || got != 2*n) {
+				t.Errorf("Do(%d): got %d, %v", n, got, err)
+			}
+		})
+	}
+	close(first)
+	wg.Wait()
+}
+
+// TestCallerGivesUp holds that a caller who goes away gets the cause at once,
+// and that its request is committed all the same.
+func TestCallerGivesUp(t *testing.T) {
+	t.Parallel()
+	c, batches, let := gated(1, 2)
+	start(t, c)
+	gone := errors.New("the client went away")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	result := make(chan error, 2)
+	go func() { _, err := c.Do(t.Context(), 1); result <- err }()
+	<-batches
+	waiting := make(chan error, 1)
+	go func() { _, err := c.Do(ctx, 2); waiting <- err }()
+	eventually(t, "it waits", func() bool { return c.Waiting() == 1 })
+	cancel(gone)
+	if err := <-waiting; !errors.Is(err, gone) {
+		t.Errorf("got %v, want the cause", err)
+	}
+	let <- struct{}{}
+	if got := <-batches; len(got) != 1 || got[0] != 2 {
+		t.Errorf("after its caller had gone: got the batch %v, want [2]", got)
+	}
+	let <- struct{}{} // nobody takes the answer, and nobody hangs
+	if err := <-result; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestStop holds that what was taken is committed, and nothing more is taken.
+func TestStop(t *testing.T) {
+	t.Parallel()
+	c, batches, let := gated(2, 10)
+	ctx, cancel := context.WithCancel(context.Background())
+	stopped := make(chan error, 1)
+	go func() { stopped <- c.Run(ctx) }()
+	results := make(chan error, 4)
+	for n := range 4 {
+		go func() { _, err := c.Do(context.Background(), n); results <- err }()
+		if n == 0 {
+			<-batches
+		}
+	}
+	eventually(t, "three wait", func() bool { return c.Waiting() == 3 })
+	cancel()
+	eventually(t, "it takes no more", func() bool {
+		// One that slips in before Run has noticed is committed as well.
+		late, end := context.WithCancel(context.Background())
+		end()
+		_, err := c.Do(late, 9)
+		return errors.Is(err, groupcommit.ErrStopped)
+	})
+	select {
+	case err := <-stopped:
+		t.Fatalf("Run returned %v while a commit ran", err)
+	default:
+	}
+	let <- struct{}{}
+	for done := false; !done; {
+		select {
+		case <-batches:
+			let <- struct{}{}
+		case err := <-stopped:
+			if err != nil {
+				t.Errorf("Run: got %v, want nil", err)
+			}
+			done = true
+		}
+	}
+	for range 4 {
+		if err := <-results; err != nil {
+			t.Errorf("a request that was taken: got %v, want it committed", err)
+		}
+	}
+	if _, err := c.Do(context.Background(), 1); !errors.Is(err, groupcommit.ErrStopped) {
+		t.Errorf("after Run: got %v, want ErrStopped", err)
+	}
+}
+
+// TestStopUnderFire holds that each request is either refused or committed,
+// whenever the end comes.
+func TestStopUnderFire(t *testing.T) {
+	t.Parallel()
+	for range 20 {
+		var committed, answered atomic.Int64
+		c := groupcommit.New(groupcommit.Config{MaxBatch: 4, MaxWaiting: 64, Committers: 2}, func(batch []int) []groupcommit.Result[int] {
+			committed.Add(int64(len(batch)))
+			return doubled(batch)
+		})
+		stop := start(t, c)
+		var wg sync.WaitGroup
+		began := make(chan struct{})
+		var once sync.Once
+		for range 16 {
+			wg.Go(func() {
+				for {
+					switch _, err := c.Do(context.Background(), 1); {
+					case err == nil:
+						answered.Add(1)
+						once.Do(func() { close(began) })
+					case errors.Is(err, groupcommit.ErrStopped):
+						return
+					default:
+						t.Errorf("got %v, want ErrStopped", err)
+						return
+					}
+				}
+			})
+		}
+		<-began
+		stop()
+		wg.Wait()
+		if answered.Load() != committed.Load() {
+			t.Errorf("%d were committed and %d answered: want the same", committed.Load(), answered.Load())
+		}
+	}
+}
