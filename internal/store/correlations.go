@@ -168,9 +168,18 @@ func (s *Store) EndWait(
 	return deliveries, err
 }
 
+// postponed is when a wait that decide left pending is looked at again. Until
+// then it is out of the way of the waits behind it.
+const postponed = time.Minute
+
 // ExpireDue ends waits whose deadline has passed, the most overdue first, at
-// most limit of them. Waits that another node is working on are left to it.
-// It returns how many it took.
+// most limit of them. Waits that another node is working on are left to it,
+// and those that decide leaves pending are postponed. It returns how many it
+// took.
+//
+// The deadlines are locked before their waits, against the order of all
+// others; as neither lock is waited for, nobody deadlocks. A deadline that was
+// moved or deleted since the statement began is seen as it is now.
 func (s *Store) ExpireDue(
 	ctx context.Context, lease uuid.UUID, limit int, decide func(context.Context, []*relay.Wait) ([]Ending, error),
 ) (taken int, deliveries []relay.Delivery, err error) {
@@ -182,11 +191,14 @@ func (s *Store) ExpireDue(
 	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		rows, _ := tx.Query(ctx, `
 			SELECT `+waitColumns+`
-			FROM deadlines d JOIN correlations c ON c.id = d.correlation_id
-			WHERE d.expires_at <= clock_timestamp()
-			ORDER BY d.expires_at
-			LIMIT $1
-			FOR UPDATE OF c SKIP LOCKED`, limit)
+			FROM correlations c
+			WHERE c.id = ANY (ARRAY(
+			    SELECT correlation_id FROM deadlines
+			    WHERE expires_at <= now()
+			    ORDER BY expires_at
+			    LIMIT $1
+			    FOR UPDATE SKIP LOCKED))
+			FOR UPDATE SKIP LOCKED`, limit)
 		waits, err := pgx.CollectRows(rows, scanWait)
 		if err != nil || len(waits) == 0 {
 			return err
@@ -196,10 +208,30 @@ func (s *Store) ExpireDue(
 		if err != nil {
 			return err
 		}
-		deliveries, err = endWaits(ctx, tx, lease, endings)
-		return err
+		if deliveries, err = endWaits(ctx, tx, lease, endings); err != nil {
+			return err
+		}
+		return postpone(ctx, tx, waits)
 	})
 	return taken, deliveries, translate("expiring waits", err)
+}
+
+// postpone moves the next look at the waits that are pending still. Their
+// deadline as people see it stays what it was.
+func postpone(ctx context.Context, tx pgx.Tx, waits []*relay.Wait) error {
+	var ids []uuid.UUID
+	for _, w := range waits {
+		if w.Status == relay.Pending {
+			ids = append(ids, w.ID)
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	_, err := tx.Exec(ctx, `
+		UPDATE deadlines SET expires_at = clock_timestamp() + $2 * interval '1 second'
+		WHERE correlation_id = ANY($1::uuid[])`, ids, postponed.Seconds())
+	return err
 }
 
 // endWaits writes endings of waits that the transaction has locked.

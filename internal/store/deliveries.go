@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"time"
@@ -21,7 +22,7 @@ func (s *Store) ClaimDue(ctx context.Context, lease uuid.UUID, limit int, busy [
 		WITH due AS (
 		    SELECT project_id, id
 		    FROM deliveries
-		    WHERE due_at <= clock_timestamp() AND status = 'scheduled' AND destination_id <> ALL ($4::bigint[])
+		    WHERE due_at <= now() AND status = 'scheduled' AND destination_id <> ALL ($4::bigint[])
 		    ORDER BY due_at
 		    LIMIT $3
 		    FOR UPDATE SKIP LOCKED
@@ -71,14 +72,42 @@ func scanDelivery(row pgx.CollectableRow) (relay.Delivery, error) {
 		if part.raw == nil {
 			continue
 		}
-		if err := json.Unmarshal(part.raw, part.to); err != nil {
+		dec := json.NewDecoder(bytes.NewReader(part.raw))
+		dec.UseNumber()
+		if err := dec.Decode(part.to); err != nil {
 			return d, err
 		}
 	}
 	if d.EventID == uuid.Nil {
 		d.Payment, d.Form = by.Payment, by.Form
 	}
+	exactNumbers(d.Form)
 	return d, nil
+}
+
+// exactNumbers makes the numbers of a form that was read back what they were
+// when it arrived: int64, or float64 where they do not fit. A retry renders
+// the same bytes as the first attempt.
+func exactNumbers(v any) any {
+	switch v := v.(type) {
+	case map[string]any:
+		for name, m := range v {
+			v[name] = exactNumbers(m)
+		}
+	case []any:
+		for i, el := range v {
+			v[i] = exactNumbers(el)
+		}
+	case json.Number:
+		if n, err := v.Int64(); err == nil {
+			return n
+		}
+		if f, err := v.Float64(); err == nil {
+			return f
+		}
+		return v.String()
+	}
+	return v
 }
 
 // Recorded is what became of an attempt's delivery.
@@ -101,7 +130,7 @@ func (s *Store) RecordAttempts(ctx context.Context, attempts []relay.Attempt) ([
 		classes, nexts           = make([]string, n), make([]string, n)
 		reasons, responses, note = make([]*string, n), make([]*string, n), make([]*string, n)
 		delays                   = make([]float64, n)
-		at                       = make(map[uuid.UUID]int, n)
+		at                       = make(map[[2]uuid.UUID]int, n) // by delivery and lease
 	)
 	for i := range attempts {
 		a := &attempts[i]
@@ -113,7 +142,7 @@ func (s *Store) RecordAttempts(ctx context.Context, attempts []relay.Attempt) ([
 		}
 		classes[i], nexts[i], delays[i] = string(a.Class), string(a.Next), a.Delay.Seconds()
 		reasons[i], responses[i], note[i] = optional(clean(a.Reason)), optional(cleanText(a.Response)), optional(string(a.Notes))
-		at[a.DeliveryID] = i
+		at[[2]uuid.UUID{a.DeliveryID, a.Lease}] = i
 	}
 	out := make([]Recorded, n)
 	for i := range out {
@@ -136,18 +165,18 @@ func (s *Store) RecordAttempts(ctx context.Context, attempts []relay.Attempt) ([
 		        finished_at = CASE WHEN a.becomes IN ('delivered', 'dead', 'skipped') THEN clock_timestamp() END
 		    FROM a
 		    WHERE d.project_id = a.project_id AND d.id = a.id AND d.lease = a.lease
-		    RETURNING d.project_id, d.id, d.attempts, d.status
+		    RETURNING d.project_id, d.id, d.attempts, d.status, a.lease,
+		              a.started_at, a.duration_ms, a.class, a.http_status, a.reason, a.response, a.notes
 		), w AS (
 		    INSERT INTO attempts (delivery_id, number, project_id, started_at, duration_ms, class, status, reason, response, notes)
-		    SELECT d.id, d.attempts, d.project_id, a.started_at, a.duration_ms, a.class, a.http_status, a.reason, a.response, a.notes::json
-		    FROM d JOIN a ON a.id = d.id
+		    SELECT id, attempts, project_id, started_at, duration_ms, class, http_status, reason, response, notes::json FROM d
 		)
-		SELECT id, status FROM d`,
+		SELECT id, lease, status FROM d`,
 		projects, ids, leases, started, durations, httpStatuses, classes, nexts, reasons, responses, note, delays)
-	var id uuid.UUID
+	var id, lease uuid.UUID
 	var status relay.DeliveryStatus
-	_, err := pgx.ForEachRow(rows, []any{&id, &status}, func() error {
-		out[at[id]] = Recorded{Status: status}
+	_, err := pgx.ForEachRow(rows, []any{&id, &lease, &status}, func() error {
+		out[at[[2]uuid.UUID{id, lease}]] = Recorded{Status: status}
 		return nil
 	})
 	return out, translate("recording attempts", err)

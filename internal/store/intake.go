@@ -272,8 +272,8 @@ func queueEvents(b *pgx.Batch, callbacks []relay.Callback, decisions []Decision)
 		projects[i], sources[i], ids[i], received[i] = c.ProjectID, c.SourceID, c.ID, c.ReceivedAt
 		verdicts[i], matches[i], rules[i] = string(c.Verdict), string(d.Match), d.Rule
 		formats[i] = string(c.Reading.Format)
-		reasons[i], outcomes[i], types[i] = optional(c.Reason), optional(string(d.Outcome)), optional(clean(c.Reading.Type))
-		providerIDs[i], tokens[i] = optional(c.Reading.EventID), optional(d.Token)
+		reasons[i], outcomes[i], types[i] = optional(clean(c.Reason)), optional(string(d.Outcome)), optional(clean(c.Reading.Type))
+		providerIDs[i], tokens[i] = optional(clean(c.Reading.EventID)), optional(clean(d.Token))
 		payments[i], forms[i], headers[i] = paymentJSON(c.Reading.Payment), formJSON(c.Reading.Form), optional(string(c.Headers))
 		if d.Wait != nil {
 			correlations[i] = &d.Wait.ID

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"time"
 
 	"github.com/golang-migrate/migrate/v4"
@@ -18,7 +19,9 @@ import (
 
 var errUnexpectedEOF = io.ErrUnexpectedEOF
 
-// migrateWait bounds how long a node waits for another one that migrates.
+// migrateWait bounds how long a node waits for another one that migrates, and
+// a migration for whoever uses its tables. A lock_timeout in the URL goes
+// before it.
 const migrateWait = 60 * time.Second
 
 // MigrationStatus says where the schema of a database stands.
@@ -77,13 +80,17 @@ func latestMigration() (uint, error) {
 }
 
 // withMigrate runs fn on a connection of its own. golang-migrate holds an
-// advisory lock while it works and gives up on it after migrateWait.
+// advisory lock while it works. Its own bound does not cover the first time it
+// takes the lock, to make its table, so the session bounds every wait.
 func withMigrate(ctx context.Context, url string, fn func(*migrate.Migrate) error) error {
 	cfg, err := pgx.ParseConfig(url)
 	if err != nil {
 		return errors.New("DATABASE_URL cannot be read as a Postgres URL or DSN")
 	}
 	cfg.ConnectTimeout = connectTimeout
+	if cfg.RuntimeParams["lock_timeout"] == "" {
+		cfg.RuntimeParams["lock_timeout"] = strconv.FormatInt(migrateWait.Milliseconds(), 10)
+	}
 	db := stdlib.OpenDB(*cfg)
 	defer func() { _ = db.Close() }()
 	if err := db.PingContext(ctx); err != nil {

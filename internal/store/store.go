@@ -22,7 +22,9 @@
 //
 // The hot statements run on a pool of their own whose sessions allow index
 // plans only: a plan made while the tables were empty would otherwise scan
-// them for as long as the connection lives. TestPlans holds that.
+// them for as long as the connection lives. What is due is compared with
+// now(), since no index is searched by the volatile clock_timestamp(). TestPlans
+// holds that.
 package store
 
 import (
@@ -99,6 +101,7 @@ func newPool(ctx context.Context, url string, size int32, prepare func(map[strin
 	cfg.MinConns = min(1, size)
 	cfg.MaxConnIdleTime = 5 * time.Minute
 	cfg.HealthCheckPeriod = 15 * time.Second
+	cfg.AfterConnect = registerUUID
 	cfg.ConnConfig.ConnectTimeout = connectTimeout
 	params := cfg.ConnConfig.RuntimeParams
 	params["application_name"] = "relay"
@@ -114,9 +117,11 @@ func newPool(ctx context.Context, url string, size int32, prepare func(map[strin
 	return pool, nil
 }
 
-// pinIndexPlans takes away the plans that are right for empty tables only.
+// pinIndexPlans takes away the plans that are right for empty tables only. A
+// bitmap is one of them: it fetches everything that is due to return the first
+// few.
 func pinIndexPlans(params map[string]string) {
-	for _, name := range []string{"enable_seqscan", "enable_hashjoin", "enable_mergejoin", "jit"} {
+	for _, name := range []string{"enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin", "jit"} {
 		params[name] = "off"
 	}
 	params["plan_cache_mode"] = "force_generic_plan"

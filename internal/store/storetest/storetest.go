@@ -151,3 +151,17 @@ func Query[T any](t testing.TB, url, sql string, args ...any) (v T) {
 	}
 	return v
 }
+
+// Exec runs one statement on a connection of its own.
+func Exec(t testing.TB, url, sql string, args ...any) {
+	t.Helper()
+	ctx := context.Background()
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		t.Fatalf("connecting to the test server: %v", err)
+	}
+	defer conn.Close(ctx)
+	if _, err := conn.Exec(ctx, sql, args...); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+}

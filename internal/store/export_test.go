@@ -1,0 +1,22 @@
+package store
+
+import (
+	"context"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// OpenNoticing is Open, with the server's notices on the hot connections told
+// to notice.
+func OpenNoticing(ctx context.Context, cfg Config, notice func(string)) (*Store, error) {
+	s, err := Open(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	hot := s.hot.Config()
+	s.hot.Close()
+	hot.ConnConfig.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) { notice(n.Message) }
+	s.hot, err = pgxpool.NewWithConfig(ctx, hot)
+	return s, err
+}

@@ -1,0 +1,270 @@
+package store_test
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"relay.example/relay/internal/relay"
+	"relay.example/relay/internal/store"
+	"relay.example/relay/internal/store/storetest"
+)
+
+// hotStatements are the statements of the hot pool, each by a part of its text.
+var hotStatements = map[string]string{
+	"lock the waits of callbacks":     "FROM correlations WHERE token = ANY",
+	"read what references name":       "SELECT ref, correlation_id, kind = 'key', active",
+	"take dedupe keys":                "INSERT INTO event_keys",
+	"read who took dedupe keys":       "SELECT key, event_id FROM event_keys",
+	"keep events":                     "INSERT INTO events",
+	"close waits":                     "SET status = x.status",
+	"delete deadlines":                "DELETE FROM deadlines WHERE correlation_id = ANY",
+	"free the keys of closed waits":   "UPDATE correlation_refs SET active = false",
+	"note late successes":             "SET late_outcome = 'completed'",
+	"close successors":                "WITH successors AS",
+	"extend deadlines":                "SET extended = true",
+	"learn references":                "SELECT *, 'reference'",
+	"owe deliveries":                  "INSERT INTO deliveries",
+	"find due deadlines":              "WHERE c.id = ANY (ARRAY(",
+	"postpone deadlines":              "UPDATE deadlines SET expires_at = clock_timestamp()",
+	"claim due deliveries":            "WITH due AS",
+	"record attempts":                 "WITH given AS",
+	"return leases":                   "SET due_at = clock_timestamp(), lease = NULL",
+	"take idempotency keys":           "INSERT INTO idempotency_keys",
+	"read idempotency keys":           "SELECT key, request, correlation_id",
+	"lock older waits":                "FROM deadlines WHERE scope = ANY",
+	"look for keys in use":            "AND kind = 'key' AND active",
+	"supersede older waits":           "resolved_by = 'newer_wait'",
+	"insert waits":                    "INSERT INTO correlations",
+	"insert plans":                    "INSERT INTO plans",
+	"name waits by their keys":        "SELECT *, 'key'",
+	"free idempotency keys":           "DELETE FROM idempotency_keys",
+	"point idempotency keys at waits": "UPDATE idempotency_keys",
+}
+
+// bigTables have 1e5 rows in TestPlans.
+var bigTables = []string{
+	"correlations", "deadlines", "correlation_refs", "events", "event_keys", "deliveries", "attempts", "idempotency_keys", "plans",
+}
+
+// maxBlocks is how many 8 KiB blocks one hot statement over one to three rows
+// may touch, inserts into all their indexes included. A scan of the smallest
+// index of the big tables touches four times as many.
+const maxBlocks = 100
+
+// TestPlans has the server explain every statement that the hot pool really
+// runs, first on empty tables, where a sequential scan is the right plan and
+// a cached one the trap, then on 1e5 rows.
+func TestPlans(t *testing.T) {
+	t.Parallel()
+	for _, analyzed := range []struct {
+		name string
+		sql  string
+	}{{"without statistics", `SELECT`}, {"with statistics", `ANALYZE`}} {
+		t.Run(analyzed.name, func(t *testing.T) {
+			t.Parallel()
+			url := storetest.URL(t, true)
+			seen := &explained{plans: map[string][]explainedPlan{}}
+			s, err := store.OpenNoticing(context.Background(), store.Config{
+				URL: url + "&session_preload_libraries=auto_explain&client_min_messages=log" +
+					"&auto_explain.log_min_duration=0&auto_explain.log_analyze=on&auto_explain.log_buffers=on" +
+					"&auto_explain.log_timing=off&auto_explain.log_format=json",
+				Keys: storetest.Keys(t), HotConnections: 1, Connections: 2,
+			}, seen.add)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(s.Close)
+			p := storetest.NewProject(t, s, "shop", "http://127.0.0.1:1")
+
+			for range 6 { // a plan is cached from the sixth time on, or at once
+				everyHotStatement(t, p, url)
+			}
+			fill(t, url)
+			storetest.Exec(t, url, analyzed.sql)
+			seen.reset()
+			everyHotStatement(t, p, url)
+
+			for name, part := range hotStatements {
+				plans := seen.of(part)
+				if len(plans) == 0 {
+					t.Errorf("%s: the server explained no such statement", name)
+				}
+				for _, plan := range plans {
+					if table := plan.Plan.scans(); table != "" {
+						t.Errorf("%s: scans the table %s:\n%s", name, table, plan.text)
+					}
+					if got := plan.Plan.Hit + plan.Plan.Read; got > maxBlocks {
+						t.Errorf("%s: touches %d blocks, want at most %d:\n%s", name, got, maxBlocks, plan.text)
+					}
+				}
+			}
+		})
+	}
+}
+
+// everyHotStatement runs each of the hot statements at least once.
+func everyHotStatement(t *testing.T, p *storetest.Project, url string) {
+	t.Helper()
+	ctx := context.Background()
+	user := relay.NewToken()
+	// Registrations: fresh, superseding, keeping, refused, replayed.
+	first := p.Registration(t, user, p.Plan())
+	first.Wait.Key, first.IdempotencyKey = "order-"+user, uuid.New()
+	old := p.Register(t, first)
+	next := p.Registration(t, user, p.Plan())
+	next.Wait.Key, next.IdempotencyKey = "order-"+user, uuid.New()
+	current := p.Register(t, next)
+	keep, reject := p.Registration(t, user, p.Plan()), p.Registration(t, user+"?", p.Plan())
+	keep.OnConflict, keep.IdempotencyKey = relay.Keep, uuid.New()
+	reject.Wait.Key, reject.IdempotencyKey = next.Wait.Key, uuid.New()
+	results := must(p.Store.Register(ctx, []store.Registration{keep, reject}))(t)
+	if results[0].Wait.ID != current.ID || results[1].Err == nil {
+		t.Fatalf("registering: got %+v, want the wait kept and the key refused", results)
+	}
+	// Callbacks: processing, a late success that closes the successor, an end.
+	processing := deduped(p.Callback("p"+user, relay.Processing, current.Token))
+	commit(t, p, processing)
+	other := p.Registration(t, user+"!", p.Plan())
+	other.Wait.Key = "other-" + user
+	other.Wait = p.Register(t, other)
+	paid := deduped(p.Callback("e"+user, relay.Completed, other.Wait.Token))
+	paid.Reading.References = []relay.Candidate{{Place: "json:id", Value: "pi_" + user}}
+	late := deduped(p.Callback("l"+user, relay.Completed, old.Token))
+	commit(t, p, paid, late)
+	// Deadlines: one that ends, one that is left.
+	for _, ends := range []bool{true, false} {
+		w := p.Wait(t, user+"-overdue")
+		storetest.Overdue(t, url, w.ID)
+		_, _, err := p.Store.ExpireDue(ctx, uuid.New(), 3, func(_ context.Context, waits []*relay.Wait) ([]store.Ending, error) {
+			var endings []store.Ending
+			for _, w := range waits {
+				if ends {
+					endings = append(endings, store.Ending{Wait: w, Step: w.Apply(relay.Expired, ""), By: "deadline"})
+				}
+			}
+			return endings, nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Deliveries: claimed, recorded, returned.
+	storetest.Exec(t, url, `UPDATE deliveries SET due_at = now() - interval '1 day', lease = NULL WHERE status = 'scheduled' AND correlation_id = ANY($1)`,
+		[]uuid.UUID{current.ID, other.Wait.ID, old.ID})
+	claimed := must(p.Store.ClaimDue(ctx, uuid.New(), 3, []int64{-1}))(t)
+	if len(claimed) != 3 {
+		t.Fatalf("claiming: got %d deliveries, want 3", len(claimed))
+	}
+	recorded := must(p.Store.RecordAttempts(ctx, []relay.Attempt{attemptAt(&claimed[0], relay.OK), attemptAt(&claimed[1], relay.Retry)}))(t)
+	if recorded[0].Stale || recorded[1].Stale {
+		t.Fatalf("recording: got %+v, want both written", recorded)
+	}
+	if err := p.Store.ReturnLeases(ctx, claimed[2:]); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// attemptAt is an attempt of a delivery with what follows its class.
+func attemptAt(d *relay.Delivery, class relay.Class) relay.Attempt {
+	a := relay.Attempt{ProjectID: d.ProjectID, DeliveryID: d.ID, Lease: d.Lease, StartedAt: time.Now(), Class: class}
+	a.Next, a.Delay = relay.NextTry(class, d.Attempts+1, 0, 1)
+	return a
+}
+
+// fill puts 1e5 rows into each of the big tables, of a project of their own.
+// Of what has a time, half is due.
+func fill(t *testing.T, url string) {
+	t.Helper()
+	for _, sql := range []string{
+		`INSERT INTO plans (id, project_id, doc) SELECT gen_random_uuid(), 99, '{}' FROM generate_series(1, 100000)`,
+		`INSERT INTO correlations (id, project_id, token, plan_id, source_ids, user_id, key, scope, expires_at)
+		 SELECT gen_random_uuid(), 99, lpad(i::text, 22, '0'), gen_random_uuid(), '{99}', 'u' || i, 'k' || i, gen_random_uuid(),
+		        now() + (i - 50000) * interval '1 second'
+		 FROM generate_series(1, 100000) i`,
+		`INSERT INTO deadlines (correlation_id, project_id, expires_at, scope) SELECT id, project_id, expires_at, scope FROM correlations WHERE project_id = 99`,
+		`INSERT INTO correlation_refs (ref, correlation_id, project_id, kind)
+		 SELECT gen_random_uuid(), id, project_id, CASE WHEN user_id LIKE '%0' THEN 'key' ELSE 'reference' END FROM correlations WHERE project_id = 99`,
+		`INSERT INTO events (project_id, id, source_id, received_at, verdict, match, rule, format, correlation_id, body)
+		 SELECT project_id, gen_random_uuid(), 99, now(), 'verified', 'matched', 'closed', 'json', id, '{}' FROM correlations WHERE project_id = 99`,
+		`INSERT INTO event_keys (key, event_id, project_id) SELECT gen_random_uuid(), id, project_id FROM events WHERE project_id = 99`,
+		`INSERT INTO deliveries (project_id, id, correlation_id, event_id, destination_id, outcome, action, due_at, give_up_at)
+		 SELECT project_id, gen_random_uuid(), correlation_id, id, 99, 'completed', 'completed', now() + (row_number() OVER () - 50000) * interval '1 second', now() + interval '2 days'
+		 FROM events WHERE project_id = 99`,
+		`INSERT INTO attempts (delivery_id, number, project_id, started_at, duration_ms, class)
+		 SELECT id, 1, project_id, now(), 1, 'retry' FROM deliveries WHERE project_id = 99`,
+		`INSERT INTO idempotency_keys (key, project_id, request, correlation_id)
+		 SELECT gen_random_uuid(), project_id, '\x00', id FROM correlations WHERE project_id = 99`,
+	} {
+		storetest.Exec(t, url, sql)
+	}
+}
+
+// explained gathers what the server explains.
+type explained struct {
+	mu    sync.Mutex
+	plans map[string][]explainedPlan // by the statement's text
+}
+
+type explainedPlan struct {
+	Query string   `json:"Query Text"`
+	Plan  planNode `json:"Plan"`
+	text  string
+}
+
+type planNode struct {
+	Type     string     `json:"Node Type"`
+	Relation string     `json:"Relation Name"`
+	Hit      int        `json:"Shared Hit Blocks"`
+	Read     int        `json:"Shared Read Blocks"`
+	Plans    []planNode `json:"Plans"`
+}
+
+func (e *explained) add(notice string) {
+	_, text, found := strings.Cut(notice, "plan:\n")
+	var p explainedPlan
+	if !found || json.Unmarshal([]byte(text), &p) != nil {
+		return
+	}
+	p.text = text
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.plans[p.Query] = append(e.plans[p.Query], p)
+}
+
+func (e *explained) reset() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	clear(e.plans)
+}
+
+// of returns the plans of the statements that hold a part.
+func (e *explained) of(part string) (plans []explainedPlan) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for query, of := range e.plans {
+		if strings.Contains(query, part) {
+			plans = append(plans, of...)
+		}
+	}
+	return plans
+}
+
+// scans returns the big table that a plan reads from end to end, or "".
+func (n *planNode) scans() string {
+	if n.Type == "Seq Scan" && slices.Contains(bigTables, n.Relation) {
+		return n.Relation
+	}
+	for i := range n.Plans {
+		if table := n.Plans[i].scans(); table != "" {
+			return table
+		}
+	}
+	return ""
+}
