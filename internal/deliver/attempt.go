@@ -65,7 +65,7 @@ func (e *Engine) attempt(ctx context.Context, d relay.Delivery, to *directory.De
 		Method: req.Method, URL: req.URL, Header: req.Header, Body: req.Body, Timeout: to.Timeout(),
 	})
 	a.Duration = time.Since(a.StartedAt)
-	if errors.Is(context.Cause(ctx), errShutdown) {
+	if err != nil && errors.Is(context.Cause(ctx), errShutdown) {
 		return a, false
 	}
 	if err != nil {

@@ -83,8 +83,13 @@ func (in *Intake) applyOne(ctx context.Context, c *relay.Callback, facts *store.
 	}
 	w := f.wait
 	p, err := in.cfg.Plans.Get(ctx, w.PlanID)
-	if err != nil {
+	if relay.IsKind(err, relay.Busy) {
 		return store.Decision{}, err
+	}
+	if err != nil {
+		in.cfg.Log.Error("callback not taken: the plan of its wait cannot be used",
+			"correlation_id", w.ID, "project_id", w.ProjectID, "plan_id", w.PlanID, "event_id", c.ID, "error", err)
+		return store.Decision{}, errUnusablePlan
 	}
 	r := &c.Reading
 	scope := plan.ScopeOf(w, r.Outcome, r.Payment, r.Form, r.Format, c.Body)

@@ -96,7 +96,7 @@ func busy(err error) error {
 
 // commitCallbacks commits one batch, whatever it takes: a batch that lost to
 // another transaction is repeated, a batch with a row that the database
-// refuses is taken apart.
+// refuses, or whose wait has a plan that cannot be used, is taken apart.
 func (in *Intake) commitCallbacks(batch []relay.Callback) []groupcommit.Result[relay.Receipt] {
 	ctx, cancel := context.WithTimeoutCause(context.Background(), commitTimeout, errCommitTimeout)
 	defer cancel()
@@ -104,7 +104,7 @@ func (in *Intake) commitCallbacks(batch []relay.Callback) []groupcommit.Result[r
 	switch {
 	case err == nil:
 		return values(receipts)
-	case !store.Poisoned(err):
+	case !store.Poisoned(err) && (len(batch) == 1 || !errors.Is(err, errUnusablePlan)):
 		return failed[relay.Receipt](len(batch), err)
 	case len(batch) == 1:
 		return in.commitPoison(ctx, batch[0], err)
@@ -117,6 +117,10 @@ func (in *Intake) commitCallbacks(batch []relay.Callback) []groupcommit.Result[r
 }
 
 var errCommitTimeout = errors.New("the database did not commit in time")
+
+// errUnusablePlan fails a callback alone. It is not kept, so that its provider
+// sends it again: another program, newer or older, may be able to use the plan.
+var errUnusablePlan = relay.Errorf(relay.Busy, "plan_unusable", "what its wait is to do cannot be read at the moment: try again")
 
 // commitPoison keeps a callback that the database refuses as it is: its bytes
 // and what identifies it, without the values that were read out of it. The

@@ -46,7 +46,7 @@ const (
 	DefaultConcurrency = 64
 	MaxConcurrency     = 1024
 	DefaultTimeout     = 10 * time.Second
-	MaxTimeout         = 60 * time.Second
+	MaxTimeout         = 20 * time.Second // a send begins only while its lease outlasts it
 )
 
 // Source is an inbound endpoint: a provider preset with its own secrets.

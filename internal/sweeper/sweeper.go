@@ -98,18 +98,22 @@ func (s *Sweeper) ExpireOnce(ctx context.Context) (int, error) {
 	return n, nil
 }
 
-// expire decides the end of waits that are locked and overdue.
+// expire decides the end of waits that are locked and overdue. One whose plan
+// cannot be used is left pending and looked at again in a while, so that it
+// holds up nobody else; a newer program, or an older one, may know better.
 func (s *Sweeper) expire(ctx context.Context, waits []*relay.Wait) ([]store.Ending, error) {
 	endings := make([]store.Ending, 0, len(waits))
 	for _, w := range waits {
 		p, err := s.cfg.Plans.Get(ctx, w.PlanID)
-		if err != nil {
+		if relay.IsKind(err, relay.Busy) {
 			return nil, err
 		}
-		step := w.Apply(relay.Expired, "")
-		if step.Closes == "" {
-			continue // closed between the look and the lock
+		if err != nil {
+			s.cfg.Log.Error("wait cannot expire: its plan cannot be used",
+				"correlation_id", w.ID, "project_id", w.ProjectID, "plan_id", w.PlanID, "error", err)
+			continue
 		}
+		step := w.Apply(relay.Expired, "")
 		endings = append(endings, store.Ending{Wait: w, Step: step, By: "deadline", Fires: p.Delivery(w, step)})
 	}
 	return endings, nil
