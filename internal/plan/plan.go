@@ -24,11 +24,15 @@ import (
 type Plan struct {
 	relay.Plan
 	when    *mapping.Guard // nil: everything holds
-	amount  *mapping.Value // of expect; nil: any
+	expect  expect
 	actions map[string]*action
 	links   map[string]*mapping.Value // by source name
+	back    *mapping.Value            // return_url
 	event   bool                      // an expression looks at the raw event
 }
+
+// expect holds the parts of relay.Expect that may be expressions; nil: any.
+type expect struct{ currency, amount, account *mapping.Value }
 
 type action struct {
 	relay.Action
@@ -54,17 +58,17 @@ func Compile(p *relay.Plan) (*Plan, error) {
 			return nil, relay.At("link", err)
 		}
 	}
+	if out.back, err = mapping.CompileValue(p.ReturnURL); err != nil {
+		return nil, relay.At("return_url", err)
+	}
 	if p.When != "" {
 		if out.when, err = mapping.CompileGuard(p.When); err != nil {
 			return nil, relay.At("when", err)
 		}
 		out.event = out.when.UsesEvent()
 	}
-	if p.Expect != nil && p.Expect.Amount != nil {
-		if out.amount, err = mapping.CompileValue(p.Expect.Amount); err != nil {
-			return nil, relay.At("expect.amount", err)
-		}
-		out.event = out.event || out.amount.UsesEvent()
+	if err := out.compileExpect(); err != nil {
+		return nil, err
 	}
 	for name, a := range p.On {
 		compiled, err := compileAction(a, p.CustomVars)
@@ -77,6 +81,30 @@ func Compile(p *relay.Plan) (*Plan, error) {
 		}
 	}
 	return out, nil
+}
+
+func (p *Plan) compileExpect() (err error) {
+	if p.Expect == nil {
+		return nil
+	}
+	for _, part := range []struct {
+		name string
+		from any
+		to   **mapping.Value
+	}{
+		{"currency", p.Expect.Currency, &p.expect.currency},
+		{"amount", p.Expect.Amount, &p.expect.amount},
+		{"account", p.Expect.Account, &p.expect.account},
+	} {
+		if part.from == nil || part.from == "" {
+			continue
+		}
+		if *part.to, err = mapping.CompileValue(part.from); err != nil {
+			return relay.At("expect."+part.name, err)
+		}
+		p.event = p.event || (*part.to).UsesEvent()
+	}
+	return nil
 }
 
 func compileAction(a relay.Action, flowVars map[string]any) (*action, error) {
@@ -128,6 +156,12 @@ func (p *Plan) LinkOf(source string, s *mapping.Scope) (string, bool) {
 	return mapping.Text(link), true
 }
 
+// WayBack renders the link that leads from our pages to the chat, or "".
+func (p *Plan) WayBack(s *mapping.Scope) string {
+	back, _ := p.back.Render(s)
+	return mapping.Text(back)
+}
+
 // UsesEvent reports whether rendering or judging may look at the raw event.
 func (p *Plan) UsesEvent() bool { return p.event }
 
@@ -140,10 +174,10 @@ func Check(p *relay.Plan, platforms Platforms) (*Plan, error) {
 			return nil, relay.Errorf(relay.Invalid, "unknown_outcome",
 				"on.%s: there is no such outcome: use one of %s", name, strings.Join(relay.ActionNames, ", "))
 		}
-		if a.Action == relay.NoAction {
+		on := platforms(a.DestinationID)
+		if on == nil && a.Action == relay.NoAction {
 			continue
 		}
-		on := platforms(a.DestinationID)
 		if on == nil {
 			return nil, relay.Errorf(relay.Invalid, "unknown_destination", "on.%s: its destination is not there", name)
 		}
@@ -186,7 +220,7 @@ func checkExpect(e *relay.Expect) error {
 	if e == nil {
 		return nil
 	}
-	if e.Currency != "" && len(e.Currency) != 3 {
+	if e.Currency != "" && len(e.Currency) != 3 && !isExpression(e.Currency) {
 		return relay.Errorf(relay.Invalid, "invalid_expect", "expect.currency: %q is no ISO 4217 code such as EUR", e.Currency)
 	}
 	if e.Amount == nil || isExpression(e.Amount) {
@@ -229,17 +263,28 @@ func (p *Plan) asExpected(s *mapping.Scope) bool {
 	if paid == nil {
 		return false // it expects a payment, and this is none
 	}
-	if e.Currency != "" && !strings.EqualFold(e.Currency, paid.Currency) ||
-		e.Account != "" && e.Account != paid.Account ||
+	if !is(p.expect.currency, s, paid.Currency, strings.EqualFold) ||
+		!is(p.expect.account, s, paid.Account, func(a, b string) bool { return a == b }) ||
 		e.Live != nil && (paid.Live == nil || *e.Live != *paid.Live) {
 		return false
 	}
-	if p.amount == nil {
+	if p.expect.amount == nil {
 		return true
 	}
-	want, _ := p.amount.Render(s)
+	want, _ := p.expect.amount.Render(s)
 	minor, ok := minorUnits(want, paid.Exponent)
 	return ok && paid.AmountMinor != nil && minor == *paid.AmountMinor
+}
+
+// is reports whether a field is the expected one. An expectation without a
+// value, which only an expression can have, is met by nothing.
+func is(v *mapping.Value, s *mapping.Scope, got string, equal func(a, b string) bool) bool {
+	if v == nil {
+		return true
+	}
+	want, _ := v.Render(s)
+	text := mapping.Text(want)
+	return text != "" && equal(text, got)
 }
 
 // minorUnits reads an amount in units, number or text, as minor units.
