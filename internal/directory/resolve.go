@@ -71,7 +71,7 @@ func (s *Snapshot) Resolve(p *Project, f relay.Flow) (*Resolved, error) {
 		return nil, err
 	}
 	r.PlanID = store.PlanID(p.ID, r.Plan)
-	r.Warnings = warnings(&doc)
+	r.Warnings = Warnings(&doc)
 	if r.Scope = "flow/" + f.Name; f.Name == "" {
 		r.Scope = scopeWithoutFlow(&doc, destination)
 	}
@@ -223,6 +223,9 @@ func sourceNamed(sources []*Source, name string) *Source {
 // withDestination puts the id of the destination that an action calls into
 // it, and into its fallbacks.
 func (p *Project) withDestination(a relay.Action, flows *Destination) (relay.Action, error) {
+	if a.DestinationID != 0 {
+		return a, relay.Errorf(relay.Invalid, "unknown_field", "destination_id: there is no such field here: name a destination")
+	}
 	to := flows
 	if a.Destination != "" {
 		if to = p.destinations[a.Destination]; to == nil {
@@ -293,8 +296,8 @@ func reachable(on map[string]relay.Action, can []relay.Outcome) error {
 	return nil
 }
 
-// warnings names the terminal outcomes that would pass in silence.
-func warnings(doc *relay.Plan) []string {
+// Warnings names the terminal outcomes of a plan that would pass in silence.
+func Warnings(doc *relay.Plan) []string {
 	if _, ok := doc.On[relay.DefaultAction]; ok {
 		return []string{}
 	}

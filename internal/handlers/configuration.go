@@ -3,7 +3,9 @@ package handlers
 import (
 	"bytes"
 	"encoding/json"
+	"maps"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -181,12 +183,14 @@ func (h *Handlers) postSecret(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, s := range h.cfg.Directory.Current().SourceByID(src.ID).Secrets {
-		if s.ID == id {
-			return c.JSON(http.StatusCreated, showSecret(s))
+	if now := h.cfg.Directory.Current().SourceByID(src.ID); now != nil {
+		for _, s := range now.Secrets {
+			if s.ID == id {
+				return c.JSON(http.StatusCreated, showSecret(s))
+			}
 		}
 	}
-	return c.JSON(http.StatusCreated, secret{ID: id})
+	return missing(directory.KindSource, src.Name) // deleted in the same moment
 }
 
 func (h *Handlers) deleteSecret(c echo.Context) error {
@@ -210,11 +214,10 @@ func (h *Handlers) deleteSecret(c echo.Context) error {
 // only which ones are set.
 func showDestination(d *directory.Destination) map[string]any {
 	out := map[string]any{
-		"name": d.Name, "platform": d.Platform, "base_url": nullable(d.BaseURL), "max_concurrency": d.Concurrency(),
+		"name": d.Name, "platform": d.Destination.Platform, "base_url": nullable(d.BaseURL), "max_concurrency": d.Concurrency(),
 		"rate": nullable(d.Rate), "timeout": relay.Duration(d.Timeout()), "on_unknown": "retry",
 		"created_at": stamp(d.CreatedAt), "updated_at": stamp(d.UpdatedAt),
 	}
-	out["platform"] = d.Destination.Platform
 	if d.OnUnknown != "" {
 		out["on_unknown"] = d.OnUnknown
 	}
@@ -224,10 +227,8 @@ func showDestination(d *directory.Destination) map[string]any {
 	for name, value := range d.Settings {
 		out[name] = value
 	}
-	set := []string{}
-	for name := range d.Secrets {
-		set = append(set, name)
-	}
+	set := slices.AppendSeq([]string{}, maps.Keys(d.Secrets)) // rather empty than null
+	slices.Sort(set)
 	out["secrets_set"] = set
 	return out
 }

@@ -99,11 +99,7 @@ func (h *Handlers) showCorrelation(who *caller, c *store.Correlation) correlatio
 		outcome = string(c.Status)
 	}
 	return correlation{
-		registered: registered{
-			ID: c.ID, Token: c.Token, Status: c.Status, URL: h.linkOf(&c.Wait, &c.Plan), CallbackURL: h.callbackURL(who.snapshot, &c.Wait),
-			Flow: nullable(c.Flow), UserID: c.UserID, Key: nullable(c.Key), ModuleID: c.Plan.On[string(relay.Completed)].ModuleID,
-			ExpiresAt: stamp(c.ExpiresAt), CreatedAt: stamp(c.CreatedAt), Warnings: []string{},
-		},
+		registered:   h.showRegistered(who.snapshot, &c.Wait, &c.Plan),
 		Conversation: cmp.Or(c.Conversation, c.UserID), Data: c.Data, CustomVars: c.CustomVars, Locale: nullable(c.Locale),
 		Outcome: nullable(outcome), ResolvedAt: optionalStamp(c.ResolvedAt), ResolvedBy: nullable(c.ResolvedBy),
 		LateOutcome: nullable(c.LateOutcome), LateAt: optionalStamp(c.LateAt), EventID: c.EventID,
@@ -117,7 +113,10 @@ func (h *Handlers) listCorrelations(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	f := store.CorrelationFilter{Flow: c.QueryParam("flow"), UserID: c.QueryParam("user_id"), Key: c.QueryParam("key")}
+	var f store.CorrelationFilter
+	if err := textParams(c, map[string]*string{"flow": &f.Flow, "user_id": &f.UserID, "key": &f.Key}); err != nil {
+		return err
+	}
 	if f.Status, err = oneOf(c, "status", relay.Statuses...); err != nil {
 		return err
 	}
@@ -252,6 +251,11 @@ type givenPayment struct {
 func (p *givenPayment) normal() (*relay.Payment, error) {
 	if p == nil {
 		return nil, nil //nolint:nilnil // no payment is a value of its own here
+	}
+	for name, value := range map[string]string{"payment.id": p.ID, "payment.currency": p.Currency} {
+		if err := checkText(name, value, relay.MaxReference); err != nil {
+			return nil, err
+		}
 	}
 	out := &relay.Payment{
 		ID: p.ID, AmountMinor: p.AmountMinor, Currency: p.Currency, Exponent: relay.CurrencyExponent(p.Currency),

@@ -3,6 +3,7 @@ package handlers
 import (
 	"encoding/json"
 	"net/http"
+	"slices"
 
 	"github.com/google/uuid"
 	"github.com/labstack/echo/v4"
@@ -71,12 +72,24 @@ var deliveryStatuses = []relay.DeliveryStatus{
 	relay.Scheduled, relay.Sending, relay.Delivered, relay.Unknown, relay.Held, relay.Dead, relay.Skipped,
 }
 
+// deliveryOutcomes lists what may have fired a delivery.
+var deliveryOutcomes = []relay.Outcome{
+	relay.Completed, relay.Failed, relay.Cancelled, relay.Expired, relay.AttemptFailed,
+	relay.Processing, relay.Mismatch, relay.Refunded, relay.Disputed, relay.PaidAgain,
+}
+
 func (h *Handlers) listDeliveries(c echo.Context) error {
 	p, err := pageOf(c)
 	if err != nil {
 		return err
 	}
-	f := store.DeliveryFilter{Destination: c.QueryParam("destination"), Outcome: relay.Outcome(c.QueryParam("outcome"))}
+	var f store.DeliveryFilter
+	if err := textParams(c, map[string]*string{"destination": &f.Destination}); err != nil {
+		return err
+	}
+	if f.Outcome, err = oneOf(c, "outcome", deliveryOutcomes...); err != nil {
+		return err
+	}
 	if f.Status, err = oneOf(c, "status", deliveryStatuses...); err != nil {
 		return err
 	}
@@ -157,6 +170,12 @@ func (h *Handlers) retryDeliveries(c echo.Context) error {
 	case "", relay.Dead, relay.Held, relay.Unknown:
 	default:
 		return relay.Errorf(relay.Invalid, "invalid_status", "status: %q is none of dead, held, unknown", req.Status)
+	}
+	if req.Outcome != "" && !slices.Contains(deliveryOutcomes, req.Outcome) {
+		return relay.Errorf(relay.Invalid, "invalid_outcome", "outcome: %q is none of %v", req.Outcome, deliveryOutcomes)
+	}
+	if err := checkText("destination", req.Destination, maxUserID); err != nil {
+		return err
 	}
 	f := store.DeliveryFilter{Status: req.Status, Destination: req.Destination, Outcome: req.Outcome, From: req.From.Time, To: req.To.Time}
 	n, err := h.cfg.Store.RetryDeliveries(c.Request().Context(), callerOf(c).project.ID, f, req.DryRun)

@@ -58,7 +58,10 @@ func (h *Handlers) listEvents(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	f := store.EventFilter{Source: c.QueryParam("source"), Token: c.QueryParam("token")}
+	var f store.EventFilter
+	if err := textParams(c, map[string]*string{"source": &f.Source, "token": &f.Token}); err != nil {
+		return err
+	}
 	if f.Verdict, err = oneOf(c, "verdict", verdicts...); err != nil {
 		return err
 	}

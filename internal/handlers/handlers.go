@@ -19,7 +19,6 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"relay.example/relay/internal/directory"
-	"relay.example/relay/internal/intake"
 	"relay.example/relay/internal/plan"
 	"relay.example/relay/internal/relay"
 	"relay.example/relay/internal/store"
@@ -41,7 +40,7 @@ const (
 type Config struct {
 	Store     *store.Store
 	Directory *directory.Directory
-	Intake    *intake.Intake
+	Intake    Intake
 	Plans     *plan.Cache
 	// HandOver takes deliveries that were committed and leased to this node;
 	// Wake hints that rows have become due.
@@ -49,6 +48,14 @@ type Config struct {
 	Wake      func()
 	PublicURL string // without a slash at its end
 	Log       *slog.Logger
+}
+
+// Intake commits callbacks and registrations: the intake package's, or in a
+// measurement of the handlers alone nothing. What it answered without an
+// error is durable; it may be called by any number of goroutines.
+type Intake interface {
+	Accept(context.Context, relay.Callback) (relay.Receipt, error)
+	Register(context.Context, store.Registration) (store.Registered, error)
 }
 
 // Handlers answers requests. It is safe for concurrent use.

@@ -74,6 +74,7 @@ func TestUnreadableCallbacks(t *testing.T) {
 		{"a list for a form", form, "application/json", `[1]`, "not_an_object"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			n := n.in(t)
 			before := n.count("events WHERE match = 'ignored' AND rule = 'unreadable'")
 			n.hook(c.path, c.body, header("Content-Type", c.contentType)).refused(http.StatusBadRequest, c.code)
 			if got := n.count("events WHERE match = 'ignored' AND rule = 'unreadable'"); got != before+1 {
@@ -111,6 +112,7 @@ func TestHostileValues(t *testing.T) {
 		{"invalid UTF-8 in the query", "/in/default/contact?conversation_token=%ff%00", "application/x-www-form-urlencoded", "a=e"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			n := n.in(t)
 			before := n.count("events")
 			n.hook(c.path, c.body, header("Content-Type", c.contentType)).wantAccepted()
 			if got := n.count("events"); got != before+1 {
@@ -177,6 +179,7 @@ func TestBodiesAreBounded(t *testing.T) {
 		{"call of chunked 10 MB", http.MethodPut, "/v1/flows/x", func() io.Reader { return io.LimitReader(&endless{}, big) }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			n := n.in(t)
 			a := n.send(c.method, c.path, c.body(), bearer(n.keys[relay.ScopeAdmin]), header("Content-Type", "application/json"))
 			a.refused(http.StatusRequestEntityTooLarge, "body_too_large", "1048576 bytes")
 		})
@@ -185,6 +188,7 @@ func TestBodiesAreBounded(t *testing.T) {
 		t.Errorf("got %d events, want none of what was refused unread", got)
 	}
 	t.Run("exactly as much as is allowed", func(t *testing.T) {
+		n := n.in(t)
 		body := `{"id": "big", "type": "nothing", "x": "`
 		body += strings.Repeat("x", handlers.MaxBody-len(body)-2) + `"}`
 		n.hook("/in/default/hook", body).wantAccepted()
@@ -239,6 +243,7 @@ func TestSlowSenders(t *testing.T) {
 		s.ReadHeaderTimeout, s.ReadTimeout = 50*time.Millisecond, 200*time.Millisecond
 	}})
 	t.Run("headers", func(t *testing.T) {
+		n := n.in(t)
 		_, r := n.raw("POST /in/default/hook HTTP/1.1\r\nHost: relay\r\nX-Slow: ")
 		// The server gives up: it closes, with or without a 408 before.
 		if _, err := io.ReadAll(r); err != nil {
@@ -246,6 +251,7 @@ func TestSlowSenders(t *testing.T) {
 		}
 	})
 	t.Run("body", func(t *testing.T) {
+		n := n.in(t)
 		_, r := n.raw("POST /in/default/hook HTTP/1.1\r\nHost: relay\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{")
 		res, err := http.ReadResponse(r, nil)
 		must(t, err)
@@ -317,6 +323,7 @@ func TestUnknownSources(t *testing.T) {
 		"invalid UTF-8 in a source": "/in/default/%ff",
 	} {
 		t.Run(name, func(t *testing.T) {
+			n := n.in(t)
 			n.hook(path, `{"id": "1"}`).refused(http.StatusNotFound, "unknown_source", "webhook_url")
 		})
 	}
@@ -350,7 +357,7 @@ func TestForgeries(t *testing.T) {
 	n := newNode(t)
 	w := n.wait(`{"user_id": "u-1", "source": "hook", "module_id": 1}`)
 	body := `{"id": "e-1", "type": "paid", "data": {"reference": "` + w["token"].(string) + `"}}`
-	send := func(settings ...setting) *answer {
+	send := func(n *node, settings ...setting) *answer {
 		return n.send(http.MethodPost, "/in/default/hook", strings.NewReader(body), append(settings, header("Content-Type", "application/json"))...)
 	}
 	for name, settings := range map[string][]setting{
@@ -362,7 +369,8 @@ func TestForgeries(t *testing.T) {
 		"a signature that is cut": {header("X-Signature", sign(hookSecret, body)[:62])},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if a := send(settings...); a.Status != http.StatusUnauthorized || a.Header.Get("Content-Type") != "application/problem+json" {
+			n := n.in(t)
+			if a := send(n, settings...); a.Status != http.StatusUnauthorized || a.Header.Get("Content-Type") != "application/problem+json" {
 				t.Errorf("got %d %s, want a problem 401", a.Status, a.Body)
 			}
 		})
@@ -374,7 +382,7 @@ func TestForgeries(t *testing.T) {
 		t.Fatalf("got the wait %v by a forgery, want pending", got)
 	}
 	// No forgery took the dedupe key of the real one.
-	send(header("X-Signature", sign(hookSecret, body))).wantAccepted()
+	send(n, header("X-Signature", sign(hookSecret, body))).wantAccepted()
 	if got := n.get("/v1/correlations/" + w["id"].(string)).object()["status"]; got != "completed" {
 		t.Errorf("got the wait %v after the real event, want completed", got)
 	}
@@ -431,6 +439,7 @@ func TestFormBrowserIsLedToTheTruth(t *testing.T) {
 		{"sent again, token in the path", "/in/default/contact/" + token, "name=Ada", "/return/" + token},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			n := n.in(t)
 			a := n.send(http.MethodPost, c.path, strings.NewReader(c.body), browser...).want(http.StatusSeeOther)
 			if got := a.Header.Get("Location"); got != publicURL+c.location {
 				t.Errorf("got the browser led to %s, want %s", got, publicURL+c.location)

@@ -47,7 +47,15 @@ const (
 // node is a relay's HTTP surface over a real database; what it would deliver
 // is recorded.
 type node struct {
-	t         *testing.T
+	t *testing.T // whose helper calls these are
+	*parts
+}
+
+// in returns n for the use of a subtest.
+func (n *node) in(t *testing.T) *node { return &node{t, n.parts} }
+
+// parts is what a node is made of and has seen.
+type parts struct {
 	url       string // of its server
 	database  string
 	sealed    *seal.Ring
@@ -85,10 +93,10 @@ func newNode(t *testing.T, with ...options) *node {
 	if o.database == "" {
 		o.database = storetest.URL(t, true)
 	}
-	n := &node{
-		t: t, database: o.database, log: &logBuffer{}, keys: map[relay.Scope]string{},
+	n := &node{t, &parts{
+		database: o.database, log: &logBuffer{}, keys: map[relay.Scope]string{},
 		secrets: []string{botToken, hookSecret, stripeSecret, stripeAPIKey},
-	}
+	}}
 	reached := o.database
 	if o.wrap != nil {
 		reached = o.wrap(reached)

@@ -3,6 +3,7 @@ package handlers
 import (
 	"bytes"
 	"net/http"
+	"net/url"
 
 	"github.com/labstack/echo/v4"
 
@@ -38,12 +39,22 @@ func (h *Handlers) goTo(c echo.Context) error {
 		if !ok {
 			continue
 		}
+		if !isWebLink(link) { // rendered from what came with the wait
+			h.cfg.Log.Warn("the link of a wait leads nowhere", "correlation_id", w.ID, "source_id", id)
+			continue
+		}
 		if link, err = src.Endpoint.Preset().PlaceToken(link, w.Token, src.TokenField); err != nil {
 			return err
 		}
 		return c.Redirect(http.StatusFound, link)
 	}
 	return h.showStatus(c, w)
+}
+
+// isWebLink tells what a browser may be sent to.
+func isWebLink(link string) bool {
+	u, err := url.Parse(link)
+	return err == nil && u.Host != "" && (u.Scheme == "https" || u.Scheme == "http")
 }
 
 // returned tells what is true of a wait, not what a redirect claims.
@@ -77,7 +88,16 @@ func (h *Handlers) showStatus(c echo.Context, w *store.Correlation) error {
 	case w.Status == relay.StatusExpired, w.Status == relay.StatusCancelled, w.Status == relay.StatusSuperseded:
 		code = http.StatusGone
 	}
-	return h.showPage(c, code, templates.Status{State: state, ReturnURL: w.Plan.ReturnURL})
+	p, err := h.cfg.Plans.Get(c.Request().Context(), w.PlanID)
+	if err != nil {
+		return err
+	}
+	outcome := relay.Outcome(state)
+	if !outcome.Terminal() {
+		outcome = ""
+	}
+	back := p.WayBack(plan.ScopeOf(&w.Wait, outcome, w.Payment, w.Form, relay.FormatJSON, nil))
+	return h.showPage(c, code, templates.Status{State: state, ReturnURL: back})
 }
 
 func (h *Handlers) showPage(c echo.Context, code int, page templates.Status) error {

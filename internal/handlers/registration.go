@@ -2,6 +2,7 @@ package handlers
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"net/http"
@@ -88,7 +89,9 @@ func (h *Handlers) postCorrelation(c echo.Context) error {
 		return err
 	}
 	h.cfg.Plans.Put(reg.Wait.PlanID, resolved.Compiled)
-	done, err := h.cfg.Intake.Register(c.Request().Context(), reg)
+	ctx, cancel := context.WithTimeoutCause(c.Request().Context(), answerTimeout, errAnswerTimeout)
+	defer cancel()
+	done, err := h.cfg.Intake.Register(ctx, reg)
 	if err != nil {
 		return err
 	}
@@ -96,7 +99,11 @@ func (h *Handlers) postCorrelation(c echo.Context) error {
 	if done.New {
 		status = http.StatusCreated
 	}
-	return c.JSON(status, h.showRegistered(who.snapshot, done, resolved))
+	p, err := h.cfg.Plans.Get(ctx, done.Wait.PlanID) // one that was there may do something else than was asked for now
+	if err != nil {
+		return err
+	}
+	return c.JSON(status, h.showRegistered(who.snapshot, &done.Wait, &p.Plan))
 }
 
 func (r *registration) check() error {
@@ -243,13 +250,11 @@ type registered struct {
 	Warnings    []string     `json:"warnings"`
 }
 
-func (h *Handlers) showRegistered(s *directory.Snapshot, r store.Registered, resolved *directory.Resolved) registered {
-	w := &r.Wait
+func (h *Handlers) showRegistered(s *directory.Snapshot, w *relay.Wait, p *relay.Plan) registered {
 	return registered{
 		ID: w.ID, Token: w.Token, Status: w.Status, Flow: nullable(w.Flow), UserID: w.UserID, Key: nullable(w.Key),
-		URL: h.linkOf(w, &resolved.Compiled.Plan), CallbackURL: h.callbackURL(s, w),
-		ModuleID:  resolved.Compiled.On[string(relay.Completed)].ModuleID,
-		ExpiresAt: stamp(w.ExpiresAt), CreatedAt: stamp(w.CreatedAt), Warnings: resolved.Warnings,
+		URL: h.linkOf(w, p), CallbackURL: h.callbackURL(s, w), ModuleID: p.On[string(relay.Completed)].ModuleID,
+		ExpiresAt: stamp(w.ExpiresAt), CreatedAt: stamp(w.CreatedAt), Warnings: directory.Warnings(p),
 	}
 }
 

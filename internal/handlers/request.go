@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"maps"
 	"mime"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"time"
 
@@ -144,6 +146,19 @@ func timeParam(c echo.Context, name string) (time.Time, error) {
 		return t, relay.Errorf(relay.Invalid, "invalid_time", "%s: %q is not a time such as 2026-11-21T08:00:00Z", name, text)
 	}
 	return t, nil
+}
+
+// textParams reads query parameters that the database compares with text: what
+// it could never hold is refused here.
+func textParams(c echo.Context, into map[string]*string) error {
+	for _, name := range slices.Sorted(maps.Keys(into)) {
+		value := c.QueryParam(name)
+		if err := checkText(name, value, maxUserID); err != nil {
+			return err
+		}
+		*into[name] = value
+	}
+	return nil
 }
 
 // oneOf reads a query parameter that must be one of some words.

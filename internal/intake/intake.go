@@ -29,7 +29,7 @@ const (
 	maxWaiting    = 4096            // callbacks; above it intake sheds with 503
 	committers    = 2               // commits at the same time
 	commitTimeout = 6 * time.Second // of one batch; callers give up before
-	maxConflicts  = 5               // times one batch is repeated after losing to another
+	maxConflicts  = 20              // times one batch is repeated after losing to another: at even odds, that is never
 )
 
 // Config is what an Intake works with.

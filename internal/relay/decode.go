@@ -9,6 +9,7 @@ import (
 	"io"
 	"reflect"
 	"strings"
+	"unicode/utf8"
 )
 
 // maxNesting is how deep the JSON that people write may be nested.
@@ -19,6 +20,9 @@ const maxNesting = 64
 // with an Error that says where. What a reader would silently ignore is what
 // its writer got wrong.
 func Decode(raw []byte, into any) error {
+	if !utf8.Valid(raw) { // encoding/json would read it, as something else
+		return Errorf(Malformed, "malformed_json", "the body is not UTF-8, as JSON must be")
+	}
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	if err := checkValue(dec, "", 0, reflect.TypeOf(into)); err != nil {
 		return err
@@ -42,13 +46,32 @@ func explain(err error) error {
 		return known
 	case errors.As(err, &typeErr):
 		return Errorf(Invalid, "wrong_type", "%s: a JSON %s does not go here: want %s",
-			orBody(typeErr.Field), typeErr.Value, typeErr.Type)
+			orBody(typeErr.Field), typeErr.Value, jsonName(typeErr.Type))
 	case errors.As(err, &syntaxErr):
 		return Errorf(Malformed, "malformed_json", "the body is not JSON: %v at byte %d", err, syntaxErr.Offset)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return Errorf(Malformed, "malformed_json", "the body ends before its JSON does")
 	default:
 		return Errorf(Invalid, "invalid_value", "%s", strings.TrimPrefix(err.Error(), "json: "))
+	}
+}
+
+// jsonName says which JSON goes into a type.
+func jsonName(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.Struct, reflect.Map:
+		return "an object"
+	case reflect.Slice, reflect.Array:
+		return "a list"
+	case reflect.Bool:
+		return "true or false"
+	case reflect.String:
+		return "a string"
+	default:
+		if reflect.PointerTo(t).Implements(reflect.TypeFor[encoding.TextUnmarshaler]()) {
+			return "a string"
+		}
+		return "a number"
 	}
 }
 

@@ -37,6 +37,8 @@ var (
 		"another pending wait of this source has the same key: choose another, or wait until it is resolved")
 	errIdempotencyMismatch = relay.Errorf(relay.Conflict, "idempotency_key_reused",
 		"this Idempotency-Key was used with another body within 24 h: send a new key")
+	errOvertaken = relay.Errorf(relay.Busy, "overtaken",
+		"other registrations of the same user came first each time: try again")
 	errWaitPending = relay.Errorf(relay.Conflict, "wait_pending",
 		"a wait of this flow and user is pending, and on_conflict is reject")
 )
@@ -71,6 +73,9 @@ func (s *Store) Register(ctx context.Context, regs []Registration) ([]Registrati
 	if err != nil {
 		return nil, translate("registering waits: looking for older ones", err)
 	}
+	if found.overtaken(regs) {
+		return nil, errOvertaken
+	}
 	results, fresh, superseded := found.judge(regs)
 	var b pgx.Batch
 	queueSuperseded(&b, superseded)
@@ -96,9 +101,11 @@ func Collides(a, b *Registration) bool {
 type older struct {
 	replays map[uuid.UUID]replay      // by idempotency key
 	pending map[uuid.UUID]*relay.Wait // by scope
-	keys    map[uuid.UUID]uuid.UUID   // active key refs and their waits
+	keys    map[uuid.UUID]keyHolder   // by active key ref
 	waits   map[uuid.UUID]*relay.Wait // replayed, by id
 }
+
+type keyHolder struct{ wait, scope uuid.UUID }
 
 type replay struct {
 	request []byte
@@ -141,7 +148,8 @@ func lockOlder(ctx context.Context, conn *pgx.Conn, regs []Registration) (*older
 		ORDER BY c.id
 		FOR UPDATE`, scopes, keys)
 	b.Queue(`
-		SELECT ref, correlation_id FROM correlation_refs
+		SELECT r.ref, c.id, c.scope
+		FROM correlation_refs r JOIN correlations c ON c.id = r.correlation_id
 		WHERE ref = ANY($1::uuid[]) AND kind = 'key' AND active`, refs)
 	br := conn.SendBatch(ctx, &b)
 	found, err := readOlder(br)
@@ -154,7 +162,7 @@ func lockOlder(ctx context.Context, conn *pgx.Conn, regs []Registration) (*older
 func readOlder(br pgx.BatchResults) (*older, error) {
 	o := &older{
 		replays: map[uuid.UUID]replay{}, pending: map[uuid.UUID]*relay.Wait{},
-		keys: map[uuid.UUID]uuid.UUID{}, waits: map[uuid.UUID]*relay.Wait{},
+		keys: map[uuid.UUID]keyHolder{}, waits: map[uuid.UUID]*relay.Wait{},
 	}
 	for range 2 { // BEGIN, INSERT INTO idempotency_keys
 		if _, err := br.Exec(); err != nil {
@@ -182,11 +190,28 @@ func readOlder(br pgx.BatchResults) (*older, error) {
 		}
 	}
 	rows, _ = br.Query()
-	_, err = pgx.ForEachRow(rows, []any{&key, &id}, func() error {
-		o.keys[key] = id
+	var holder keyHolder
+	_, err = pgx.ForEachRow(rows, []any{&key, &holder.wait, &holder.scope}, func() error {
+		o.keys[key] = holder
 		return nil
 	})
 	return o, err
+}
+
+// overtaken reports whether another node registered a wait of the same scope
+// while this one waited for the lock of the wait before: the key is held by
+// one that is to be superseded, and that this transaction has not locked.
+func (o *older) overtaken(regs []Registration) bool {
+	for i := range regs {
+		w := &regs[i].Wait
+		for _, ref := range keyRefs(w) {
+			holder, ok := o.keys[ref]
+			if old := o.pending[w.Scope]; ok && holder.scope == w.Scope && (old == nil || old.ID != holder.wait) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // judge decides each registration: answered from what is there, refused, or
@@ -256,7 +281,7 @@ func queueIdempotency(b *pgx.Batch, regs []Registration, results []RegistrationR
 // be superseded, holds the key at one of the sources.
 func (o *older) keyTaken(w, old *relay.Wait) bool {
 	for _, ref := range keyRefs(w) {
-		if holder, ok := o.keys[ref]; ok && (old == nil || holder != old.ID) {
+		if holder, ok := o.keys[ref]; ok && (old == nil || holder.wait != old.ID) {
 			return true
 		}
 	}

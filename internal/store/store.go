@@ -218,9 +218,12 @@ func sqlState(err error) string {
 }
 
 // Conflicted reports whether a batch lost against another transaction, by a
-// deadlock or a unique key taken in the same moment. Repeated, it sees what
-// the other one did.
+// deadlock or a name taken in the same moment. Repeated, it sees what the
+// other one did.
 func Conflicted(err error) bool {
+	if errors.Is(err, errOvertaken) {
+		return true
+	}
 	switch sqlState(err) {
 	case "40P01", "40001", "23505":
 		return true
