@@ -1,0 +1,328 @@
+package main
+
+import (
+	"bytes"
+	"encoding/base64"
+	"io"
+	"maps"
+	"net/http"
+	"os"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"relay.example/relay/internal/store/storetest"
+)
+
+func TestMigrate(t *testing.T) {
+	t.Parallel()
+	env := settingsOf(storetest.URL(t, false))
+	current := regexp.MustCompile(`^schema version (\d+), this program's (\d+), current\n$`)
+	if got := mustRun(t, env, "migrate", "status"); !strings.HasPrefix(got, "schema version 0,") || current.MatchString(got) {
+		t.Errorf("status of an empty database: got %q, want version 0 and not current", got)
+	}
+	env["RELAY_MIGRATE"] = "check"
+	_, err := command(t, env, "serve")
+	wantRefusal(t, err, "schema is at 0", "relay migrate up")
+
+	got := mustRun(t, env, "migrate", "up")
+	latest := current.FindStringSubmatch(got)
+	if latest == nil || latest[1] != latest[2] {
+		t.Fatalf("up: got %q, want the newest version", got)
+	}
+	if again := mustRun(t, env, "migrate", "up"); again != got {
+		t.Errorf("up again: got %q, want %q", again, got)
+	}
+	startNode(t, env).end(t) // check is content now
+
+	if down := mustRun(t, env, "migrate", "down"); current.MatchString(down) || down == got {
+		t.Errorf("down: got %q, want one version less than %q", down, got)
+	}
+	if up := mustRun(t, env, "migrate", "up"); up != got {
+		t.Errorf("up after down: got %q, want %q", up, got)
+	}
+	_, err = command(t, env, "migrate", "sideways")
+	wantRefusal(t, err, "up", "down", "status")
+}
+
+// TestNodesMigrateOnce starts nodes on an empty database at the same time.
+func TestNodesMigrateOnce(t *testing.T) {
+	t.Parallel()
+	env := settingsOf(storetest.URL(t, false))
+	nodes := make([]*testNode, 3)
+	var g sync.WaitGroup
+	for i := range nodes {
+		g.Go(func() { nodes[i] = startNode(t, env) })
+	}
+	g.Wait()
+	for i, n := range nodes {
+		if n == nil {
+			t.Fatalf("node %d did not start", i)
+		}
+		n.call(t, http.MethodGet, "/v1/sources", nil, nil, http.StatusOK)
+	}
+}
+
+func TestKeys(t *testing.T) {
+	t.Parallel()
+	first := strings.TrimSpace(mustRun(t, nil, "keys", "new"))
+	second := strings.TrimSpace(mustRun(t, nil, "keys", "new"))
+	for _, key := range []string{first, second} {
+		if raw, err := base64.StdEncoding.DecodeString(key); err != nil || len(raw) != 32 || first == second {
+			t.Errorf("keys new: got %q (%v), want 32 fresh bytes in base64", key, err)
+		}
+	}
+	env := settingsOf(storetest.URL(t, true))
+	env["SANDBOX"] = "http://127.0.0.1:9"
+	env["RELAY_ENCRYPTION_KEY"] = first
+	if got := mustRun(t, env, "keys", "status"); got != "no secrets are stored\n" {
+		t.Errorf("status at first: got %q", got)
+	}
+	mustRun(t, env, "apply", "-f", writeFile(t, "relay.yaml", configuration))
+	sealed := regexp.MustCompile(`(?m)^key (\S+): (\d+) secrets, (.+)$`)
+	status := func(want ...string) [][]string {
+		t.Helper()
+		rows := sealed.FindAllStringSubmatch(mustRun(t, env, "keys", "status"), -1)
+		var got []string
+		for _, r := range rows {
+			got = append(got, r[2]+" "+r[3])
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("status (-want +got):\n%s", diff)
+		}
+		return rows
+	}
+	old := status("3 seals")[0][1]
+
+	// The key is lost: no node may start and take payments it cannot check.
+	env["RELAY_ENCRYPTION_KEY"] = second
+	status("3 MISSING from RELAY_ENCRYPTION_KEY")
+	_, err := command(t, env, "serve")
+	wantRefusal(t, err, old, "RELAY_ENCRYPTION_KEY")
+	_, err = command(t, env, "keys", "reseal")
+	if err == nil {
+		t.Error("reseal without the old key: got no error")
+	}
+
+	env["RELAY_ENCRYPTION_KEY"] = second + "," + first
+	status("3 opens")
+	if got := mustRun(t, env, "keys", "reseal"); !strings.HasPrefix(got, "sealed anew: 3\n") {
+		t.Errorf("reseal: got %q, want 3 sealed anew", got)
+	}
+	env["RELAY_ENCRYPTION_KEY"] = second
+	if renewed := status("3 seals")[0][1]; renewed == old {
+		t.Errorf("the key after resealing: got %s, which is the old one", renewed)
+	}
+	delete(env, "RELAY_ENCRYPTION_KEY")
+	_, err = command(t, env, "serve")
+	wantRefusal(t, err, "RELAY_ENCRYPTION_KEY is not set", "relay keys new")
+}
+
+func TestApply(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	dump := func() string {
+		return storetest.Query[string](t, w.dbURL, `
+			SELECT concat_ws('|', (SELECT string_agg(f::text, ',' ORDER BY f.id) FROM flows f),
+			                 (SELECT string_agg(s::text, ',' ORDER BY s.id) FROM sources s),
+			                 (SELECT string_agg(d::text, ',' ORDER BY d.id) FROM destinations d))`)
+	}
+	const other = `
+project: shop-b
+destinations: [{name: bot, platform: certainly, token: "${CERTAINLY_TOKEN}"}]
+sources: [{name: stripe, provider: stripe, secret: "${STRIPE_WEBHOOK_SECRET}"}]
+`
+	withoutContact, _, found := strings.Cut(configuration, "  - name: contact\n")
+	if !found {
+		t.Fatal("the configuration has no flow contact")
+	}
+	withoutContact = strings.Replace(withoutContact, "  - {name: contact, provider: html-form}\n", "", 1)
+	withoutContact = strings.Replace(withoutContact, "expires_in: 45m", "expires_in: 46m", 1)
+
+	apply := func(text string, flags ...string) string {
+		t.Helper()
+		return mustRun(t, w.env, append([]string{"apply", "-f", writeFile(t, "relay.yaml", text)}, flags...)...)
+	}
+	want := func(got, want string) {
+		t.Helper()
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("printed (-want +got):\n%s", diff)
+		}
+	}
+	before := dump()
+	want(apply(configuration), "nothing to change\n")
+	want(apply(configuration+"---"+other, "--dry-run"), "+ project shop-b/shop-b\n+ destination shop-b/bot\n+ source shop-b/stripe\ndry run: nothing was changed\n")
+	if dump() != before {
+		t.Error("a dry run has changed something")
+	}
+	want(apply(configuration+"---"+other), "+ project shop-b/shop-b\n+ destination shop-b/bot\n+ source shop-b/stripe\n")
+	want(apply(withoutContact), "~ flow default/checkout: expires_in\n")
+	want(apply(withoutContact, "--prune"), "- flow default/contact\n- source default/contact\n")
+	want(apply(withoutContact, "--prune"), "nothing to change\n") // shop-b is not named, and stays
+
+	// The running node follows.
+	await(t, patience, "the node to follow", func() bool {
+		resp, _ := exchange(t, http.MethodGet, w.url+"/v1/flows/contact", http.Header{"Authorization": {"Bearer " + apiKey}}, "")
+		return resp.StatusCode == http.StatusNotFound
+	})
+
+	// What is refused changes nothing, also not what stands before it.
+	before = dump()
+	for name, tt := range map[string]struct{ text, words string }{
+		"a name that is not set":   {strings.Replace(configuration, "${SANDBOX}", "${SANDBOXX}", 1), "SANDBOXX is not set"},
+		"a field that is unknown":  {strings.Replace(configuration, "expires_in", "expire_in", 1), "expire_in"},
+		"an unreachable flow":      {configuration + "---\nproject: shop-c\nflows: [{name: f, destination: nowhere}]\n", "nowhere"},
+		"two documents of one":     {configuration + "---\nsources: []\n", "two documents"},
+		"a name twice":             {configuration + "---\nproject: shop-c\nsources: [{name: a, provider: html-form}, {name: a, provider: html-form}]\n", `"a"`},
+		"an expression that fails": {strings.Replace(configuration, "payment.amount > 10", "payment.amount >", 1), "when"},
+		"not YAML":                 {"destinations: [", "YAML"},
+	} {
+		_, err := command(t, w.env, "apply", "-f", writeFile(t, "relay.yaml", tt.text))
+		if err == nil {
+			t.Errorf("%s: got no error", name)
+			continue
+		}
+		if !strings.Contains(err.Error(), tt.words) || len(leaks(err.Error(), []string{certainlyToken, stripeSecret})) > 0 {
+			t.Errorf("%s: got %q, want it to say %q and no secret", name, err, tt.words)
+		}
+	}
+	if dump() != before {
+		t.Error("a refused file has changed something")
+	}
+	_, err := command(t, w.env, "apply", "-f", "/nowhere/relay.yaml")
+	wantRefusal(t, err, "/nowhere/relay.yaml")
+}
+
+// TestServeConfigRefused holds that a node does not start on half of what it
+// was given.
+func TestServeConfigRefused(t *testing.T) {
+	t.Parallel()
+	env := settingsOf(storetest.URL(t, true)) // ${SANDBOX} is not set
+	_, err := command(t, env, "serve", "--config", writeFile(t, "relay.yaml", configuration))
+	wantRefusal(t, err, "SANDBOX is not set")
+}
+
+// openDir makes a directory that the private server's account can enter.
+func openDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "relay-demo-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func TestDemo(t *testing.T) {
+	t.Parallel()
+	dir := openDir(t)
+	for _, start := range []string{"the first", "the second"} { // on the same data
+		out := mustRun(t, nil, "demo", "--once", "--listen=127.0.0.1:0", "--data-dir", dir)
+		for _, want := range []string{"form: resumed", "checkout: resumed", "both conversations were resumed"} {
+			if !strings.Contains(out, want) {
+				t.Errorf("%s demo does not say %q:\n%s", start, want, out)
+			}
+		}
+		for line := range strings.Lines(out) {
+			if !regexp.MustCompile(`^ +\d+\.\d{3}s  `).MatchString(line) {
+				t.Errorf("%s demo: got the line %q, want each to begin with its time", start, line)
+			}
+		}
+	}
+}
+
+// TestDemoFails breaks the sandbox as soon as the demo has named it.
+func TestDemoFails(t *testing.T) {
+	t.Parallel()
+	fault, err := http.NewRequestWithContext(t.Context(), http.MethodPut, "", strings.NewReader(`{"faults":[{"times":0,"answer":"unknown_user"}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fault.Header.Set("Content-Type", "application/json")
+	out := &tripwire{act: func(box string) {
+		fault.URL, err = fault.URL.Parse(box + "/sandbox/certainly")
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		resp, err := client.Do(fault)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer resp.Body.Close()
+		if resp.StatusCode >= http.StatusMultipleChoices {
+			t.Errorf("switching the sandbox: got %s", resp.Status)
+		}
+	}}
+	err = run(t.Context(), []string{"demo", "--once", "--listen=127.0.0.1:0", "--data-dir", openDir(t)}, lookupIn(nil), out, io.Discard)
+	wantRefusal(t, err, "the form", "was not resumed")
+}
+
+// tripwire is an output that acts on the line that names the sandbox, before
+// the program goes on.
+type tripwire struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+	act  func(box string)
+}
+
+var boxAddress = regexp.MustCompile(`the sandbox at (http://\S+)`)
+
+func (w *tripwire) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if m := boxAddress.FindSubmatch(p); m != nil {
+		w.act(string(m[1]))
+	}
+	return w.text.Write(p)
+}
+
+// TestSandbox runs the stand-ins on their own, with a relay between.
+func TestSandbox(t *testing.T) {
+	t.Parallel()
+	env := settingsOf(storetest.URL(t, true))
+	n := startNode(t, env)
+	out := newLogs()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := run(t.Context(), []string{
+			"sandbox", "--listen=127.0.0.1:0", "--certainly-token", certainlyToken,
+			"--webhook-url", n.url + "/in/default/stripe", "--webhook-secret", stripeSecret,
+		}, lookupIn(nil), out, io.Discard); err != nil {
+			t.Errorf("relay sandbox: %v", err)
+		}
+	}()
+	t.Cleanup(func() { <-done }) // the test's context has ended by then
+	address := regexp.MustCompile(`base_url (http://\S+)/certainly`)
+	await(t, patience, "the sandbox", func() bool { return address.MatchString(out.String()) })
+	env = maps.Clone(env)
+	env["SANDBOX"] = address.FindStringSubmatch(out.String())[1]
+	mustRun(t, env, "apply", "-f", writeFile(t, "relay.yaml", configuration))
+	var reg wait
+	await(t, patience, "the node to know the flow", func() bool {
+		resp, _ := exchange(t, http.MethodGet, n.url+"/v1/flows/checkout", http.Header{"Authorization": {"Bearer " + apiKey}}, "")
+		return resp.StatusCode == http.StatusOK
+	})
+	n.call(t, http.MethodPost, "/v1/correlations", object{"user_id": "u-box", "flow": "checkout"}, &reg, http.StatusCreated)
+	form := http.Header{"Content-Type": {"application/x-www-form-urlencoded"}}
+	exchange(t, http.MethodPost, env["SANDBOX"]+"/pay/demo", form, "choice=pay&reference="+reg.Token+"&session=cs_test_1&intent=pi_1")
+	if got := n.settled(t, reg.ID); got.Status != "completed" {
+		t.Errorf("status: got %q, want completed by the pay page", got.Status)
+	}
+	await(t, patience, "the conversation", func() bool {
+		_, text := exchange(t, http.MethodGet, env["SANDBOX"]+"/sandbox/conversations/u-box", nil, "")
+		return strings.Contains(text, `"resumed":1`) || strings.Contains(text, `"resumed": 1`)
+	})
+}

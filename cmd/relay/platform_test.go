@@ -1,0 +1,134 @@
+package main
+
+import (
+	"encoding/json"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"relay.example/relay/internal/relay"
+	"relay.example/relay/internal/sandbox"
+)
+
+// refusal is Certainly's 400 with an error in words.
+func refusal(words string) sandbox.Fault {
+	return sandbox.Fault{Status: http.StatusBadRequest, Body: json.RawMessage(`{"message":null,"error":"` + words + `"}`)}
+}
+
+// TestCertainlyAnswers holds what the relay makes of each of Certainly's
+// answers (contracts/outbound-platforms.md, A), and what it does then.
+func TestCertainlyAnswers(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	const once, always = 1, 0
+	tests := []struct {
+		name        string
+		fault       sandbox.Fault
+		times       int64
+		destination string
+
+		class, reason string
+		httpStatus    int
+		status        string // of the delivery, once it is at rest or waits
+		resumed       int
+	}{
+		{name: "token", fault: sandbox.Fault{Answer: "credentials"}, times: always, class: "credentials", reason: "bad_credentials", httpStatus: 400, status: "scheduled"},
+		{name: "unknown user", fault: sandbox.Fault{Answer: "unknown_user"}, times: always, class: "permanent", reason: "unknown_user", httpStatus: 400, status: "dead"},
+		{name: "unknown module", fault: sandbox.Fault{Answer: "unknown_module"}, times: always, class: "permanent", reason: "unknown_module", httpStatus: 400, status: "dead"},
+		{name: "invalid JSON", fault: refusal("Need a valid json containing user_id and module_id"), times: always, class: "permanent", reason: "bad_request", httpStatus: 400, status: "dead"},
+		{name: "no user", fault: refusal("user_id is mandatory"), times: always, class: "permanent", reason: "bad_request", httpStatus: 400, status: "dead"},
+		{name: "no module", fault: refusal("module_id is mandatory"), times: always, class: "permanent", reason: "bad_request", httpStatus: 400, status: "dead"},
+		{name: "200 with a null message", fault: sandbox.Fault{Answer: "null_message"}, times: once, class: "retry", reason: "not_confirmed", httpStatus: 200, status: "delivered", resumed: 1},
+		{name: "200 with an error", fault: sandbox.Fault{Answer: "error_array"}, times: once, class: "retry", reason: "not_confirmed", httpStatus: 200, status: "delivered", resumed: 1},
+		{name: "429", fault: sandbox.Fault{Answer: "rate_limited", Headers: map[string]string{"Retry-After": "1"}}, times: once, class: "retry", reason: "rate_limited", httpStatus: 429, status: "delivered", resumed: 1},
+		{name: "500", fault: sandbox.Fault{Answer: "server_error"}, times: once, class: "retry", reason: "platform_failed", httpStatus: 500, status: "delivered", resumed: 1},
+		{name: "no answer in time", fault: sandbox.Fault{Answer: "hang"}, times: once, destination: "impatient", class: "unknown", reason: "timeout", status: "delivered", resumed: 1},
+		{name: "dropped connection", fault: sandbox.Fault{Answer: "drop"}, times: once, class: "unknown", reason: "reset", status: "delivered", resumed: 1},
+		// The platform acted, and nobody could know: at least once means twice.
+		{name: "reset after it acted", fault: sandbox.Fault{Answer: "reset"}, times: once, class: "unknown", reason: "reset", status: "delivered", resumed: 2},
+		{name: "closed after it acted", fault: sandbox.Fault{Answer: "close_after_read"}, times: once, class: "unknown", reason: "reset", status: "delivered", resumed: 2},
+	}
+	users := map[string]string{}
+	var switches sandbox.Switches
+	for _, tt := range tests {
+		users[tt.name] = "u-" + strings.ReplaceAll(tt.name, " ", "-")
+		tt.fault.Match.UserID, tt.fault.Times = users[tt.name], tt.times
+		switches.Faults = append(switches.Faults, tt.fault)
+	}
+	if err := w.box.SwitchCertainly(switches); err != nil {
+		t.Fatal(err)
+	}
+	t.Run("classes", func(t *testing.T) {
+		for _, tt := range tests {
+			t.Run(tt.name, func(t *testing.T) {
+				t.Parallel()
+				more := object{"user_id": users[tt.name]}
+				if tt.destination != "" {
+					more["destination"] = tt.destination
+				}
+				reg := w.register(t, "checkout", more)
+				w.stripe(t, "checkout.session.completed", paid(reg))
+				var d owed
+				await(t, patience, "the delivery", func() bool {
+					d = w.delivery(t, w.wait(t, reg.ID).Deliveries[0].ID)
+					return d.Attempts > 0 && d.Status == tt.status
+				})
+				first := d.AttemptLog[0]
+				if first.Class != tt.class || first.Reason != tt.reason || first.HTTPStatus != tt.httpStatus {
+					t.Errorf("first attempt: got %+v, want %s, %s, HTTP %d", first, tt.class, tt.reason, tt.httpStatus)
+				}
+				wantAttempts := 1
+				if tt.status == "delivered" {
+					wantAttempts = 2
+				}
+				if d.Attempts != wantAttempts || len(d.AttemptLog) != wantAttempts {
+					t.Errorf("attempts: got %d with a log of %d, want %d", d.Attempts, len(d.AttemptLog), wantAttempts)
+				}
+				if c := w.conversation(reg); c.Resumed != tt.resumed {
+					t.Errorf("resumed: got %d, want %d", c.Resumed, tt.resumed)
+				}
+				// Whatever the platform says, the payment is taken.
+				wantStatus(t, w.wait(t, reg.ID), relay.StatusCompleted, "completed")
+				if tt.class == "credentials" && (d.NextAttemptAt == nil || time.Until(*d.NextAttemptAt) < 40*time.Second) {
+					t.Errorf("next attempt: got %v, want it about a minute away", d.NextAttemptAt)
+				}
+			})
+		}
+	})
+
+	// The reason mended, what came to rest is sent by hand.
+	if err := w.box.SwitchCertainly(sandbox.Switches{}); err != nil {
+		t.Fatal(err)
+	}
+	var dead struct {
+		Data []owed `json:"data"`
+	}
+	w.call(t, http.MethodGet, "/v1/deliveries?status=dead", nil, &dead, http.StatusOK)
+	if len(dead.Data) != 5 {
+		t.Fatalf("dead deliveries: got %d, want 5", len(dead.Data))
+	}
+	w.call(t, http.MethodPost, "/v1/deliveries/"+dead.Data[0].ID+"/retry", nil, nil, http.StatusOK)
+	var bulk struct {
+		Matched int `json:"matched"`
+	}
+	for _, dryRun := range []bool{true, false} {
+		w.call(t, http.MethodPost, "/v1/deliveries/retry", object{"status": "dead", "dry_run": dryRun}, &bulk, http.StatusAccepted)
+		if bulk.Matched != 4 {
+			t.Errorf("retried in bulk (dry run %t): got %d, want the 4 that are left", dryRun, bulk.Matched)
+		}
+	}
+	for _, d := range dead.Data {
+		await(t, patience, "the delivery sent by hand", func() bool { return w.delivery(t, d.ID).Status == "delivered" })
+	}
+	// A delivery that waits for new credentials can be sent at once, too.
+	var waiting struct {
+		Data []owed `json:"data"`
+	}
+	w.call(t, http.MethodGet, "/v1/deliveries?status=scheduled", nil, &waiting, http.StatusOK)
+	if len(waiting.Data) != 1 {
+		t.Fatalf("waiting deliveries: got %d, want the one with bad credentials", len(waiting.Data))
+	}
+	w.call(t, http.MethodPost, "/v1/deliveries/"+waiting.Data[0].ID+"/retry", nil, nil, http.StatusOK)
+	await(t, patience, "the delivery with new credentials", func() bool { return w.delivery(t, waiting.Data[0].ID).Status == "delivered" })
+}
