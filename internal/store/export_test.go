@@ -2,7 +2,10 @@ package store
 
 import (
 	"context"
+	"testing"
 
+	"github.com/golang-migrate/migrate/v4/database"
+	migratepgx "github.com/golang-migrate/migrate/v4/database/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
@@ -19,4 +22,14 @@ func OpenNoticing(ctx context.Context, cfg Config, notice func(string)) (*Store,
 	hot.ConnConfig.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) { notice(n.Message) }
 	s.hot, err = pgxpool.NewWithConfig(ctx, hot)
 	return s, err
+}
+
+// MigrationLockKey is the key of the advisory lock that golang-migrate takes.
+func MigrationLockKey(t testing.TB, databaseName, schema string) string {
+	t.Helper()
+	key, err := database.GenerateAdvisoryLockId(databaseName, schema, migratepgx.DefaultMigrationsTable)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
 }

@@ -1,0 +1,189 @@
+package store_test
+
+import (
+	"context"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
+
+	"relay.example/relay/internal/store"
+	"relay.example/relay/internal/store/storetest"
+)
+
+const tablesSQL = `
+	SELECT coalesce(string_agg(table_name || '.' || column_name, ' ' ORDER BY table_name, column_name), '')
+	FROM information_schema.columns WHERE table_schema = current_schema() AND table_name <> 'schema_migrations'`
+
+func TestMigrateDownAndUpAgain(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	url := storetest.URL(t, true)
+	before := storetest.Query[string](t, url, tablesSQL)
+	st := must(store.Migrations(ctx, url))(t)
+	if !st.Current() || st.Version == 0 {
+		t.Fatalf("after up: got %+v, want the latest version", st)
+	}
+	for v := st.Version; v > 0; v-- {
+		if err := store.MigrateDown(ctx, url); err != nil {
+			t.Fatalf("down from %d: %v", v, err)
+		}
+	}
+	if st := must(store.Migrations(ctx, url))(t); st.Version != 0 || st.Current() {
+		t.Errorf("after all downs: got %+v, want version 0", st)
+	}
+	if left := storetest.Query[string](t, url, tablesSQL); left != "" {
+		t.Errorf("after all downs there is left: %s", left)
+	}
+	if err := store.MigrateUp(ctx, url); err != nil {
+		t.Fatalf("up again: %v", err)
+	}
+	if diff := cmp.Diff(before, storetest.Query[string](t, url, tablesSQL)); diff != "" {
+		t.Errorf("the schema differs after down and up (-before +after):\n%s", diff)
+	}
+}
+
+func TestNodesThatStartAtOnceMigrateOnce(t *testing.T) {
+	t.Parallel()
+	url := storetest.URL(t, false)
+	var g errgroup.Group
+	for range 5 {
+		g.Go(func() error { return store.MigrateUp(context.Background(), url) })
+	}
+	if err := g.Wait(); err != nil {
+		t.Errorf("a node did not come up: %v", err)
+	}
+	if st := must(store.Migrations(context.Background(), url))(t); !st.Current() {
+		t.Errorf("got %+v, want the latest version", st)
+	}
+	// The seed rows of the migrations are there once.
+	if got := storetest.Query[int](t, url, `SELECT count(*) FROM sources`); got != 1 {
+		t.Errorf("got %d built-in sources, want 1", got)
+	}
+}
+
+// Another node that holds the lock for ever is waited for only so long, also
+// by the very first migration of a database.
+func TestMigrateWaitIsBounded(t *testing.T) {
+	t.Parallel()
+	for _, migrated := range []bool{false, true} {
+		t.Run("migrated="+strconv.FormatBool(migrated), func(t *testing.T) {
+			t.Parallel()
+			ctx := context.Background()
+			url := storetest.URL(t, migrated)
+			holder := connect(t, url)
+			key := migrationLock(t, url)
+			if _, err := holder.Exec(ctx, `SELECT pg_advisory_lock($1::text::bigint)`, key); err != nil {
+				t.Fatal(err)
+			}
+			err := store.MigrateUp(ctx, url+"&lock_timeout=100")
+			if err == nil || !strings.Contains(err.Error(), "55P03") { // golang-migrate's errors do not unwrap
+				t.Errorf("got %v, want a lock that was not had in time (55P03)", err)
+			}
+		})
+	}
+}
+
+// migrationLock finds the key of the lock that migrations of a schema take.
+func migrationLock(t *testing.T, url string) string {
+	t.Helper()
+	ctx := context.Background()
+	var database, schema string
+	conn := connect(t, url)
+	if err := conn.QueryRow(ctx, `SELECT current_database(), current_schema()`).Scan(&database, &schema); err != nil {
+		t.Fatal(err)
+	}
+	return store.MigrationLockKey(t, database, schema)
+}
+
+// connect opens a connection that is closed with the test.
+func connect(t *testing.T, url string) *pgx.Conn {
+	t.Helper()
+	conn, err := pgx.Connect(context.Background(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	return conn
+}
+
+// The state machines stand in package relay and, again, in the CHECKs.
+func TestChecksRepeatTheStates(t *testing.T) {
+	t.Parallel()
+	url := storetest.URL(t, true)
+	consts := constantsOf(t, "../relay")
+	for _, tt := range []struct {
+		constraint, of string
+		except         []string
+	}{
+		{"correlations_status_check", "Status", nil},
+		{"events_verdict_check", "Verdict", nil},
+		{"events_match_check", "Match", nil},
+		{"events_format_check", "Format", nil},
+		{"events_outcome_check", "Outcome", []string{"paid_again"}}, // no callback says so of itself
+		{"deliveries_outcome_check", "Outcome", nil},
+		{"deliveries_status_check", "DeliveryStatus", nil},
+		{"deliveries_class_check", "Class", nil},
+		{"attempts_class_check", "Class", nil},
+		{"api_keys_scope_check", "Scope", nil},
+	} {
+		t.Run(tt.constraint, func(t *testing.T) {
+			def := storetest.Query[string](t, url, `
+				SELECT pg_get_constraintdef(oid) FROM pg_constraint
+				WHERE conname = $1 AND connamespace = current_schema()::regnamespace`, tt.constraint)
+			var got []string
+			for _, m := range regexp.MustCompile(`'([^']*)'`).FindAllStringSubmatch(def, -1) {
+				got = append(got, m[1])
+			}
+			var want []string
+			for _, c := range consts[tt.of] {
+				if c != "" && !slices.Contains(tt.except, c) {
+					want = append(want, c)
+				}
+			}
+			slices.Sort(got)
+			slices.Sort(want)
+			if len(want) == 0 {
+				t.Fatalf("package relay has no constants of type %s", tt.of)
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("the CHECK differs from the constants of relay.%s (-relay +check):\n%s", tt.of, diff)
+			}
+		})
+	}
+}
+
+// constantsOf returns the values of the string constants of a package by the
+// name of their type.
+func constantsOf(t *testing.T, dir string) map[string][]string {
+	t.Helper()
+	out := map[string][]string{}
+	for _, name := range []string{"/outcome.go", "/event.go", "/endpoints.go"} {
+		file, err := parser.ParseFile(token.NewFileSet(), dir+name, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			spec, ok := n.(*ast.ValueSpec)
+			if !ok || len(spec.Values) != 1 {
+				return true
+			}
+			typ, isIdent := spec.Type.(*ast.Ident)
+			lit, isLit := spec.Values[0].(*ast.BasicLit)
+			if isIdent && isLit && lit.Kind == token.STRING {
+				value, _ := strconv.Unquote(lit.Value)
+				out[typ.Name] = append(out[typ.Name], value)
+			}
+			return true
+		})
+	}
+	return out
+}
