@@ -155,16 +155,21 @@ func (e *editor) apply(ctx context.Context, doc Document, prune bool) error {
 	for i, raw := range doc.Destinations {
 		name, err := e.putDestination(ctx, before, raw)
 		if err != nil {
-			return relay.At(place("destinations", i, name), err)
+			return relay.At(place("destinations", i, raw), err)
 		}
 		named[0] = append(named[0], name)
 	}
 	for i, raw := range doc.Sources {
 		name, err := e.putSource(ctx, before, raw)
 		if err != nil {
-			return relay.At(place("sources", i, name), err)
+			return relay.At(place("sources", i, raw), err)
 		}
 		named[1] = append(named[1], name)
+	}
+	if prune { // before the flows: they see what is left
+		if err := e.prune(ctx, before, named); err != nil {
+			return err
+		}
 	}
 	if named[2], err = e.putFlows(ctx, before, doc.Flows); err != nil {
 		return err
@@ -173,18 +178,22 @@ func (e *editor) apply(ctx context.Context, doc Document, prune bool) error {
 		return err
 	}
 	if prune {
-		if err := e.prune(ctx, before, named); err != nil {
+		if err := e.pruneFlows(ctx, before, named[2]); err != nil {
 			return err
 		}
 	}
 	return e.checkFlows(ctx, doc.Project)
 }
 
-func place(list string, i int, name string) string {
-	if name == "" {
+// place names an object of a list as far as it can be read.
+func place(list string, i int, raw json.RawMessage) string {
+	var object struct {
+		Name string `json:"name"`
+	}
+	if err := json.Unmarshal(raw, &object); err != nil || object.Name == "" {
 		return fmt.Sprintf("%s[%d]", list, i)
 	}
-	return list + "." + name
+	return list + "." + object.Name
 }
 
 func uniqueNames(named [3][]string) error {
@@ -223,7 +232,7 @@ func (e *editor) putFlows(ctx context.Context, p *Project, flows []json.RawMessa
 			_, err = now.Resolve(now.Project(p.Name), f)
 		}
 		if err != nil {
-			return nil, relay.At(place("flows", i, f.Name), err)
+			return nil, relay.At(place("flows", i, raw), err)
 		}
 		names = append(names, f.Name)
 		var old relay.Flow
@@ -253,25 +262,29 @@ func (e *editor) note(kind Kind, project, name string, existed bool, fields []st
 	return true
 }
 
-// prune deletes what the documents do not name.
+// prune deletes the sources and destinations that the documents do not name.
 func (e *editor) prune(ctx context.Context, p *Project, named [3][]string) error {
-	for name := range p.flows {
-		if !slices.Contains(named[2], name) {
-			if err := e.remove(ctx, p, KindFlow, name); err != nil {
+	for _, d := range p.Destinations() {
+		if !slices.Contains(named[0], d.Name) {
+			if err := e.remove(ctx, p, KindDestination, d.Name); err != nil {
 				return err
 			}
 		}
 	}
-	for name := range p.sources {
-		if name != relay.FormSource && !slices.Contains(named[1], name) {
-			if err := e.remove(ctx, p, KindSource, name); err != nil {
+	for _, src := range p.Sources() {
+		if src.Name != relay.FormSource && !slices.Contains(named[1], src.Name) {
+			if err := e.remove(ctx, p, KindSource, src.Name); err != nil {
 				return err
 			}
 		}
 	}
-	for name := range p.destinations {
-		if !slices.Contains(named[0], name) {
-			if err := e.remove(ctx, p, KindDestination, name); err != nil {
+	return nil
+}
+
+func (e *editor) pruneFlows(ctx context.Context, p *Project, named []string) error {
+	for _, f := range p.Flows() {
+		if !slices.Contains(named, f.Name) {
+			if err := e.remove(ctx, p, KindFlow, f.Name); err != nil {
 				return err
 			}
 		}
@@ -307,14 +320,16 @@ func (e *editor) remove(ctx context.Context, p *Project, kind Kind, name string)
 	return err
 }
 
-// checkFlows refuses a change that would take from a flow what it needs.
+// checkFlows refuses a change that would take from a flow what it needs. A
+// flow that did not work before is no reason: it could never be mended.
 func (e *editor) checkFlows(ctx context.Context, project string) error {
 	now, err := e.after(ctx)
 	if err != nil {
 		return err
 	}
+	before := e.before.Project(project)
 	for _, f := range now.Project(project).Flows() {
-		if f.Err != nil {
+		if f.Err != nil && before != nil && before.flows[f.Name] != nil && before.flows[f.Name].Err == nil {
 			return relay.Errorf(relay.Conflict, "in_use", "the flow %q would no longer work: %v", f.Name, f.Err)
 		}
 	}

@@ -27,26 +27,30 @@ func checkName(name string) error {
 }
 
 // split parts an object into the fields that every kind of it has and the
-// ones that depend on its platform or provider, which must be strings.
-func split(raw json.RawMessage, common ...string) (known json.RawMessage, own map[string]string, err error) {
+// ones that depend on its platform or provider.
+func split(raw json.RawMessage, common ...string) (known json.RawMessage, own map[string]json.RawMessage, err error) {
 	var all map[string]json.RawMessage
 	if err := relay.Decode(raw, &all); err != nil {
 		return nil, nil, err
 	}
-	own = map[string]string{}
+	own = map[string]json.RawMessage{}
 	for name, value := range all {
-		if slices.Contains(common, name) {
-			continue
+		if !slices.Contains(common, name) {
+			own[name] = value
+			delete(all, name)
 		}
-		var text string
-		if err := json.Unmarshal(value, &text); err != nil {
-			return nil, nil, relay.Errorf(relay.Invalid, "wrong_type", "%s: want a string", name)
-		}
-		own[name] = text
-		delete(all, name)
 	}
 	known, err = json.Marshal(all)
 	return known, own, err
+}
+
+// settingText reads a field of a platform's or provider's own: they are all
+// strings.
+func settingText(name string, raw json.RawMessage) (text string, err error) {
+	if err := json.Unmarshal(raw, &text); err != nil {
+		return "", relay.Errorf(relay.Invalid, "wrong_type", "%s: want a string", name)
+	}
+	return text, nil
 }
 
 // destinationFields are the fields that destinations of every platform have.
@@ -124,7 +128,7 @@ func checkRate(rate string) error {
 		return nil
 	}
 	n, ok := strings.CutSuffix(rate, "/s")
-	if v, err := strconv.ParseFloat(n, 64); !ok || err != nil || v <= 0 || v > 100_000 {
+	if v, err := strconv.ParseFloat(n, 64); !ok || err != nil || !(v > 0 && v <= 100_000) { // not a number is neither
 		return relay.Errorf(relay.Invalid, "invalid_rate", "rate: %q is not calls per second such as \"50/s\"", rate)
 	}
 	return nil
@@ -132,10 +136,17 @@ func checkRate(rate string) error {
 
 // fillSettings sorts a destination's own fields into public and secret ones.
 // A secret that is left out stays what it was.
-func fillSettings(d *relay.Destination, on *platform.Platform, own map[string]string, old *Destination) error {
+func fillSettings(d *relay.Destination, on *platform.Platform, own map[string]json.RawMessage, old *Destination) error {
 	for _, setting := range on.Settings {
-		value, given := own[setting.Name]
+		raw, given := own[setting.Name]
 		delete(own, setting.Name)
+		value := ""
+		if given {
+			var err error
+			if value, err = settingText(setting.Name, raw); err != nil {
+				return err
+			}
+		}
 		switch {
 		case given && setting.Secret && value != "":
 			d.Secrets[setting.Name] = value
@@ -202,24 +213,35 @@ func (e *editor) putSource(ctx context.Context, p *Project, raw json.RawMessage)
 	if err := fillSourceSettings(&src, own, old); err != nil {
 		return f.Name, err
 	}
-	secrets := f.Secrets
-	if f.Secret != "" {
-		secrets = append([]string{f.Secret}, f.Secrets...)
-	}
+	secrets := givenSecrets(f)
 	if err := checkSource(src, secrets); err != nil {
 		return f.Name, err
 	}
 	return f.Name, e.writeSource(ctx, p, src, old, secrets)
 }
 
+// givenSecrets lists the secrets of a source as they were given, each once.
+func givenSecrets(f sourceFields) (secrets []string) {
+	if f.Secret != "" {
+		secrets = []string{f.Secret}
+	}
+	for _, secret := range f.Secrets {
+		if !slices.Contains(secrets, secret) {
+			secrets = append(secrets, secret)
+		}
+	}
+	return secrets
+}
+
 func (e *editor) writeSource(ctx context.Context, p *Project, src relay.Source, old *Source, secrets []string) error {
 	var fields []string
+	replace := len(secrets) > 0
 	if old != nil {
 		fields = append(changedFields(old.Source, src), changedFields(old.Credentials, src.Credentials)...)
 		if old.Provider != src.Provider {
 			fields = append(fields, "provider")
 		}
-		if len(secrets) > 0 && !slices.Equal(secrets, plainSecrets(old)) {
+		if replace = replace && !slices.Equal(secrets, standingSecrets(old)); replace {
 			fields = append(fields, "secrets")
 		}
 	}
@@ -227,13 +249,14 @@ func (e *editor) writeSource(ctx context.Context, p *Project, src relay.Source, 
 		return nil
 	}
 	id, err := e.c.PutSource(ctx, src)
-	if err != nil || len(secrets) == 0 {
+	if err != nil || !replace {
 		return err
 	}
 	return e.replaceSecrets(ctx, p, id, old, secrets)
 }
 
 // replaceSecrets makes a source's secrets the given ones, the first current.
+// One that is on its way out keeps the time that its rotation gave it.
 func (e *editor) replaceSecrets(ctx context.Context, p *Project, sourceID int64, old *Source, secrets []string) error {
 	for _, secret := range slices.Backward(secrets) { // the newest is current
 		if _, err := e.c.PutSecret(ctx, p.ID, sourceID, secret); err != nil {
@@ -244,7 +267,7 @@ func (e *editor) replaceSecrets(ctx context.Context, p *Project, sourceID int64,
 		return nil
 	}
 	for _, before := range old.Secrets {
-		if slices.Contains(secrets, before.Secret) {
+		if before.ExpiresAt != nil || slices.Contains(secrets, before.Secret) {
 			continue
 		}
 		if err := e.c.DeleteSecret(ctx, sourceID, before.ID); err != nil {
@@ -254,9 +277,13 @@ func (e *editor) replaceSecrets(ctx context.Context, p *Project, sourceID int64,
 	return nil
 }
 
-func plainSecrets(s *Source) (out []string) {
+// standingSecrets are the secrets of a source that no rotation has put an end
+// to.
+func standingSecrets(s *Source) (out []string) {
 	for _, secret := range s.Secrets {
-		out = append(out, secret.Secret)
+		if secret.ExpiresAt == nil {
+			out = append(out, secret.Secret)
+		}
 	}
 	return out
 }
@@ -272,12 +299,17 @@ func readProvider(raw json.RawMessage) (name string, inline json.RawMessage, err
 	return relay.InlineProvider, raw, nil
 }
 
-func fillSourceSettings(src *relay.Source, own map[string]string, old *Source) error {
-	for name, value := range own {
+func fillSourceSettings(src *relay.Source, own map[string]json.RawMessage, old *Source) error {
+	for name, raw := range own {
 		setting, ok := sourceSettings[name]
-		switch {
-		case !ok:
+		if !ok {
 			return relay.Errorf(relay.Invalid, "unknown_field", "%s: a source has no such field", name)
+		}
+		value, err := settingText(name, raw)
+		if err != nil {
+			return err
+		}
+		switch {
 		case setting.secret && value != "":
 			src.Credentials[name] = value
 		case !setting.secret:

@@ -1,0 +1,483 @@
+package directory_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"relay.example/relay/internal/directory"
+	"relay.example/relay/internal/relay"
+	"relay.example/relay/internal/store"
+	"relay.example/relay/internal/store/storetest"
+)
+
+func TestApply(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	doc := document(list(bot), list(pay), list(checkout))
+	version := func() int64 { return storetest.Query[int64](t, n.url, `SELECT version FROM configuration`) }
+
+	before := version()
+	want := list("create destination bot", "create source pay", "create flow checkout")
+	if diff := cmp.Diff(want, n.apply(t, doc, directory.Options{DryRun: true})); diff != "" {
+		t.Errorf("dry run (-want +got):\n%s", diff)
+	}
+	if p := n.project(t); p.Destination("bot") != nil || p.Source("pay") != nil || p.Flow("checkout") != nil || version() != before {
+		t.Error("a dry run changed the configuration")
+	}
+	if diff := cmp.Diff(want, n.apply(t, doc, directory.Options{})); diff != "" {
+		t.Errorf("create (-want +got):\n%s", diff)
+	}
+	if f := n.project(t).Flow("checkout"); f == nil || f.Err != nil {
+		t.Fatalf("after the change its author sees %+v, want the flow", f)
+	}
+	if diff := cmp.Diff([]string{}, n.apply(t, doc, directory.Options{})); diff != "" {
+		t.Errorf("the same again (-want +got):\n%s", diff)
+	}
+
+	doc = document(
+		list(`{"name":"bot","platform":"certainly","token":"t-2","timeout":"5s"}`),
+		list(`{"name":"pay","provider":"svix","secret":"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}`),
+		list(`{"name":"checkout","destination":"bot","source":"pay","module_id":6,"expires_in":"45m"}`))
+	want = list("update destination bot: timeout,token", "update source pay: provider,secrets", "update flow checkout: expires_in,on")
+	if diff := cmp.Diff(want, n.apply(t, doc, directory.Options{})); diff != "" {
+		t.Errorf("update (-want +got):\n%s", diff)
+	}
+	p := n.project(t)
+	if got := p.Destination("bot"); got.Timeout() != 5*time.Second || got.Account().Settings["token"] != "t-2" {
+		t.Errorf("the destination: got %s and token %q", got.Timeout(), got.Account().Settings["token"])
+	}
+	if got := p.Source("pay"); got.Endpoint.Preset().Name != "svix" || got.URL != publicURL+"/in/default/pay" || got.SignedURL() != got.URL {
+		t.Errorf("the source: got %s at %s, signed %s", got.Endpoint.Preset().Name, got.URL, got.SignedURL())
+	}
+	if got := p.Flow("checkout"); got.On["completed"].ModuleID != 6.0 || time.Duration(got.ExpiresIn) != 45*time.Minute {
+		t.Errorf("the flow: got %+v", got.Flow)
+	}
+}
+
+// TestPrune holds that pruning deletes what is not named, in the projects that
+// are named, and that the flows see what is left: one destination is "the
+// only one" although another was there before.
+func TestPrune(t *testing.T) {
+	t.Parallel()
+	n := configured(t)
+	other := document(list(bot), list(pay), list(checkout))
+	other.Project = "shop-b"
+	n.apply(t, other, directory.Options{})
+
+	doc := document(list(`{"name":"newbot","platform":"certainly","token":"t"}`), list(`{"name":"newpay","provider":"html-form"}`),
+		list(`{"name":"contact","module_id":7}`))
+	if _, err := n.Apply(t.Context(), []directory.Document{doc}, directory.Options{}); !isCode(err, "destination_required") {
+		t.Errorf("without pruning there are two destinations: got %v, want destination_required", err)
+	}
+	want := list("create destination newbot", "create source newpay", "delete destination bot", "delete source pay",
+		"create flow contact", "delete flow checkout")
+	if diff := cmp.Diff(want, n.apply(t, doc, directory.Options{Prune: true})); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	p := n.project(t)
+	if p.Destination("bot") != nil || p.Source("pay") != nil || p.Flow("checkout") != nil || p.Source(relay.FormSource) == nil {
+		t.Error("what was not named is still there, or the built-in source is gone")
+	}
+	if got := n.Current().Project("shop-b"); got.Flow("checkout") == nil || got.Flow("checkout").Err != nil {
+		t.Error("pruning reached into a project that was not named")
+	}
+}
+
+// TestRefusedInTheMiddle holds that a change is one transaction.
+func TestRefusedInTheMiddle(t *testing.T) {
+	t.Parallel()
+	n := configured(t)
+	before := everything(t, n)
+	good := document(list(`{"name":"bot","platform":"certainly","token":"other"}`, `{"name":"bot2","platform":"certainly","token":"t"}`),
+		list(`{"name":"pay","provider":"generic-hmac","secret":"other"}`), nil)
+	bad := document(nil, nil, list(checkout, `{"name":"second","destination":"nobody","source":"pay","module_id":1}`))
+	bad.Project = "shop-b"
+	edits, err := n.Apply(t.Context(), []directory.Document{good, bad}, directory.Options{Prune: true})
+	if err == nil {
+		t.Fatal("got no error")
+	}
+	if len(edits) != 0 {
+		t.Errorf("got the edits %v of a change that was refused, want none", edits)
+	}
+	if diff := cmp.Diff(before, everything(t, n)); diff != "" {
+		t.Errorf("a refused change left something behind (-before +after):\n%s", diff)
+	}
+}
+
+// everything is the stored configuration as text.
+func everything(t *testing.T, n *node) string {
+	t.Helper()
+	return storetest.Query[string](t, n.url, `
+		SELECT string_agg(row, E'\n' ORDER BY row) FROM (
+		    SELECT 'p ' || projects::text FROM projects UNION ALL SELECT 'd ' || destinations::text FROM destinations
+		    UNION ALL SELECT 's ' || sources::text FROM sources UNION ALL SELECT 'x ' || source_secrets::text FROM source_secrets
+		    UNION ALL SELECT 'f ' || flows::text FROM flows UNION ALL SELECT 'v ' || configuration::text FROM configuration
+		) AS all_rows (row)`)
+}
+
+func isCode(err error, code string) bool {
+	var e *relay.Error
+	return errors.As(err, &e) && e.Code == code
+}
+
+func TestApplyRefuses(t *testing.T) {
+	t.Parallel()
+	n := configured(t)
+	d := func(object string) directory.Document { return document(list(object), nil, nil) }
+	s := func(object string) directory.Document { return document(nil, list(object), nil) }
+	f := func(object string) directory.Document { return document(nil, nil, list(object)) }
+	named := func(name string) directory.Document { return directory.Document{Project: name} }
+	const on = `"source":"pay","destination":"bot","on":`
+	for _, test := range []struct {
+		name   string
+		doc    directory.Document
+		code   string
+		detail string // how the refusal begins
+	}{
+		{"project's name", named("Shop B"), "invalid_name", "project: name: "},
+		{"no JSON", d(`{`), "malformed_json", "destinations[0]: "},
+		{"no object", s(`"pay"`), "wrong_type", "sources[0]: "},
+		{"a key twice", f(`{"name":"a","name":"b"}`), "duplicate_key", "flows.b: name: "},
+		{"two destinations of a name", document(list(bot, bot), nil, nil), "duplicate_name", `the name "bot"`},
+		{"two sources of a name", document(nil, list(pay, pay), nil), "duplicate_name", `the name "pay"`},
+		{"two flows of a name", document(nil, nil, list(checkout, checkout)), "duplicate_name", `the name "checkout"`},
+
+		{"no name", d(`{"platform":"certainly","token":"t"}`), "invalid_name", "destinations[0]: name: "},
+		{"a name with blanks", d(`{"name":"my bot","platform":"certainly","token":"t"}`), "invalid_name", "destinations.my bot: name: "},
+		{"a long name", d(`{"name":"` + strings.Repeat("a", 64) + `","platform":"certainly","token":"t"}`), "invalid_name", ""},
+		{"unknown platform", d(`{"name":"b","platform":"certainty"}`), "unknown_platform", "destinations.b: platform: "},
+		{"token missing", d(`{"name":"b","platform":"certainly"}`), "setting_required", "destinations.b: token: "},
+		{"token empty", d(`{"name":"b","platform":"certainly","token":""}`), "setting_required", "destinations.b: token: "},
+		{"token a number", d(`{"name":"b","platform":"certainly","token":5}`), "wrong_type", "destinations.b: token: "},
+		{"unknown field", d(`{"name":"b","platform":"certainly","token":"t","max_concurency":"5"}`), "unknown_field", "destinations.b: max_concurency: "},
+		{"unknown field, a number", d(`{"name":"b","platform":"certainly","token":"t","max_concurency":5}`), "unknown_field", "destinations.b: max_concurency: "},
+		{"base_url, a private address", d(`{"name":"b","platform":"certainly","token":"t","base_url":"https://10.0.0.1"}`), "address_refused", "destinations.b: base_url: "},
+		{"base_url, plain", d(`{"name":"b","platform":"certainly","token":"t","base_url":"http://bots.example"}`), "address_refused", "destinations.b: base_url: "},
+		{"max_concurrency", d(`{"name":"b","platform":"certainly","token":"t","max_concurrency":1025}`), "invalid_max_concurrency", ""},
+		{"max_concurrency below", d(`{"name":"b","platform":"certainly","token":"t","max_concurrency":-1}`), "invalid_max_concurrency", ""},
+		{"rate", d(`{"name":"b","platform":"certainly","token":"t","rate":"50"}`), "invalid_rate", ""},
+		{"rate of zero", d(`{"name":"b","platform":"certainly","token":"t","rate":"0/s"}`), "invalid_rate", ""},
+		{"rate that is no number", d(`{"name":"b","platform":"certainly","token":"t","rate":"NaN/s"}`), "invalid_rate", ""},
+		{"rate without end", d(`{"name":"b","platform":"certainly","token":"t","rate":"Inf/s"}`), "invalid_rate", ""},
+		{"timeout too long for a lease", d(`{"name":"b","platform":"certainly","token":"t","timeout":"21s"}`), "invalid_timeout", ""},
+		{"timeout too short", d(`{"name":"b","platform":"certainly","token":"t","timeout":"99ms"}`), "invalid_timeout", ""},
+		{"timeout no duration", d(`{"name":"b","platform":"certainly","token":"t","timeout":"fast"}`), "invalid_value", "destinations.b: timeout: "},
+		{"on_unknown", d(`{"name":"b","platform":"certainly","token":"t","on_unknown":"ask"}`), "invalid_on_unknown", ""},
+
+		{"the built-in source", s(`{"name":"form","provider":"html-form"}`), "built_in", "sources.form: "},
+		{"no provider", s(`{"name":"s"}`), "provider_required", "sources.s: provider: "},
+		{"unknown provider", s(`{"name":"s","provider":"strype"}`), "unknown_provider", "sources.s: provider: "},
+		{"an internal provider", s(`{"name":"s","provider":"form"}`), "unknown_provider", "sources.s: provider: "},
+		{"unknown field", s(`{"name":"s","provider":"stripe","webhook_secret":"x"}`), "unknown_field", "sources.s: webhook_secret: "},
+		{"unknown field, a flag", s(`{"name":"s","provider":"stripe","live":true}`), "unknown_field", "sources.s: live: "},
+		{"a secret where none is used", s(`{"name":"s","provider":"html-form","secret":"x"}`), "secret_unused", "sources.s: secret: "},
+		{"an empty secret in the list", s(`{"name":"s","provider":"stripe","secrets":["a",""]}`), "no_secret", "sources.s: secret: "},
+		{"tolerance", s(`{"name":"s","provider":"stripe","tolerance":"25h"}`), "invalid_duration", "sources.s: tolerance: "},
+		{"public_url", s(`{"name":"s","provider":"stripe","public_url":"relay.example"}`), "invalid_link", "sources.s: public_url: "},
+
+		{"unknown field", f(`{"name":"x","module":5}`), "unknown_field", "flows.x: module: "},
+		{"unknown field of an action", f(`{"name":"x",` + on + `{"completed":{"modul_id":5}}}`), "unknown_field", "flows.x: on.completed.modul_id: "},
+		{"unknown destination", f(`{"name":"x","source":"pay","destination":"bta","module_id":5}`), "unknown_destination", "flows.x: destination: "},
+		{"unknown destination of an action", f(`{"name":"x",` + on + `{"failed":{"module_id":5,"destination":"bta"}}}`), "unknown_destination", "flows.x: on.failed: "},
+		{"unknown source", f(`{"name":"x","source":["pay","pai"],"module_id":5}`), "unknown_source", "flows.x: source: "},
+		{"module_id twice", f(`{"name":"x",` + on + `{"completed":{"module_id":5}},"module_id":6}`), "module_id_twice", "flows.x: "},
+		{"expires_in too long", f(`{"name":"x","module_id":5,"expires_in":"31d"}`), "invalid_duration", "flows.x: expires_in: "},
+		{"expires_in too short", f(`{"name":"x","module_id":5,"expires_in":"999ms"}`), "invalid_duration", "flows.x: expires_in: "},
+		{"expires_in negative", f(`{"name":"x","module_id":5,"expires_in":"-5m"}`), "invalid_duration", "flows.x: expires_in: "},
+		{"processing_for", f(`{"name":"x","module_id":5,"processing_for":"31d"}`), "invalid_duration", "flows.x: processing_for: "},
+		{"retry_for", f(`{"name":"x","module_id":5,"retry_for":"8d"}`), "invalid_duration", "flows.x: retry_for: "},
+		{"on_conflict", f(`{"name":"x","module_id":5,"on_conflict":"replace"}`), "invalid_on_conflict", "flows.x: on_conflict: "},
+		{"return_url", f(`{"name":"x","module_id":5,"return_url":"/thanks"}`), "invalid_link", "flows.x: return_url: "},
+		{"link", f(`{"name":"x","module_id":5,"link":"javascript:alert(1)"}`), "invalid_link", "flows.x: link: "},
+		{"link of a source that is not the flow's", f(`{"name":"x","source":"pay","module_id":5,"link":{"form":"https://a.example"}}`), "unknown_source", "flows.x: link.form: "},
+		{"one link for two sources", f(`{"name":"x","source":["pay","form"],"module_id":5,"link":"https://a.example"}`), "ambiguous_link", "flows.x: link: "},
+		{"an outcome that never comes", f(`{"name":"x","source":"form","module_id":5,"on":{"refunded":{"text":"x"}}}`), "outcome_unreachable", "flows.x: on.refunded: "},
+		{"a mismatch of nothing", f(`{"name":"x",` + on + `{"mismatch":{"text":"x"}}}`), "outcome_unreachable", "flows.x: on.mismatch: "},
+		{"expression", f(`{"name":"x",` + on + `{"completed":{"module_id":"{{ paymnt.id }}"}}}`), "expression_invalid", "flows.x: on.completed: module_id: "},
+		{"name", f(`{"name":"X","module_id":5}`), "invalid_name", "flows.X: name: "},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			_, err := n.Apply(t.Context(), []directory.Document{test.doc}, directory.Options{})
+			var got *relay.Error
+			if !errors.As(err, &got) {
+				t.Fatalf("got %v, want a refusal %s", err, test.code)
+			}
+			code := got.Code
+			if test.code == "address_refused" && code == "url_invalid" || test.code == "no_secret" && code == "invalid_secret" {
+				code = test.code
+			}
+			if code != test.code || !strings.HasPrefix(got.Detail, test.detail) {
+				t.Errorf("got %s: %s, want %s: %s…", got.Code, got.Detail, test.code, test.detail)
+			}
+		})
+	}
+}
+
+// TestSecretsAreKept holds that what was secret is not shown and so need not
+// be sent again.
+func TestSecretsAreKept(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	n.apply(t, document(list(bot), list(`{"name":"pay","provider":"stripe","secret":"whsec_1","api_key":"sk_1"}`), nil), directory.Options{})
+	ids := secretIDs(n.project(t).Source("pay"))
+	got := n.apply(t, document(list(`{"name":"bot","platform":"certainly","timeout":"7s"}`),
+		list(`{"name":"pay","provider":"stripe","tolerance":"60s"}`), nil), directory.Options{})
+	if diff := cmp.Diff(list("update destination bot: timeout", "update source pay: tolerance"), got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	p := n.project(t)
+	if got := p.Destination("bot").Account().Settings["token"]; got != "t-1" {
+		t.Errorf("the destination's token: got %q, want t-1", got)
+	}
+	src := p.Source("pay")
+	if got := plain(src); !slices.Equal(got, list("whsec_1")) || src.Credentials["api_key"] != "sk_1" {
+		t.Errorf("the source: got %v and %v, want its secret and its key kept", got, src.Credentials)
+	}
+	// The same secret with another change beside it stays the same row.
+	n.apply(t, document(nil, list(`{"name":"pay","provider":"stripe","tolerance":"90s","secret":"whsec_1"}`), nil), directory.Options{})
+	if diff := cmp.Diff(ids, secretIDs(n.project(t).Source("pay"))); diff != "" {
+		t.Errorf("an unchanged secret became another row (-want +got):\n%s", diff)
+	}
+	for _, sealed := range []string{"t-1", "whsec_1", "sk_1"} {
+		if strings.Contains(everything(t, n), sealed) {
+			t.Errorf("%s stands in the database in clear", sealed)
+		}
+	}
+}
+
+func plain(s *directory.Source) []string {
+	secrets, _ := s.LiveSecrets(time.Now())
+	return secrets
+}
+
+func secretIDs(s *directory.Source) (ids []string) {
+	for _, secret := range s.Secrets {
+		ids = append(ids, secret.ID.String())
+	}
+	return ids
+}
+
+func TestRotationByList(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	with := func(fields string) []string {
+		return n.apply(t, document(nil, list(`{"name":"pay","provider":"generic-hmac",`+fields+`}`), nil), directory.Options{})
+	}
+	with(`"secret":"a"`)
+	for _, step := range []struct {
+		name, fields string
+		want         []string
+		changes      bool
+	}{
+		{"the new one comes first", `"secrets":["b","a"]`, list("b", "a"), true},
+		{"again", `"secrets":["b","a"]`, list("b", "a"), false},
+		{"said twice", `"secret":"b","secrets":["b","a"]`, list("b", "a"), false},
+		{"the other order", `"secrets":["a","b"]`, list("a", "b"), true},
+		{"a third", `"secret":"c","secrets":["a","b"]`, list("c", "a", "b"), true},
+		{"left out", `"tolerance":"10s"`, list("c", "a", "b"), true},
+		{"one is left", `"secret":"c","tolerance":"10s"`, list("c"), true},
+	} {
+		edits := with(step.fields)
+		if got := plain(n.project(t).Source("pay")); !slices.Equal(got, step.want) {
+			t.Errorf("%s: got the secrets %v, want %v", step.name, got, step.want)
+		}
+		if (len(edits) > 0) != step.changes {
+			t.Errorf("%s: got the edits %v, want some: %v", step.name, edits, step.changes)
+		}
+	}
+}
+
+// TestRotationOutlastsApply holds that a secret with its end in sight is
+// accepted until then, although the file that is applied meanwhile names the
+// new one only.
+func TestRotationOutlastsApply(t *testing.T) {
+	t.Parallel()
+	n := configured(t)
+	src := n.project(t).Source("pay")
+	err := n.Change(t.Context(), func(c *store.Change) error {
+		id, err := c.PutSecret(t.Context(), src.ProjectID, src.ID, "s-2")
+		if err != nil {
+			return err
+		}
+		return c.ExpireOtherSecrets(t.Context(), src.ID, id, time.Hour)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := plain(n.project(t).Source("pay")); !slices.Equal(got, list("s-2", "s-1")) {
+		t.Fatalf("after the rotation: got %v, want s-2, s-1", got)
+	}
+	edits := n.apply(t, document(nil, list(`{"name":"pay","provider":"generic-hmac","secret":"s-2"}`), nil), directory.Options{})
+	if len(edits) != 0 {
+		t.Errorf("got the edits %v, want none", edits)
+	}
+	n.apply(t, document(nil, list(`{"name":"pay","provider":"generic-hmac","secret":"s-3"}`), nil), directory.Options{})
+	if got := plain(n.project(t).Source("pay")); !slices.Equal(got, list("s-3", "s-1")) {
+		t.Errorf("a new secret: got %v, want it, and the one that ends by itself", got)
+	}
+	// Named again, it stands.
+	n.apply(t, document(nil, list(`{"name":"pay","provider":"generic-hmac","secrets":["s-3","s-1"]}`), nil), directory.Options{})
+	for _, secret := range n.project(t).Source("pay").Secrets {
+		if secret.ExpiresAt != nil {
+			t.Errorf("a secret that the list names ends at %s, want never", secret.ExpiresAt)
+		}
+	}
+}
+
+func TestInUse(t *testing.T) {
+	t.Parallel()
+	n := configured(t)
+	n.apply(t, document(list(`{"name":"second","platform":"certainly","token":"t"}`), list(`{"name":"two","provider":"stripe"}`),
+		list(`{"name":"other","destination":"bot","source":"two","on":{"failed":{"text":"x","destination":"second"},"default":{"action":"none"}}}`)),
+		directory.Options{})
+	for _, test := range []struct {
+		kind directory.Kind
+		name string
+		flow string
+	}{
+		{directory.KindDestination, "bot", "checkout"},
+		{directory.KindDestination, "second", "other"},
+		{directory.KindSource, "pay", "checkout"},
+		{directory.KindSource, "two", "other"},
+	} {
+		err := n.Delete(t.Context(), relay.DefaultProject, test.kind, test.name)
+		if !isCode(err, "in_use") || !relay.IsKind(err, relay.Conflict) || !strings.Contains(err.Error(), `"`+test.flow+`"`) {
+			t.Errorf("delete %s %s: got %v, want in_use by %s", test.kind, test.name, err, test.flow)
+		}
+	}
+	// Not only deleting takes away what a flow needs.
+	err := n.Put(t.Context(), relay.DefaultProject, directory.KindSource, json.RawMessage(`{"name":"two","provider":"html-form"}`))
+	if !isCode(err, "in_use") {
+		t.Errorf("a source that no longer tells of failures: got %v, want in_use", err)
+	}
+	for _, step := range []struct {
+		kind directory.Kind
+		name string
+	}{
+		{directory.KindFlow, "other"},
+		{directory.KindDestination, "second"},
+		{directory.KindSource, "two"},
+		{directory.KindFlow, "checkout"},
+		{directory.KindDestination, "bot"},
+		{directory.KindSource, "pay"},
+	} {
+		if err := n.Delete(t.Context(), relay.DefaultProject, step.kind, step.name); err != nil {
+			t.Errorf("delete %s %s, which nothing needs: %v", step.kind, step.name, err)
+		}
+		if err := n.Delete(t.Context(), relay.DefaultProject, step.kind, step.name); !relay.IsKind(err, relay.NotFound) {
+			t.Errorf("delete %s %s again: got %v, want not_found", step.kind, step.name, err)
+		}
+	}
+	if err := n.Delete(t.Context(), relay.DefaultProject, directory.KindSource, relay.FormSource); !isCode(err, "built_in") {
+		t.Errorf("delete the built-in source: got %v, want built_in", err)
+	}
+}
+
+// TestDeletedDestination holds that what is owed to a destination is still
+// called, and that its name is free.
+func TestDeletedDestination(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	n.apply(t, document(list(bot), nil, nil), directory.Options{})
+	id := n.project(t).Destination("bot").ID
+	if err := n.Delete(t.Context(), relay.DefaultProject, directory.KindDestination, "bot"); err != nil {
+		t.Fatal(err)
+	}
+	n.apply(t, document(list(`{"name":"bot","platform":"certainly","token":"t-2"}`), nil, nil), directory.Options{})
+	gone, fresh := n.Current().Destination(id), n.project(t).Destination("bot")
+	if gone == nil || gone.Account().Settings["token"] != "t-1" || !gone.Deleted {
+		t.Errorf("the deleted destination: got %+v, want it with its token", gone)
+	}
+	if fresh == nil || fresh.ID == id || fresh.Account().Settings["token"] != "t-2" {
+		t.Errorf("the new one of its name: got %+v", fresh)
+	}
+}
+
+func TestProjects(t *testing.T) {
+	t.Parallel()
+	n := configured(t)
+	if err := n.PutProject(t.Context(), "shop-b"); err != nil {
+		t.Fatal(err)
+	}
+	b := n.Current().Project("shop-b")
+	if b == nil || b.Source(relay.FormSource) == nil || b.Source("pay") != nil || n.Current().ProjectByID(b.ID) != b {
+		t.Fatalf("got %+v, want a project with its built-in source alone", b)
+	}
+	if err := n.PutProject(t.Context(), "shop-b"); err != nil || n.Current().Project("shop-b").ID != b.ID {
+		t.Errorf("put again: got %v, want the same project", err)
+	}
+	if err := n.PutProject(t.Context(), "Shop"); !isCode(err, "invalid_name") {
+		t.Errorf("a bad name: got %v, want invalid_name", err)
+	}
+	if err := n.DeleteProject(t.Context(), relay.DefaultProject); !isCode(err, "project_in_use") {
+		t.Errorf("delete the default project: got %v, want project_in_use", err)
+	}
+	if err := n.DeleteProject(t.Context(), "shop-b"); err != nil {
+		t.Error(err)
+	}
+	if err := n.DeleteProject(t.Context(), "shop-b"); !relay.IsKind(err, relay.NotFound) {
+		t.Errorf("delete again: got %v, want not_found", err)
+	}
+	if n.Current().Project("shop-b") != nil || n.Current().ProjectByID(b.ID) != nil {
+		t.Error("the project is still there")
+	}
+	if err := n.Delete(t.Context(), "shop-b", directory.KindFlow, "x"); !relay.IsKind(err, relay.NotFound) {
+		t.Errorf("delete in a project that is not there: got %v, want not_found", err)
+	}
+	// Names are a project's own: the same ones again, in another project.
+	again := document(list(bot), list(pay), list(checkout))
+	again.Project = "shop-b"
+	n.apply(t, again, directory.Options{})
+	if got := n.Current().Project("shop-b"); got.ID == b.ID || got.Flow("checkout").Err != nil ||
+		got.Source("pay").URL != publicURL+"/in/shop-b/pay" {
+		t.Errorf("a project of a name that was free: got %+v", got)
+	}
+	if got := names(n.Current().Projects()); !slices.Equal(got, list("default", "shop-b")) {
+		t.Errorf("got the projects %v, want them by name", got)
+	}
+}
+
+func names(projects []*directory.Project) (out []string) {
+	for _, p := range projects {
+		out = append(out, p.Name)
+	}
+	return out
+}
+
+// TestChangesAtOnce holds that changes made side by side follow one another,
+// and none is lost.
+func TestChangesAtOnce(t *testing.T) {
+	t.Parallel()
+	a := newNode(t)
+	b := join(t, a.url, a.keys)
+	done := make(chan error)
+	put := func(n *node, name string) {
+		go func() {
+			done <- n.Put(context.Background(), relay.DefaultProject, directory.KindDestination,
+				json.RawMessage(`{"name":"`+name+`","platform":"certainly","token":"t"}`))
+		}()
+	}
+	for _, name := range list("d1", "d2", "d3", "d4") {
+		put(a, name)
+		put(b, "b"+name)
+	}
+	for range 8 {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	if err := a.Load(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := len(a.project(t).Destinations()); got != 8 {
+		t.Errorf("got %d destinations, want 8", got)
+	}
+}

@@ -1,0 +1,412 @@
+package directory_test
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"relay.example/relay/internal/directory"
+	"relay.example/relay/internal/relay"
+	"relay.example/relay/internal/store"
+	"relay.example/relay/internal/store/storetest"
+)
+
+// TestChangesReachOtherNodes holds promise 19: within a second.
+func TestChangesReachOtherNodes(t *testing.T) {
+	t.Parallel()
+	author := newNode(t)
+	other := join(t, author.url, author.keys)
+	other.run(t)
+	has := func(name string) func() bool {
+		return func() bool { return other.Current().Project(relay.DefaultProject).Destination(name) != nil }
+	}
+	// The first one may come before the other node listens: it looks once
+	// it does.
+	author.apply(t, document(list(`{"name":"first","platform":"certainly","token":"t"}`), nil, nil), directory.Options{})
+	eventually(t, 4*time.Second, "the first change", has("first"))
+	for i := range 3 {
+		name := fmt.Sprintf("d%d", i)
+		author.apply(t, document(list(`{"name":"`+name+`","platform":"certainly","token":"t"}`), nil, nil), directory.Options{})
+		eventually(t, time.Second, "the change "+name, has(name))
+	}
+	if err := author.Delete(t.Context(), relay.DefaultProject, directory.KindDestination, "d0"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, time.Second, "the deletion", func() bool { return !has("d0")() })
+}
+
+// TestLostNotification holds that polling finds a change that nobody told of.
+func TestLostNotification(t *testing.T) {
+	t.Parallel()
+	n := configured(t)
+	n.run(t)
+	old := n.Current()
+	eventually(t, 4*time.Second, "the node listens", func() bool { return n.Current() != old })
+	n.exec(t, `UPDATE flows SET doc = '{"destination":"bot","source":"pay","expires_in":"7m","on":{"completed":{"module_id":5}}}'`)
+	n.exec(t, `UPDATE configuration SET version = version + 1`)
+	eventually(t, 7*time.Second, "a change without a notification",
+		func() bool { return n.project(t).Flow("checkout").ExpiresIn.String() == "7m" })
+}
+
+// TestListensAgain holds that a node whose connection was cut listens again.
+func TestListensAgain(t *testing.T) {
+	t.Parallel()
+	n := configured(t)
+	other := join(t, n.url, n.keys)
+	other.run(t)
+	schema := storetest.Query[string](t, n.url, `SELECT current_schema()::text`)
+	listeners := func() int {
+		return storetest.Query[int](t, n.url, `SELECT count(*)::int FROM pg_stat_activity
+			WHERE query LIKE 'LISTEN "relay_configuration_' || $1 || '"%'`, schema)
+	}
+	eventually(t, 4*time.Second, "it listens", func() bool { return listeners() == 1 })
+	storetest.Query[int](t, n.url, `SELECT count(pg_terminate_backend(pid))::int FROM pg_stat_activity
+		WHERE query LIKE 'LISTEN "relay_configuration_' || $1 || '"%'`, schema)
+	n.apply(t, document(list(`{"name":"meanwhile","platform":"certainly","token":"t"}`), nil, nil), directory.Options{})
+	eventually(t, 4*time.Second, "what happened while it did not listen",
+		func() bool { return other.project(t).Destination("meanwhile") != nil })
+	eventually(t, 4*time.Second, "it listens again", func() bool { return listeners() == 1 })
+	n.apply(t, document(list(`{"name":"after","platform":"certainly","token":"t"}`), nil, nil), directory.Options{})
+	eventually(t, time.Second, "what came after", func() bool { return other.project(t).Destination("after") != nil })
+}
+
+// TestRefresh holds that one who meets what the node does not know makes it
+// look, and that a crowd makes it look once a second.
+func TestRefresh(t *testing.T) {
+	t.Parallel()
+	author := newNode(t)
+	other := join(t, author.url, author.keys)
+	author.apply(t, document(nil, list(pay), nil), directory.Options{})
+	if other.project(t).Source("pay") != nil {
+		t.Fatal("the other node knows the source before it looked: this test shows nothing")
+	}
+	if got := other.Refresh(t.Context()).Project(relay.DefaultProject).Source("pay"); got == nil {
+		t.Error("the first refresh did not find the source")
+	}
+	before := other.Current()
+	author.apply(t, document(nil, list(`{"name":"late","provider":"html-form"}`), nil), directory.Options{})
+	start := time.Now()
+	for range 1000 {
+		other.Refresh(t.Context())
+	}
+	if took := time.Since(start); took < 500*time.Millisecond && other.Current() != before {
+		t.Error("a second refresh within the same second read again: want it rate-limited")
+	}
+	eventually(t, 3*time.Second, "a later refresh", func() bool {
+		return other.Refresh(t.Context()).Project(relay.DefaultProject).Source("late") != nil
+	})
+	// Nothing changed, nothing is read.
+	same := other.Current()
+	start = time.Now()
+	for time.Since(start) < 1100*time.Millisecond {
+		if other.Refresh(t.Context()) != same {
+			t.Fatal("a refresh without a change made a new snapshot")
+		}
+	}
+}
+
+// TestRefreshWithoutDatabase holds that a node goes on with what it knows.
+func TestRefreshWithoutDatabase(t *testing.T) {
+	t.Parallel()
+	n := configured(t)
+	n.store.Close()
+	if got := n.Refresh(t.Context()); got.Project(relay.DefaultProject).Flow("checkout") == nil {
+		t.Error("without its database the node forgot its configuration")
+	}
+	if err := n.Load(t.Context()); err == nil {
+		t.Error("Load: got no error without a database")
+	}
+	if n.project(t).Flow("checkout") == nil {
+		t.Error("a failed Load threw away what there was")
+	}
+}
+
+// TestLiveSecretsEnd holds that a secret ends at its time, read again or not.
+func TestLiveSecretsEnd(t *testing.T) {
+	t.Parallel()
+	n := configured(t)
+	src := n.project(t).Source("pay")
+	err := n.Change(t.Context(), func(c *store.Change) error {
+		id, err := c.PutSecret(t.Context(), src.ProjectID, src.ID, "s-2")
+		if err != nil {
+			return err
+		}
+		return c.ExpireOtherSecrets(t.Context(), src.ID, id, time.Hour)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	src = n.project(t).Source("pay")
+	end := src.Secrets[1].ExpiresAt
+	if end == nil || src.Secrets[0].ExpiresAt != nil {
+		t.Fatalf("got %+v, want the older secret to end and the current one not to", src.Secrets)
+	}
+	for _, test := range []struct {
+		name string
+		at   time.Time
+		want []string
+	}{
+		{"before", end.Add(-time.Nanosecond), list("s-2", "s-1")},
+		{"at its end", *end, list("s-2")},
+		{"after", end.Add(time.Hour), list("s-2")},
+	} {
+		got, ids := src.LiveSecrets(test.at)
+		if !slices.Equal(got, test.want) || len(ids) != len(got) || ids[0] != src.Secrets[0].ID {
+			t.Errorf("%s: got %v, want %v with their ids", test.name, got, test.want)
+		}
+	}
+}
+
+func TestAwaitsSecret(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	n.apply(t, document(nil, list(`{"name":"later","provider":"stripe"}`, `{"name":"never","provider":"html-form"}`, pay), nil), directory.Options{})
+	for name, want := range map[string]bool{"later": true, "never": false, "pay": false, "form": false} {
+		if got := n.project(t).Source(name).AwaitsSecret(); got != want {
+			t.Errorf("%s: got %v, want %v", name, got, want)
+		}
+	}
+}
+
+// TestReadingWhileChanging holds that whoever holds a snapshot sees one
+// configuration: here, both destinations have the same token.
+func TestReadingWhileChanging(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	reader := join(t, n.url, n.keys)
+	reader.run(t)
+	set := func(token string) {
+		n.apply(t, document(list(`{"name":"a","platform":"certainly","token":"`+token+`"}`, `{"name":"b","platform":"certainly","token":"`+token+`"}`),
+			list(pay), list(strings.Replace(checkout, `"bot"`, `"a"`, 1))), directory.Options{})
+	}
+	set("t0")
+	eventually(t, 4*time.Second, "the reader knows them", func() bool { return reader.project(t).Flow("checkout") != nil })
+	var stop atomic.Bool
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for !stop.Load() {
+				s := reader.Current()
+				p := s.Project(relay.DefaultProject)
+				a, b := p.Destination("a"), p.Destination("b")
+				if a.Account().Settings["token"] != b.Account().Settings["token"] {
+					t.Errorf("got the tokens %q and %q in one snapshot", a.Account().Settings["token"], b.Account().Settings["token"])
+				}
+				if f := p.Flow("checkout"); f.Err != nil || s.Destination(f.Resolved.Compiled.On["completed"].DestinationID) != a {
+					t.Errorf("the flow of a snapshot does not lead to its destination: %v", f.Err)
+				}
+				if len(plain(p.Source("pay"))) != 1 || s.SourceByID(p.Source("pay").ID) != p.Source("pay") {
+					t.Error("the source of a snapshot is not whole")
+				}
+			}
+		})
+	}
+	for i := range 15 {
+		set(fmt.Sprintf("t%d", i+1))
+	}
+	stop.Store(true)
+	wg.Wait()
+	eventually(t, time.Second, "the last token", func() bool {
+		return reader.project(t).Destination("a").Account().Settings["token"] == "t15"
+	})
+}
+
+// TestBrokenRows holds that a row which this program cannot use is out of use
+// itself, and nothing else: not the node, not the other flows, and not the
+// way to mend it.
+func TestBrokenRows(t *testing.T) {
+	t.Parallel()
+	n := configured(t)
+	n.apply(t, document(list(`{"name":"old","platform":"certainly","token":"t"}`), list(`{"name":"gone","provider":"stripe"}`), list(
+		`{"name":"by-source","destination":"bot","source":"gone","module_id":1}`,
+		`{"name":"by-platform","destination":"old","source":"pay","module_id":1}`,
+		`{"name":"by-rule","destination":"bot","source":"pay","module_id":1}`,
+	)), directory.Options{})
+	n.exec(t, `UPDATE sources SET provider = 'bankrupt' WHERE name = 'gone'`)
+	n.exec(t, `UPDATE destinations SET platform = 'geocities' WHERE name = 'old'`)
+	n.exec(t, `UPDATE flows SET doc = '{"destination":"bot","source":"pay","when":"no_longer_a_name","on":{}}' WHERE name = 'by-rule'`)
+
+	fresh := join(t, n.url, n.keys)
+	p := fresh.project(t)
+	if got := p.Flow("checkout"); got.Err != nil || got.Resolved == nil {
+		t.Errorf("a flow that has nothing to do with it: %v", got.Err)
+	}
+	for _, name := range list("by-source", "by-platform", "by-rule") {
+		if f := p.Flow(name); f.Err == nil || f.Resolved != nil {
+			t.Errorf("%s: got a usable flow, want one that says why not", name)
+		}
+	}
+	src := p.Source("gone")
+	if src.Err == nil || src.Endpoint != nil || src.AwaitsSecret() || !strings.Contains(src.Err.Error(), "bankrupt") {
+		t.Errorf("the source: got %v, want it to name the provider", src.Err)
+	}
+	if d := p.Destination("old"); d.Platform != nil || fresh.Current().PlatformOf(d.ID) != nil {
+		t.Errorf("the destination: got the platform %v, want none", d.Platform)
+	}
+	// Anything else can be changed meanwhile, and each can be mended alone.
+	for _, change := range []directory.Document{
+		document(list(`{"name":"another","platform":"certainly","token":"t"}`), nil, nil),
+		document(nil, list(`{"name":"gone","provider":"generic-hmac"}`), nil),
+		document(nil, nil, list(`{"name":"by-rule","destination":"bot","source":"pay","module_id":2}`)),
+	} {
+		fresh.apply(t, change, directory.Options{})
+	}
+	if err := fresh.Delete(t.Context(), relay.DefaultProject, directory.KindFlow, "by-platform"); err != nil {
+		t.Errorf("deleting what is broken: %v", err)
+	}
+	for _, f := range fresh.project(t).Flows() {
+		if f.Err != nil {
+			t.Errorf("%s is still broken: %v", f.Name, f.Err)
+		}
+	}
+	// And what works is still protected.
+	if err := fresh.Delete(t.Context(), relay.DefaultProject, directory.KindSource, "gone"); !isCode(err, "in_use") {
+		t.Errorf("got %v, want in_use", err)
+	}
+}
+
+func TestCanFire(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	n.apply(t, document(list(bot), list(pay, `{"name":"stripe","provider":"stripe"}`, `{"name":"contact","provider":"html-form"}`), nil), directory.Options{})
+	const e = `,"expect":{"currency":"EUR"}`
+	for fields, want := range map[string]string{
+		`"source":"contact"`:                  "completed cancelled expired paid_again",
+		`"source":"pay"`:                      "completed failed cancelled expired processing paid_again",
+		`"source":"pay"` + e:                  "completed failed cancelled expired processing mismatch paid_again",
+		`"source":"stripe"`:                   "completed failed cancelled expired attempt_failed processing refunded disputed paid_again",
+		`"source":["contact","stripe"]`:       "completed failed cancelled expired attempt_failed processing refunded disputed paid_again",
+		`"source":["contact","contact"]` + e:  "completed cancelled expired mismatch paid_again",
+		`"link":{"contact":"https://a.test"}`: "completed cancelled expired paid_again",
+	} {
+		n.apply(t, document(nil, nil, list(`{"name":"x","module_id":1,`+fields+`}`)), directory.Options{})
+		var got []string
+		for _, o := range n.project(t).Flow("x").Resolved.CanFire {
+			got = append(got, string(o))
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("%s: got %v, want %s", fields, got, want)
+		}
+	}
+	// What can fire may have an action, and nothing else.
+	for _, o := range relay.ActionNames {
+		doc := document(nil, nil, list(`{"name":"x","source":"contact","on":{"`+o+`":{"text":"x"}}}`))
+		_, err := n.Apply(t.Context(), []directory.Document{doc}, directory.Options{DryRun: true})
+		reachable := slices.Contains(list("completed", "cancelled", "expired", "paid_again", "completed_late", "default"), o)
+		if reachable && err != nil || !reachable && !isCode(err, "outcome_unreachable") {
+			t.Errorf("on.%s of a form: got %v, want it taken: %v", o, err, reachable)
+		}
+	}
+}
+
+func TestWarnings(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	n.apply(t, document(list(bot), list(pay), nil), directory.Options{})
+	for on, want := range map[string][]string{
+		`{}`:                            list("completed, expired, cancelled, failed: no action"),
+		`{"completed":{"module_id":1}}`: list("expired, cancelled, failed: no action"),
+		`{"default":{"module_id":1}}`:   {},
+		`{"default":{"action":"none"}}`: {},
+		`{"completed":{"module_id":1},"expired":{"text":"x"},"cancelled":{"action":"none"},"failed":{"text":"x"}}`: {},
+	} {
+		n.apply(t, document(nil, nil, list(`{"name":"x","on":`+on+`}`)), directory.Options{})
+		if diff := cmp.Diff(want, n.project(t).Flow("x").Resolved.Warnings); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", on, diff)
+		}
+	}
+}
+
+// TestResolveDefaults holds what may be left out, and what a wait without a
+// flow is about.
+func TestResolveDefaults(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	n.apply(t, document(list(bot), list(pay), nil), directory.Options{})
+	s, p := n.Current(), n.project(t)
+	module := func(id any) relay.Flow {
+		return relay.Flow{On: map[string]relay.Action{"completed": {ModuleID: id}}}
+	}
+	r, err := s.Resolve(p, module(5.0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.SourceIDs) != 1 || r.SourceIDs[0] != p.Source("pay").ID || r.Compiled.On["completed"].DestinationID != p.Destination("bot").ID {
+		t.Errorf("got the sources %v, want the only ones there are; the built-in source does not count", r.SourceIDs)
+	}
+	again, err := s.Resolve(p, module(5.0))
+	if err != nil || again.PlanID != r.PlanID || again.Scope != r.Scope {
+		t.Errorf("the same once more: got plan %s and scope %q, %v, want the same", again.PlanID, again.Scope, err)
+	}
+	other, err := s.Resolve(p, module(6.0))
+	if err != nil || other.PlanID == r.PlanID || other.Scope == r.Scope {
+		t.Errorf("another module: got plan %s and scope %q, %v, want others", other.PlanID, other.Scope, err)
+	}
+	inFlow := module(5.0)
+	inFlow.Name = "checkout"
+	named, err := s.Resolve(p, inFlow)
+	if err != nil || named.PlanID != r.PlanID || named.Scope == r.Scope {
+		t.Errorf("in a flow: got plan %s and scope %q, %v, want the same plan in another scope", named.PlanID, named.Scope, err)
+	}
+}
+
+func TestKeys(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	project := n.project(t).ID
+	const text = "rk_0123456789abcdef0123"
+	key := relay.APIKey{ID: relay.NewID(), ProjectID: project, Name: "bot", Scope: relay.ScopeCreate, Hash: sha256.Sum256([]byte(text)), Hint: "rk_0"}
+	instance := relay.APIKey{ID: relay.NewID(), Name: "ops", Scope: relay.ScopeInstance, Hash: sha256.Sum256([]byte("other")), Hint: "o"}
+	err := n.Change(t.Context(), func(c *store.Change) error {
+		if err := c.PutKey(t.Context(), key); err != nil {
+			return err
+		}
+		return c.PutKey(t.Context(), instance)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := n.Current().Key(text)
+	if got == nil || got.ID != key.ID || got.Scope != relay.ScopeCreate || got.ProjectID != project {
+		t.Errorf("got %+v, want the key", got)
+	}
+	if ops := n.Current().Key("other"); ops == nil || ops.ProjectID != 0 {
+		t.Errorf("got %+v, want the instance key", ops)
+	}
+	for _, stranger := range list("", "rk_", text+" ", strings.ToUpper(text)) {
+		if got := n.Current().Key(stranger); got != nil {
+			t.Errorf("Key(%q): got %+v, want none", stranger, got)
+		}
+	}
+	if got := n.project(t).Keys(); len(got) != 1 || got[0].ID != key.ID {
+		t.Errorf("the project's keys: got %v, want its own one", got)
+	}
+	if strings.Contains(storetest.Query[string](t, n.url, `SELECT string_agg(api_keys::text, ' ') FROM api_keys`), text) {
+		t.Error("the key stands in the database in clear")
+	}
+}
+
+func TestNewRefuses(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	log := slog.New(slog.DiscardHandler)
+	for name, cfg := range map[string]directory.Config{
+		"no store": {PublicURL: publicURL, Log: log}, "no log": {Store: s, PublicURL: publicURL}, "no public URL": {Store: s, Log: log},
+	} {
+		if _, err := directory.New(cfg); err == nil {
+			t.Errorf("%s: got no error", name)
+		}
+	}
+	d, err := directory.New(directory.Config{Store: s, PublicURL: publicURL, Log: log})
+	if err != nil || d.Current() == nil || len(d.Current().Projects()) != 0 {
+		t.Errorf("before Load: got %v, want a directory that is empty", err)
+	}
+}
