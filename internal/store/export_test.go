@@ -33,3 +33,13 @@ func MigrationLockKey(t testing.TB, databaseName, schema string) string {
 	}
 	return key
 }
+
+// NameHot names the sessions of the hot pool, so that a test can tell them.
+func (s *Store) NameHot(ctx context.Context, name string) error {
+	s.hot.Close()
+	cfg := s.hot.Config()
+	cfg.ConnConfig.RuntimeParams["application_name"] = name
+	var err error
+	s.hot, err = pgxpool.NewWithConfig(ctx, cfg)
+	return err
+}
