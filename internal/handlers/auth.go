@@ -99,10 +99,11 @@ var allows = map[relay.Scope][]relay.Scope{
 	relay.ScopeInstance: {relay.ScopeInstance},
 }
 
-// may lets a route be used by keys that have at least one of the given scopes.
+// may finds out who asks, and lets a route be used by keys that have at least
+// one of the given scopes.
 func (h *Handlers) may(scopes ...relay.Scope) echo.MiddlewareFunc {
 	return func(next echo.HandlerFunc) echo.HandlerFunc {
-		return func(c echo.Context) error {
+		return h.authenticate(func(c echo.Context) error {
 			who := callerOf(c)
 			for _, scope := range scopes {
 				if slices.Contains(allows[scope], who.key.Scope) {
@@ -111,6 +112,6 @@ func (h *Handlers) may(scopes ...relay.Scope) echo.MiddlewareFunc {
 			}
 			return relay.Errorf(relay.Forbidden, "scope_too_small",
 				"this API key has the scope %q: this needs %q", who.key.Scope, scopes[0])
-		}
+		})
 	}
 }

@@ -128,7 +128,7 @@ func (h *Handlers) public() *echo.Echo {
 	e.GET("/return/:token", h.returned)
 
 	// Bot builders and operators.
-	v1 := e.Group("/v1", h.authenticate)
+	v1 := e.Group("/v1")
 	create, read, write, admin, instance := h.may(relay.ScopeCreate), h.may(relay.ScopeRead), h.may(relay.ScopeWrite), h.may(relay.ScopeAdmin), h.may(relay.ScopeInstance)
 	createOrRead := h.may(relay.ScopeCreate, relay.ScopeRead)
 	v1.POST("/correlations", h.postCorrelation, create)
