@@ -21,7 +21,7 @@ func TestForm(t *testing.T) {
 	fields := url.Values{"name": {"Zoë"}, "email": {"zoe@example.org"}}.Encode()
 
 	// submit posts as a browser does and returns the page that it is led to.
-	submit := func(t *testing.T, address string) (*http.Response, string) {
+	submit := func(t *testing.T, address string) (answer, string) {
 		t.Helper()
 		resp, _ := exchange(t, http.MethodPost, address, browser, fields)
 		if resp.StatusCode != http.StatusSeeOther {
@@ -33,7 +33,7 @@ func TestForm(t *testing.T) {
 		}
 		return exchange(t, http.MethodGet, location, nil, "")
 	}
-	wantPage := func(t *testing.T, resp *http.Response, page string, status int, title string) {
+	wantPage := func(t *testing.T, resp answer, page string, status int, title string) {
 		t.Helper()
 		if resp.StatusCode != status || !strings.Contains(page, "<h1>"+title+"</h1>") {
 			t.Errorf("the page: got %d\n%s\nwant %d and the title %q", resp.StatusCode, page, status, title)

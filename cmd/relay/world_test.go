@@ -34,7 +34,7 @@ const patience = 20 * time.Second
 const (
 	apiKey         = "test-api-key-0123456789"
 	certainlyToken = "test-certainly-token"
-	stripeSecret   = "whsec_test_0123456789" //nolint:gosec // it protects nothing
+	stripeSecret   = "whsec_test_0123456789"
 )
 
 // await polls a condition until it holds.
@@ -125,9 +125,12 @@ func leaks(text string, secrets []string) (found []string) {
 // of a callback.
 func checkLog(t *testing.T, text string, secrets []string) {
 	t.Helper()
-	secrets = append([]string{apiKey, certainlyToken, stripeSecret, "/in/", "/go/", "/return/", "whsec_"}, secrets...)
-	if found := leaks(text, secrets); len(found) > 0 {
-		t.Errorf("the log holds %q:\n%s", found, text)
+	secrets = append([]string{apiKey, certainlyToken, stripeSecret, "/in/default", "whsec_"}, secrets...)
+	for line := range strings.Lines(text) {
+		if found := leaks(line, secrets); len(found) > 0 {
+			t.Errorf("the log holds %q: %s", found, line)
+			return // the others will be like it
+		}
 	}
 }
 
@@ -337,8 +340,14 @@ var client = &http.Client{
 	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 }
 
+// answer is the head of an HTTP answer.
+type answer struct {
+	StatusCode int
+	Header     http.Header
+}
+
 // exchange makes a request and returns its whole answer.
-func exchange(t *testing.T, method, address string, header http.Header, body string) (*http.Response, string) {
+func exchange(t *testing.T, method, address string, header http.Header, body string) (answer, string) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, address, strings.NewReader(body))
 	if err != nil {
@@ -354,7 +363,7 @@ func exchange(t *testing.T, method, address string, header http.Header, body str
 	if err != nil {
 		t.Fatalf("%s: reading the answer: %v", method, err)
 	}
-	return resp, string(text)
+	return answer{resp.StatusCode, resp.Header}, string(text)
 }
 
 // call asks the API and reads its answer into out, unless that is nil.
