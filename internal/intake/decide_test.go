@@ -200,7 +200,7 @@ func TestExpectAndWhen(t *testing.T) {
 			w := p.Register(t, p.Registration(t, tt.name, plan))
 			c := p.Paid(tt.name, "pi_1", w.Token)
 			tt.change(c.Reading.Payment)
-			c.Reading.References = candidates{{"json:id", "ref " + tt.name}}
+			c.Reading.References = named("json:id", "ref "+tt.name)
 			if got := together(t, n, c)[0]; got.Match != tt.match || got.CorrelationID != w.ID {
 				t.Errorf("got %+v, want %s", got, tt.match)
 			}

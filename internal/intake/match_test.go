@@ -1,13 +1,20 @@
 package intake_test
 
 import (
+	"slices"
 	"testing"
 
 	"relay.example/relay/internal/relay"
 	"relay.example/relay/internal/store/storetest"
 )
 
-type candidates = []relay.Candidate
+// named lists places and the values that stand there, in turn.
+func named(placesAndValues ...string) (out []relay.Candidate) {
+	for pair := range slices.Chunk(placesAndValues, 2) {
+		out = append(out, relay.Candidate{Place: pair[0], Value: pair[1]})
+	}
+	return out
+}
 
 // TestMatch holds each rule by which a callback finds its wait, on real rows.
 func TestMatch(t *testing.T) {
@@ -22,13 +29,13 @@ func TestMatch(t *testing.T) {
 	keyed := p.Registration(t, "keyed", p.Plan())
 	keyed.Wait.Key = "order-1"
 	k := p.Register(t, keyed)
-	named := p.Registration(t, "named", p.Plan())
-	named.Wait.Key = a.Token // a key that looks like the token of another wait
-	p.Register(t, named)
+	lookalike := p.Registration(t, "named", p.Plan())
+	lookalike.Wait.Key = a.Token // a key that looks like the token of another wait
+	p.Register(t, lookalike)
 
 	teach := func(w relay.Wait, value string) {
 		c := p.Callback("teach-"+w.UserID+value, relay.AttemptFailed, w.Token)
-		c.Reading.References = candidates{{Place: "json:id", Value: value}}
+		c.Reading.References = named("json:id", value)
 		together(t, n, c)
 	}
 	teach(a, "pi_a")
@@ -38,41 +45,41 @@ func TestMatch(t *testing.T) {
 
 	for _, tt := range []struct {
 		name       string
-		candidates candidates
-		references candidates
+		candidates []relay.Candidate
+		references []relay.Candidate
 		source     int64
 		match      relay.Match
 		rule       string
 		wait       relay.Wait
 	}{
-		{"token", candidates{{"json:a", a.Token}}, nil, 0, relay.Matched, "on_the_way", a},
-		{"first place that names a wait", candidates{{"json:x", "nobody"}, {"json:a", a.Token}, {"json:b", b.Token}}, nil, 0, relay.Matched, "on_the_way", a},
-		{"first place wins", candidates{{"json:b", b.Token}, {"json:a", a.Token}}, nil, 0, relay.Matched, "on_the_way", b},
-		{"a token is never folded", candidates{{"json:a", " " + a.Token}}, nil, 0, relay.Unmatched, "nobody_waits", relay.Wait{}},
-		{"key", candidates{{"json:key", "order-1"}}, nil, 0, relay.Matched, "on_the_way", k},
-		{"token before key", candidates{{"json:a", a.Token}}, nil, 0, relay.Matched, "on_the_way", a},
-		{"key of another source", candidates{{"json:key", "order-o"}}, nil, 0, relay.Unmatched, "nobody_waits", relay.Wait{}},
-		{"key at its own source", candidates{{"json:key", "order-o"}}, nil, p.OtherSourceID, relay.Matched, "on_the_way", others},
-		{"token at another source", candidates{{"json:a", a.Token}}, nil, p.OtherSourceID, relay.Unmatched, "nobody_waits", relay.Wait{}},
-		{"token of another project", candidates{{"json:a", foreign.Token}}, nil, 0, relay.OtherProject, "token_of_another_project", relay.Wait{}},
-		{"another project, then ours", candidates{{"json:x", foreign.Token}, {"json:a", a.Token}}, nil, 0, relay.Matched, "on_the_way", a},
-		{"another project, then a reference", candidates{{"json:x", foreign.Token}}, candidates{{"json:id", "pi_b"}}, 0, relay.Matched, "on_the_way", b},
-		{"reference", nil, candidates{{"json:id", "pi_a"}}, 0, relay.Matched, "on_the_way", a},
-		{"reference at another source", nil, candidates{{"json:id", "pi_a"}}, p.OtherSourceID, relay.Unmatched, "nobody_waits", relay.Wait{}},
-		{"token before reference", candidates{{"json:b", b.Token}}, candidates{{"json:id", "pi_a"}}, 0, relay.Matched, "on_the_way", b},
-		{"a reference is no token", nil, candidates{{"json:id", a.Token}}, 0, relay.Unmatched, "nobody_waits", relay.Wait{}},
-		{"a key is no reference", nil, candidates{{"json:id", "order-1"}}, 0, relay.Unmatched, "nobody_waits", relay.Wait{}},
-		{"a reference is no key", candidates{{"json:key", "pi_b"}}, nil, 0, relay.Unmatched, "nobody_waits", relay.Wait{}},
-		{"reference of two waits", nil, candidates{{"json:id", "pi_ab"}}, 0, relay.Ambiguous, "references_differ", relay.Wait{}},
-		{"two references of two waits", nil, candidates{{"json:id", "pi_a"}, {"json:charge", "pi_b"}}, 0, relay.Ambiguous, "references_differ", relay.Wait{}},
-		{"URL and body agree", candidates{{"path", a.Token}, {"json:a", a.Token}}, nil, 0, relay.Matched, "on_the_way", a},
-		{"path and body differ", candidates{{"path", a.Token}, {"json:b", b.Token}}, nil, 0, relay.Ambiguous, "url_and_body_differ", relay.Wait{}},
-		{"body and query differ", candidates{{"json:b", b.Token}, {"query:token", a.Token}}, nil, 0, relay.Ambiguous, "url_and_body_differ", relay.Wait{}},
-		{"URL names a wait, the body nobody", candidates{{"json:b", "nobody"}, {"query:token", a.Token}}, nil, 0, relay.Matched, "on_the_way", a},
-		{"body names a wait, the URL nobody", candidates{{"path", "nobody"}, {"json:b", b.Token}}, nil, 0, relay.Matched, "on_the_way", b},
+		{"token", named("json:a", a.Token), nil, 0, relay.Matched, "on_the_way", a},
+		{"first place that names a wait", named("json:x", "nobody", "json:a", a.Token, "json:b", b.Token), nil, 0, relay.Matched, "on_the_way", a},
+		{"first place wins", named("json:b", b.Token, "json:a", a.Token), nil, 0, relay.Matched, "on_the_way", b},
+		{"a token is never folded", named("json:a", " "+a.Token), nil, 0, relay.Unmatched, "nobody_waits", relay.Wait{}},
+		{"key", named("json:key", "order-1"), nil, 0, relay.Matched, "on_the_way", k},
+		{"token before key", named("json:a", a.Token), nil, 0, relay.Matched, "on_the_way", a},
+		{"key of another source", named("json:key", "order-o"), nil, 0, relay.Unmatched, "nobody_waits", relay.Wait{}},
+		{"key at its own source", named("json:key", "order-o"), nil, p.OtherSourceID, relay.Matched, "on_the_way", others},
+		{"token at another source", named("json:a", a.Token), nil, p.OtherSourceID, relay.Unmatched, "nobody_waits", relay.Wait{}},
+		{"token of another project", named("json:a", foreign.Token), nil, 0, relay.OtherProject, "token_of_another_project", relay.Wait{}},
+		{"another project, then ours", named("json:x", foreign.Token, "json:a", a.Token), nil, 0, relay.Matched, "on_the_way", a},
+		{"another project, then a reference", named("json:x", foreign.Token), named("json:id", "pi_b"), 0, relay.Matched, "on_the_way", b},
+		{"reference", nil, named("json:id", "pi_a"), 0, relay.Matched, "on_the_way", a},
+		{"reference at another source", nil, named("json:id", "pi_a"), p.OtherSourceID, relay.Unmatched, "nobody_waits", relay.Wait{}},
+		{"token before reference", named("json:b", b.Token), named("json:id", "pi_a"), 0, relay.Matched, "on_the_way", b},
+		{"a reference is no token", nil, named("json:id", a.Token), 0, relay.Unmatched, "nobody_waits", relay.Wait{}},
+		{"a key is no reference", nil, named("json:id", "order-1"), 0, relay.Unmatched, "nobody_waits", relay.Wait{}},
+		{"a reference is no key", named("json:key", "pi_b"), nil, 0, relay.Unmatched, "nobody_waits", relay.Wait{}},
+		{"reference of two waits", nil, named("json:id", "pi_ab"), 0, relay.Ambiguous, "references_differ", relay.Wait{}},
+		{"two references of two waits", nil, named("json:id", "pi_a", "json:charge", "pi_b"), 0, relay.Ambiguous, "references_differ", relay.Wait{}},
+		{"URL and body agree", named("path", a.Token, "json:a", a.Token), nil, 0, relay.Matched, "on_the_way", a},
+		{"path and body differ", named("path", a.Token, "json:b", b.Token), nil, 0, relay.Ambiguous, "url_and_body_differ", relay.Wait{}},
+		{"body and query differ", named("json:b", b.Token, "query:token", a.Token), nil, 0, relay.Ambiguous, "url_and_body_differ", relay.Wait{}},
+		{"URL names a wait, the body nobody", named("json:b", "nobody", "query:token", a.Token), nil, 0, relay.Matched, "on_the_way", a},
+		{"body names a wait, the URL nobody", named("path", "nobody", "json:b", b.Token), nil, 0, relay.Matched, "on_the_way", b},
 		{"names nobody", nil, nil, 0, relay.Unmatched, "names_nobody", relay.Wait{}},
-		{"nobody waits", candidates{{"json:a", relay.NewToken()}}, nil, 0, relay.Unmatched, "nobody_waits", relay.Wait{}},
-		{"a name that no row can hold", candidates{{"json:a", "a\x00\xff"}}, candidates{{"json:id", "\xff\x00"}}, 0, relay.Unmatched, "nobody_waits", relay.Wait{}},
+		{"nobody waits", named("json:a", relay.NewToken()), nil, 0, relay.Unmatched, "nobody_waits", relay.Wait{}},
+		{"a name that no row can hold", named("json:a", "a\x00\xff"), named("json:id", "\xff\x00"), 0, relay.Unmatched, "nobody_waits", relay.Wait{}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := p.Callback("match "+tt.name, relay.AttemptFailed, "")
@@ -97,9 +104,9 @@ func TestKeyAfterItsWaitHasEnded(t *testing.T) {
 	t.Parallel()
 	p, _ := project(t)
 	n := newNode(t, p.Store)
-	named := func(outcome relay.Outcome, id string) relay.Receipt {
+	tell := func(outcome relay.Outcome, id string) relay.Receipt {
 		c := p.Callback(id, outcome, "")
-		c.Reading.Candidates = candidates{{"json:key", "order-1"}}
+		c.Reading.Candidates = named("json:key", "order-1")
 		return together(t, n, c)[0]
 	}
 	register := func() relay.Wait {
@@ -107,21 +114,21 @@ func TestKeyAfterItsWaitHasEnded(t *testing.T) {
 		r.Wait.Key = "order-1"
 		return p.Register(t, r)
 	}
-	if got := named(relay.Completed, "early"); got.Match != relay.Unmatched {
+	if got := tell(relay.Completed, "early"); got.Match != relay.Unmatched {
 		t.Errorf("before its wait: got %s, want unmatched", got.Match)
 	}
 	first := register()
-	if got := named(relay.Failed, "1"); got.CorrelationID != first.ID || got.Rule != "closed" {
+	if got := tell(relay.Failed, "1"); got.CorrelationID != first.ID || got.Rule != "closed" {
 		t.Errorf("while it is pending: got %+v, want the first wait closed", got)
 	}
-	if got := named(relay.Completed, "2"); got.CorrelationID != first.ID || got.Match != relay.Late {
+	if got := tell(relay.Completed, "2"); got.CorrelationID != first.ID || got.Match != relay.Late {
 		t.Errorf("after it has ended: got %+v, want the first wait, late", got)
 	}
 	second := register()
-	if got := named(relay.Cancelled, "3"); got.CorrelationID != second.ID || got.Rule != "closed" {
+	if got := tell(relay.Cancelled, "3"); got.CorrelationID != second.ID || got.Rule != "closed" {
 		t.Errorf("with a second wait: got %+v, want it closed", got)
 	}
-	if got := named(relay.Refunded, "4"); got.CorrelationID != second.ID {
+	if got := tell(relay.Refunded, "4"); got.CorrelationID != second.ID {
 		t.Errorf("after both: got %+v, want the wait that had the key last", got)
 	}
 }
@@ -132,7 +139,7 @@ func TestReferencesAreLearned(t *testing.T) {
 	n := newNode(t, p.Store)
 	teaching := func(id, token string, verdict relay.Verdict, value string) relay.Callback {
 		c := p.Callback(id, relay.AttemptFailed, token)
-		c.Verdict, c.Reading.References = verdict, candidates{{"json:id", value}}
+		c.Verdict, c.Reading.References = verdict, named("json:id", value)
 		return c
 	}
 	asking := func(id, value string) relay.Callback { return teaching(id, "", relay.Verified, value) }

@@ -124,7 +124,7 @@ func (p *Project) Register(t testing.TB, regs ...store.Registration) relay.Wait 
 	}
 	for i, r := range results {
 		if r.Err != nil {
-			t.Fatalf("registering %s: %v", regs[i].Wait.UserID, r.Err)
+			t.Fatalf("registering wait %d: %v", i, r.Err)
 		}
 	}
 	return results[0].Wait

@@ -1,0 +1,280 @@
+package sweeper_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
+
+	"relay.example/relay/internal/intake"
+	"relay.example/relay/internal/plan"
+	"relay.example/relay/internal/relay"
+	"relay.example/relay/internal/store"
+	"relay.example/relay/internal/store/storetest"
+	"relay.example/relay/internal/sweeper"
+)
+
+func TestMain(m *testing.M) { storetest.Main(m) }
+
+// node is a sweeper with what it handed over and what it logged.
+type node struct {
+	*sweeper.Sweeper
+	mu         sync.Mutex
+	handedOver []relay.Delivery
+	log        bytes.Buffer
+}
+
+func newNode(t *testing.T, s *store.Store) *node {
+	t.Helper()
+	n := &node{}
+	var err error
+	n.Sweeper, err = sweeper.New(sweeper.Config{
+		Store: s, Plans: plan.NewCache(s.Plan), Log: slog.New(slog.NewTextHandler(&n.log, nil)),
+		HandOver: func(ds []relay.Delivery) {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			n.handedOver = append(n.handedOver, ds...)
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func project(t *testing.T) (*storetest.Project, string) {
+	t.Helper()
+	url := storetest.URL(t, true)
+	return storetest.NewProject(t, storetest.Open(t, url, storetest.Keys(t)), "shop", "http://127.0.0.1:1"), url
+}
+
+// waits registers n waits and returns their ids.
+func waits(t *testing.T, p *storetest.Project, n int) (all []relay.Wait, ids []uuid.UUID) {
+	t.Helper()
+	regs := make([]store.Registration, n)
+	for i := range regs {
+		regs[i] = p.Registration(t, "u-"+strconv.Itoa(i), p.Plan())
+		all, ids = append(all, regs[i].Wait), append(ids, regs[i].Wait.ID)
+	}
+	p.Register(t, regs...)
+	return all, ids
+}
+
+func TestExpire(t *testing.T) {
+	t.Parallel()
+	p, url := project(t)
+	n := newNode(t, p.Store)
+	due, later := p.Wait(t, "due"), p.Wait(t, "later")
+	storetest.Overdue(t, url, due.ID)
+	for i, want := range []int{1, 0} {
+		if got, err := n.ExpireOnce(t.Context()); err != nil || got != want {
+			t.Errorf("pass %d: got %d, %v, want %d", i, got, err, want)
+		}
+	}
+	for id, want := range map[uuid.UUID]string{due.ID: "expired deadline 0 expired>expired", later.ID: "pending 1"} {
+		if got := storetest.Query[string](t, url, `
+			SELECT concat_ws(' ', status, resolved_by, (SELECT count(*) FROM deadlines WHERE correlation_id = c.id),
+			                 (SELECT string_agg(outcome || '>' || action, ' ') FROM deliveries WHERE correlation_id = c.id))
+			FROM correlations c WHERE id = $1`, id); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+	if len(n.handedOver) != 1 || n.handedOver[0].Wait.ID != due.ID || n.handedOver[0].EventID != uuid.Nil {
+		t.Errorf("handed over %+v, want the delivery of the wait that was due, without event", n.handedOver)
+	}
+}
+
+func TestTwoSweepersFireOnce(t *testing.T) {
+	t.Parallel()
+	p, url := project(t)
+	nodes := []*node{newNode(t, p.Store), newNode(t, storetest.Open(t, url, storetest.Keys(t)))}
+	_, ids := waits(t, p, 1200) // more than two batches
+	storetest.Overdue(t, url, ids...)
+	var g errgroup.Group
+	for _, n := range nodes {
+		g.Go(func() error {
+			for {
+				if got, err := n.ExpireOnce(context.Background()); err != nil || got == 0 {
+					return err
+				}
+			}
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	for _, sql := range []string{
+		`SELECT count(*) FROM correlations WHERE status = 'expired'`, `SELECT count(*) FROM deliveries`,
+		`SELECT count(DISTINCT correlation_id) FROM deliveries`,
+	} {
+		if got := storetest.Query[int](t, url, sql); got != len(ids) {
+			t.Errorf("%s: got %d, want %d", sql, got, len(ids))
+		}
+	}
+	if got := len(nodes[0].handedOver) + len(nodes[1].handedOver); got != len(ids) {
+		t.Errorf("%d deliveries were handed over, want %d", got, len(ids))
+	}
+}
+
+// A payment and the deadline meet, over and over: each wait closes once and
+// fires once, and a payment that came second is late, never lost.
+func TestExpiryMeetsCompletion(t *testing.T) {
+	t.Parallel()
+	p, url := project(t)
+	n := newNode(t, storetest.Open(t, url, storetest.Keys(t)))
+	in, err := intake.New(intake.Config{
+		Store: p.Store, Plans: plan.NewCache(p.Store.Plan), HandOver: func([]relay.Delivery) {}, Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	stopped := make(chan error, 1)
+	go func() { stopped <- in.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-stopped; err != nil {
+			t.Errorf("intake ended with %v", err)
+		}
+	})
+	const rounds, each = 20, 8
+	for round := range rounds {
+		all, ids := waits(t, p, each)
+		storetest.Overdue(t, url, ids...)
+		var g errgroup.Group
+		for i, w := range all {
+			g.Go(func() error {
+				_, err := in.Accept(context.Background(), p.Paid(fmt.Sprintf("evt_%d_%d", round, i), fmt.Sprintf("pi_%d_%d", round, i), w.Token))
+				return err
+			})
+		}
+		g.Go(func() error {
+			_, err := n.ExpireOnce(context.Background())
+			return err
+		})
+		if err := g.Wait(); err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
+	}
+	bad := storetest.Query[string](t, url, `
+		SELECT coalesce(string_agg(DISTINCT concat_ws(' ', c.status, c.late_outcome, d.fired), '; '), '')
+		FROM correlations c LEFT JOIN LATERAL (
+		    SELECT string_agg(outcome || '>' || action, ' ' ORDER BY outcome DESC) AS fired FROM deliveries WHERE correlation_id = c.id) d ON true
+		WHERE concat_ws(' ', c.status, c.late_outcome, d.fired) NOT IN
+		      ('completed completed>completed', 'expired completed expired>expired completed>completed_late')`)
+	if bad != "" {
+		t.Errorf("waits ended as: %s", bad)
+	}
+	if got := storetest.Query[int](t, url, `SELECT count(*) FROM deadlines`); got != 0 {
+		t.Errorf("%d deadlines are left, want none", got)
+	}
+	t.Logf("%d of %d were expired first", storetest.Query[int](t, url, `SELECT count(*) FROM correlations WHERE status = 'expired'`), rounds*each)
+}
+
+// A wait whose plan cannot be used is left pending, said so, and holds up
+// nobody: not even where there are as many of them as a pass takes.
+func TestUnusablePlanHoldsUpNobody(t *testing.T) {
+	t.Parallel()
+	p, url := project(t)
+	n := newNode(t, p.Store)
+	broken := p.Plan()
+	broken.When = "true"
+	regs := make([]store.Registration, 500)
+	ids := make([]uuid.UUID, len(regs))
+	for i := range regs {
+		regs[i] = p.Registration(t, "bad-"+strconv.Itoa(i), broken)
+		ids[i] = regs[i].Wait.ID
+	}
+	p.Register(t, regs...)
+	storetest.Overdue(t, url, ids...)
+	storetest.Exec(t, url, `UPDATE deadlines SET expires_at = expires_at - interval '1 hour'`) // they come first
+	storetest.Exec(t, url, `UPDATE plans SET doc = '{"when": "no such ("}' WHERE id = $1`, regs[0].Wait.PlanID)
+	good := p.Wait(t, "good")
+	storetest.Overdue(t, url, good.ID)
+	for i, want := range []int{500, 1, 0} {
+		if got, err := n.ExpireOnce(t.Context()); err != nil || got != want {
+			t.Errorf("pass %d: got %d, %v, want %d", i, got, err, want)
+		}
+	}
+	const status = `SELECT string_agg(DISTINCT status, ' ') FROM correlations WHERE id = ANY($1)`
+	if got := storetest.Query[string](t, url, status, []uuid.UUID{good.ID}); got != "expired" {
+		t.Errorf("the wait behind them is %s, want expired", got)
+	}
+	if got := storetest.Query[string](t, url, status, ids); got != "pending" {
+		t.Errorf("the waits without a usable plan are %s, want pending", got)
+	}
+	if got := strings.Count(n.log.String(), "level=ERROR"); got != len(ids) {
+		t.Errorf("%d errors were logged, want one for each of %d", got, len(ids))
+	}
+	// Once the plan can be used, they end.
+	storetest.Exec(t, url, `UPDATE plans SET doc = (SELECT doc FROM plans WHERE id = $2) WHERE id = $1`, regs[0].Wait.PlanID, good.PlanID)
+	storetest.Overdue(t, url, ids...)
+	if got, err := n.ExpireOnce(t.Context()); err != nil || got != len(ids) {
+		t.Errorf("with the plan repaired: got %d, %v, want %d", got, err, len(ids))
+	}
+	if got := storetest.Query[string](t, url, status, ids); got != "expired" {
+		t.Errorf("with the plan repaired they are %s, want expired", got)
+	}
+}
+
+// Without the database the plans cannot be read either: nothing ends, and
+// nothing is blamed on the plan.
+func TestUnreachablePlansEndNothing(t *testing.T) {
+	t.Parallel()
+	p, url := project(t)
+	w := p.Wait(t, "u-1")
+	storetest.Overdue(t, url, w.ID)
+	var log bytes.Buffer
+	s, err := sweeper.New(sweeper.Config{
+		Store: p.Store, Log: slog.New(slog.NewTextHandler(&log, nil)), HandOver: func([]relay.Delivery) {},
+		Plans: plan.NewCache(func(ctx context.Context, id uuid.UUID) (*relay.Plan, error) {
+			ctx, cancel := context.WithCancel(ctx)
+			cancel()
+			return p.Store.Plan(ctx, id)
+		}),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.ExpireOnce(t.Context()); !relay.IsKind(err, relay.Busy) {
+		t.Errorf("got %v, want busy", err)
+	}
+	if log.Len() != 0 {
+		t.Errorf("logged: %s", log.String())
+	}
+	if got, err := newNode(t, p.Store).ExpireOnce(t.Context()); err != nil || got != 1 {
+		t.Errorf("the next pass: got %d, %v, want the wait", got, err)
+	}
+}
+
+// Run fires a deadline by itself, and ends with its context.
+func TestRun(t *testing.T) {
+	t.Parallel()
+	p, url := project(t)
+	n := newNode(t, p.Store)
+	storetest.Exec(t, url, `INSERT INTO event_keys (key, event_id, project_id) VALUES (gen_random_uuid(), '00000000-0000-7000-8000-000000000000', 1)`)
+	w := p.Wait(t, "u-1")
+	storetest.Overdue(t, url, w.ID)
+	ctx, cancel := context.WithCancel(context.Background())
+	stopped := make(chan error, 1)
+	go func() { stopped <- n.Run(ctx) }()
+	deadline := time.Now().Add(10 * time.Second)
+	for storetest.Query[string](t, url, `SELECT status || (SELECT count(*) FROM event_keys) FROM correlations WHERE id = $1`, w.ID) != "expired0" {
+		if time.Now().After(deadline) {
+			t.Fatal("waited 10 s in vain until the wait expired and the old key was cleared")
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	cancel()
+	if err := <-stopped; err != nil {
+		t.Errorf("got %v, want it to end with its context", err)
+	}
+}
