@@ -19,12 +19,11 @@ import (
 )
 
 // wantAccepted checks the acknowledgement that every provider gets.
-func (a *answer) wantAccepted() *answer {
+func (a *answer) wantAccepted() {
 	a.t.Helper()
 	if a.Status != http.StatusOK || string(a.Body) != "[accepted]" {
 		a.t.Fatalf("%s: got %d %s, want 200 [accepted]", a.asked, a.Status, a.Body)
 	}
-	return a
 }
 
 func TestCallbackClosesItsWait(t *testing.T) {
@@ -358,7 +357,7 @@ func TestForgeries(t *testing.T) {
 	w := n.wait(`{"user_id": "u-1", "source": "hook", "module_id": 1}`)
 	body := `{"id": "e-1", "type": "paid", "data": {"reference": "` + w["token"].(string) + `"}}`
 	send := func(n *node, settings ...setting) *answer {
-		return n.send(http.MethodPost, "/in/default/hook", strings.NewReader(body), append(settings, header("Content-Type", "application/json"))...)
+		return n.send(http.MethodPost, "/in/default/hook", strings.NewReader(body), append(settings, header("Content-Type", "application/json"), header("X-Foreign", "x"))...)
 	}
 	for name, settings := range map[string][]setting{
 		"no signature":            nil,
@@ -378,6 +377,12 @@ func TestForgeries(t *testing.T) {
 	if got := n.count("events WHERE verdict = 'rejected' AND correlation_id IS NULL AND body IS NOT NULL"); got != 6 {
 		t.Errorf("got %d rejected events with their bytes, want 6", got)
 	}
+	if got := n.count("events WHERE headers::jsonb ? 'X-Signature'"); got < 4 {
+		t.Errorf("got %d with their signature, want all that had one: a replay needs it", got)
+	}
+	if got := n.count("events WHERE headers::text LIKE '%Foreign%'"); got != 0 {
+		t.Errorf("got %d with a header that the preset does not read, want none", got)
+	}
 	if got := n.get("/v1/correlations/" + w["id"].(string)).object()["status"]; got != "pending" {
 		t.Fatalf("got the wait %v by a forgery, want pending", got)
 	}
@@ -385,6 +390,19 @@ func TestForgeries(t *testing.T) {
 	send(n, header("X-Signature", sign(hookSecret, body))).wantAccepted()
 	if got := n.get("/v1/correlations/" + w["id"].(string)).object()["status"]; got != "completed" {
 		t.Errorf("got the wait %v after the real event, want completed", got)
+	}
+}
+
+// A header that is the secret itself is kept in no row, right or wrong.
+func TestCredentialHeadersAreNotKept(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	n.put("/v1/sources/keyed", `{"provider": "generic-apikey", "secret": "`+hookSecret+`"}`).want(http.StatusOK)
+	for key, status := range map[string]int{hookSecret: http.StatusOK, "another-secret": http.StatusUnauthorized} {
+		n.send(http.MethodPost, "/in/default/keyed", strings.NewReader(`{"id": "1"}`), header("Content-Type", "application/json"), header("X-Api-Key", key)).want(status)
+	}
+	if all, with := n.count("events"), n.count("events WHERE headers::text LIKE '%secret%'"); all != 2 || with != 0 {
+		t.Errorf("got %d of %d events with the secret, want none of 2", with, all)
 	}
 }
 

@@ -404,9 +404,9 @@ func (n *node) checkSecrets() {
 }
 
 // count counts rows.
-func (n *node) count(query string, args ...any) int {
+func (n *node) count(query string) int {
 	n.t.Helper()
-	return int(storetest.Query[int64](n.t, n.database, "SELECT count(*) FROM "+query, args...))
+	return int(storetest.Query[int64](n.t, n.database, "SELECT count(*) FROM "+query))
 }
 
 // eventually polls until holds is true.
