@@ -92,6 +92,9 @@ func (e *editor) putDestination(ctx context.Context, p *Project, raw json.RawMes
 	if err := fillSettings(&d, on, own, old); err != nil {
 		return f.Name, err
 	}
+	if err := on.CheckAccount(accountOf(d)); err != nil {
+		return f.Name, relay.Errorf(relay.Invalid, "invalid_destination", "%v", err)
+	}
 	var fields []string
 	if old != nil {
 		fields = append(changedFields(old.Destination, d), changedFields(old.Secrets, d.Secrets)...)

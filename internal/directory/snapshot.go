@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"fmt"
+	"maps"
 	"net/url"
 	"slices"
 	"time"
@@ -101,18 +102,19 @@ func newSnapshot(c *store.Configuration, cfg Config) *Snapshot {
 }
 
 func (s *Snapshot) addDestination(d relay.Destination) {
-	out := &Destination{Destination: d, account: platform.Account{BaseURL: d.BaseURL, Settings: map[string]string{}}}
+	out := &Destination{Destination: d, account: accountOf(d)}
 	out.Platform, _ = platform.Lookup(d.Platform)
-	for name, value := range d.Settings {
-		out.account.Settings[name] = value
-	}
-	for name, value := range d.Secrets {
-		out.account.Settings[name] = value
-	}
 	s.destinations[d.ID] = out
 	if p := s.projectsByID[d.ProjectID]; p != nil && !d.Deleted {
 		p.destinations[d.Name] = out
 	}
+}
+
+func accountOf(d relay.Destination) platform.Account {
+	settings := map[string]string{}
+	maps.Copy(settings, d.Settings)
+	maps.Copy(settings, d.Secrets)
+	return platform.Account{BaseURL: d.BaseURL, Settings: settings}
 }
 
 func (s *Snapshot) addSource(src relay.Source, publicURL string) {

@@ -158,6 +158,13 @@ func (p *Platform) Classify(r Response, now time.Time) Answer {
 	return a
 }
 
+// CheckAccount says whether an account can be called at all, before a
+// conversation waits for it. Its error names settings and never their values.
+func (p *Platform) CheckAccount(account Account) error {
+	_, err := p.endpoint(account)
+	return err
+}
+
 // endpoint checks an account. Errors name settings and never their values.
 func (p *Platform) endpoint(account Account) (endpoint, error) {
 	base := account.BaseURL
