@@ -182,6 +182,42 @@ func TestDeadlockIsToldAsAConflict(t *testing.T) {
 	}
 }
 
+// A successor that something else closes while the late success waits for it
+// keeps the end that it had.
+func TestLateSuccessLeavesAClosedSuccessor(t *testing.T) {
+	t.Parallel()
+	p, url := project(t)
+	old := p.Wait(t, "u-1")
+	successor := p.Wait(t, "u-1")
+	conn := connect(t, url)
+	for _, sql := range []string{
+		`BEGIN`,
+		`UPDATE correlations SET status = 'failed', resolved_at = now(), resolved_by = 'event' WHERE status = 'pending'`,
+		`DELETE FROM deadlines`,
+	} {
+		if _, err := conn.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	committed := make(chan error, 1)
+	go func() {
+		_, err := commitTo(p.Store, p, p.Paid("evt_1", "pi_1", old.Token))
+		committed <- err
+	}()
+	until(t, "the late success waits for its successor", func() bool {
+		return storetest.Query[int](t, url, `SELECT count(*) FROM pg_stat_activity WHERE $1 = ANY(pg_blocking_pids(pid))`, conn.PgConn().PID()) == 1
+	})
+	if _, err := conn.Exec(t.Context(), `COMMIT`); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-committed; err != nil {
+		t.Fatal(err)
+	}
+	if c := must(p.Store.Correlation(t.Context(), p.ID, successor.ID))(t); c.Status != relay.StatusFailed || c.ResolvedBy != "event" {
+		t.Errorf("the successor is %s by %s, want failed by event", c.Status, c.ResolvedBy)
+	}
+}
+
 // An extension that commits after the sweeper has looked, and before it has
 // locked, is seen. The view holds the look up at a lock that the test has.
 func TestExtensionIsNotOvertaken(t *testing.T) {

@@ -43,3 +43,13 @@ func (s *Store) NameHot(ctx context.Context, name string) error {
 	s.hot, err = pgxpool.NewWithConfig(ctx, cfg)
 	return err
 }
+
+// MigrateSettings are the session's settings of a connection that migrates.
+func MigrateSettings(t testing.TB, url string) map[string]string {
+	t.Helper()
+	cfg, err := migrateConfig(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cfg.RuntimeParams
+}

@@ -83,13 +83,9 @@ func latestMigration() (uint, error) {
 // advisory lock while it works. Its own bound does not cover the first time it
 // takes the lock, to make its table, so the session bounds every wait.
 func withMigrate(ctx context.Context, url string, fn func(*migrate.Migrate) error) error {
-	cfg, err := pgx.ParseConfig(url)
+	cfg, err := migrateConfig(url)
 	if err != nil {
-		return errors.New("DATABASE_URL cannot be read as a Postgres URL or DSN")
-	}
-	cfg.ConnectTimeout = connectTimeout
-	if cfg.RuntimeParams["lock_timeout"] == "" {
-		cfg.RuntimeParams["lock_timeout"] = strconv.FormatInt(migrateWait.Milliseconds(), 10)
+		return err
 	}
 	db := stdlib.OpenDB(*cfg)
 	defer func() { _ = db.Close() }()
@@ -115,4 +111,17 @@ func withMigrate(ctx context.Context, url string, fn func(*migrate.Migrate) erro
 		return fmt.Errorf("migrating: %w", err)
 	}
 	return nil
+}
+
+// migrateConfig is the connection that migrates.
+func migrateConfig(url string) (*pgx.ConnConfig, error) {
+	cfg, err := pgx.ParseConfig(url)
+	if err != nil {
+		return nil, errors.New("DATABASE_URL cannot be read as a Postgres URL or DSN")
+	}
+	cfg.ConnectTimeout = connectTimeout
+	if cfg.RuntimeParams["lock_timeout"] == "" {
+		cfg.RuntimeParams["lock_timeout"] = strconv.FormatInt(migrateWait.Milliseconds(), 10)
+	}
+	return cfg, nil
 }

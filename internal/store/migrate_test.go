@@ -74,6 +74,9 @@ func TestNodesThatStartAtOnceMigrateOnce(t *testing.T) {
 // by the very first migration of a database.
 func TestMigrateWaitIsBounded(t *testing.T) {
 	t.Parallel()
+	if got := store.MigrateSettings(t, "postgres://localhost/relay")["lock_timeout"]; got != "60000" {
+		t.Errorf("without a lock_timeout in the URL: got %q, want 60000 ms", got)
+	}
 	for _, migrated := range []bool{false, true} {
 		t.Run("migrated="+strconv.FormatBool(migrated), func(t *testing.T) {
 			t.Parallel()
