@@ -76,6 +76,7 @@ func newMarked(t *testing.T) *marked {
 	m.put("/v1/flows/marker-flow", `{"destination": "marker-bot", "source": "marker-source", "module_id": 1}`).want(http.StatusOK)
 	w := m.wait(`{"user_id": "marker-user", "flow": "marker-flow", "key": "marker-key", "data": "marker"}`)
 	m.hook("/in/default/marker-source", `{"id": "marker-event", "type": "paid", "token": "`+w["token"].(string)+`"}`).wantAccepted()
+	m.attempted(m.deliveries()[0], relay.Permanent, relay.Dead) // so that it could be retried
 	m.ids["correlations"] = w["id"].(string)
 	m.ids["events"] = m.get("/v1/events").data()[0]["id"].(string)
 	m.ids["deliveries"] = m.get("/v1/deliveries").data()[0]["id"].(string)
