@@ -376,9 +376,20 @@ func TestHandOverIsBounded(t *testing.T) {
 		fill[i] = filler
 	}
 	big.Body = make([]byte, 33<<20)
-	e.HandOver([]relay.Delivery{big})
-	e.HandOver(fill)
-	e.HandOver([]relay.Delivery{last})
+	for _, step := range []struct {
+		name string
+		add  []relay.Delivery
+		want int
+	}{
+		{"a body beyond the bytes", []relay.Delivery{big}, 0},
+		{"as many as there is room for", fill, deliver.MaxQueued},
+		{"one more", []relay.Delivery{last}, deliver.MaxQueued},
+	} {
+		e.HandOver(step.add)
+		if got := e.Queued(); got != step.want {
+			t.Errorf("%s: %d are queued, want %d", step.name, got, step.want)
+		}
+	}
 	close(gate)
 	w.becomes(t, first, "delivered 1 ok")
 	w.endLeases(t)

@@ -12,3 +12,10 @@ func (e *Engine) Running() bool {
 	defer e.mu.Unlock()
 	return !e.stopping
 }
+
+// Queued returns how many deliveries the lanes hold.
+func (e *Engine) Queued() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.queued
+}
