@@ -1,1 +1,1 @@
-DROP TABLE event_keys, events;
+DROP TABLE events;

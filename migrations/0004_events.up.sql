@@ -1,7 +1,9 @@
 -- Received callbacks, kept with their raw bytes. Rows are never updated but
 -- to blank a body. Ids are UUIDv7, so the primary key is also the order of
--- time within a project: retention walks it in bounded deletes, and no
--- partition has to be made or dropped on time.
+-- time within a project: retention walks it in bounded updates (bodies) and,
+-- much later, bounded deletes (rows). Partitions by time would drop faster,
+-- but each project keeps for as long as it likes, and a unique dedupe key
+-- cannot span partitions.
 
 CREATE TABLE events (
     project_id        bigint NOT NULL,
@@ -22,7 +24,13 @@ CREATE TABLE events (
     form              json,
     format            text NOT NULL,
     headers           json,          -- those that the preset reads
+    -- What identifies the event at its source: a hash of source and provider
+    -- event id, or of token and body. NULL where a first one holds it already,
+    -- and for forgeries, which must not keep the real event out. It lives as
+    -- long as the row, and so outlives the body.
+    dedupe_key        uuid,
     body              bytea,          -- NULL once retention has blanked it
+    packed            boolean NOT NULL DEFAULT false, -- body is in Snappy's block format
     CONSTRAINT events_pkey PRIMARY KEY (project_id, id),
     CONSTRAINT events_verdict_check CHECK (verdict IN ('verified', 'unsigned', 'rejected', 'fetched')),
     CONSTRAINT events_match_check CHECK (match IN ('matched', 'parked', 'late', 'paid_again', 'duplicate', 'ignored',
@@ -30,19 +38,12 @@ CREATE TABLE events (
     CONSTRAINT events_outcome_check CHECK (outcome IN ('completed', 'failed', 'cancelled', 'expired', 'attempt_failed',
                                                        'processing', 'mismatch', 'refunded', 'disputed')),
     CONSTRAINT events_format_check CHECK (format IN ('json', 'form', 'text')),
-    -- A forgery matches nothing.
-    CONSTRAINT events_rejected_check CHECK (verdict <> 'rejected' OR correlation_id IS NULL)
+    -- A forgery matches nothing and keeps nobody out.
+    CONSTRAINT events_rejected_check CHECK (verdict <> 'rejected' OR correlation_id IS NULL AND dedupe_key IS NULL)
 );
+-- What is packed already gains nothing by another try.
+ALTER TABLE events ALTER body SET STORAGE EXTERNAL;
+CREATE UNIQUE INDEX events_dedupe_key ON events (dedupe_key) WHERE dedupe_key IS NOT NULL;
 CREATE INDEX events_correlation ON events (correlation_id) WHERE correlation_id IS NOT NULL;
 CREATE INDEX events_token ON events (project_id, token, id) WHERE token IS NOT NULL;
 CREATE INDEX events_rejected ON events (received_at) WHERE verdict = 'rejected' AND body IS NOT NULL;
-
--- Dedupe keys outlive event bodies and rows (at least 30 days): a small table
--- of its own, 16 bytes a key. key is a hash of source and provider event id
--- (or token and body); event_id tells by its UUIDv7 when it was received.
-CREATE TABLE event_keys (
-    key        uuid CONSTRAINT event_keys_pkey PRIMARY KEY,
-    event_id   uuid NOT NULL,
-    project_id bigint NOT NULL
-);
-CREATE INDEX event_keys_age ON event_keys USING brin (event_id);

@@ -16,10 +16,16 @@ CREATE TABLE deliveries (
     due_at         timestamptz,
     lease          uuid,             -- of the node that holds it; a stale one writes nothing
     give_up_at     timestamptz NOT NULL,
-    class          text,             -- of the last attempt
-    reason         text,
     created_at     timestamptz NOT NULL DEFAULT now(),
     finished_at    timestamptz,
+    -- The last attempt. Most deliveries need one, and then it costs no row.
+    started_at     timestamptz,
+    duration_ms    integer,
+    class          text,
+    http_status    integer,          -- NULL where no answer came
+    reason         text,
+    response       text,             -- its first 2 KiB
+    notes          json,             -- expressions that had no value
     CONSTRAINT deliveries_pkey PRIMARY KEY (project_id, id),
     CONSTRAINT deliveries_outcome_check CHECK (outcome IN ('completed', 'failed', 'cancelled', 'expired', 'attempt_failed',
                                                            'processing', 'mismatch', 'refunded', 'disputed', 'paid_again')),
@@ -28,12 +34,14 @@ CREATE TABLE deliveries (
     -- Owed means due: no scheduled row is ever out of the poller's sight.
     CONSTRAINT deliveries_due_check CHECK ((due_at IS NOT NULL) = (status IN ('scheduled', 'sending'))),
     CONSTRAINT deliveries_lease_check CHECK (lease IS NULL OR due_at IS NOT NULL),
+    CONSTRAINT deliveries_attempt_check CHECK ((attempts = 0) = (started_at IS NULL) AND (attempts = 0) = (class IS NULL)),
     CONSTRAINT deliveries_finished_check CHECK ((finished_at IS NOT NULL) = (status IN ('delivered', 'dead', 'skipped')))
 ) WITH (fillfactor = 80);
 CREATE INDEX deliveries_due ON deliveries (due_at) WHERE due_at IS NOT NULL;
 CREATE INDEX deliveries_correlation ON deliveries (correlation_id);
 CREATE INDEX deliveries_stuck ON deliveries (project_id, status, id) WHERE status IN ('dead', 'held', 'unknown');
 
+-- The attempts before the last one.
 CREATE TABLE attempts (
     delivery_id uuid NOT NULL,
     number      integer NOT NULL,
@@ -41,10 +49,10 @@ CREATE TABLE attempts (
     started_at  timestamptz NOT NULL,
     duration_ms integer NOT NULL,
     class       text NOT NULL,
-    status      integer,             -- HTTP status; NULL where no answer came
+    http_status integer,
     reason      text,
-    response    text,                -- its first 2 KiB
-    notes       json,               -- expressions that had no value
+    response    text,
+    notes       json,
     CONSTRAINT attempts_pkey PRIMARY KEY (delivery_id, number),
     CONSTRAINT attempts_class_check CHECK (class IN ('ok', 'permanent', 'retry', 'credentials', 'unknown'))
 );

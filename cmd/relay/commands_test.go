@@ -298,7 +298,7 @@ func TestSandbox(t *testing.T) {
 	go func() {
 		defer close(done)
 		if err := run(t.Context(), []string{
-			"sandbox", "--listen=127.0.0.1:0", "--certainly-token", certainlyToken,
+			"sandbox", "--address=127.0.0.1:0", "--certainly-token", certainlyToken,
 			"--webhook-url", n.url + "/in/default/stripe", "--webhook-secret", stripeSecret,
 		}, lookupIn(nil), out, io.Discard); err != nil {
 			t.Errorf("relay sandbox: %v", err)

@@ -50,6 +50,7 @@ type commands struct {
 	Migrate migrateCommand `cmd:"" help:"Bring the database schema up, one step down, or show where it stands."`
 	Apply   applyCommand   `cmd:"" help:"Make the configuration what a relay.yaml says."`
 	Keys    keysCommand    `cmd:"" help:"Make encryption keys, see which are in use, seal anew."`
+	Bench   benchCommand   `cmd:"" help:"Measure the relay on this machine."`
 }
 
 // run is the whole program; main and the tests call it.

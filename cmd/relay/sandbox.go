@@ -12,7 +12,7 @@ import (
 
 // sandboxCommand runs the stand-ins on their own.
 type sandboxCommand struct {
-	Listen         string `default:"127.0.0.1:8090" help:"Address of the stand-ins."`
+	Address        string `default:"127.0.0.1:8090" help:"Where the stand-ins listen."`
 	CertainlyToken string `default:"sandbox-token" help:"The token that Certainly's stand-in takes."`
 	WebhookURL     string `help:"Where the pay page sends its Stripe callbacks: a stripe source's webhook_url."`
 	WebhookSecret  string `default:"whsec_sandbox" help:"The secret that it signs them with."`
@@ -20,9 +20,9 @@ type sandboxCommand struct {
 
 // Run serves the stand-ins until ctx is done.
 func (c *sandboxCommand) Run(ctx context.Context, p *program) error {
-	listener, err := listen(ctx, c.Listen)
+	listener, err := listen(ctx, c.Address)
 	if err != nil {
-		return fmt.Errorf("--listen: %w", err)
+		return fmt.Errorf("--address: %w", err)
 	}
 	address := "http://" + listener.Addr().String()
 	stripe := sandbox.Stripe{Secret: c.WebhookSecret}

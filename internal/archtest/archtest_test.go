@@ -57,9 +57,10 @@ var charters = []charter{
 	{"internal/deliver", names("relay store plan mapping platform egress groupcommit directory")},
 	{"internal/sweeper", names("relay store plan directory")},
 	{"internal/handlers", append(names("relay store provider platform plan mapping directory intake egress"), "templates")},
+	{"internal/bench", names("relay store provider plan directory intake egress handlers")},
 
 	{"cmd/relay", append(names("relay seal groupcommit localpg mapping platform egress sandbox provider "+
-		"store plan directory intake deliver sweeper handlers"), "migrations", "templates")},
+		"store plan directory intake deliver sweeper handlers bench"), "migrations", "templates")},
 }
 
 // names writes out a list of packages under internal.

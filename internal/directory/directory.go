@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/time/rate"
 
 	"relay.example/relay/internal/egress"
 	"relay.example/relay/internal/store"
@@ -44,8 +43,10 @@ type Config struct {
 type Directory struct {
 	cfg     Config
 	current atomic.Pointer[Snapshot]
-	refresh *rate.Limiter
 	reading sync.Mutex // one read at a time; the last one wins
+
+	refreshing  sync.Mutex // those who meet the unknown together wait for one read
+	refreshedAt time.Time
 }
 
 // New returns a Directory that is empty until Load.
@@ -53,7 +54,7 @@ func New(cfg Config) (*Directory, error) {
 	if cfg.Store == nil || cfg.Log == nil || cfg.PublicURL == "" {
 		return nil, errors.New("directory: Config has a field that is not set")
 	}
-	d := &Directory{cfg: cfg, refresh: rate.NewLimiter(rate.Every(refreshInterval), 1)}
+	d := &Directory{cfg: cfg}
 	d.current.Store(newSnapshot(&store.Configuration{}, cfg))
 	return d, nil
 }
@@ -77,13 +78,17 @@ func (d *Directory) Load(ctx context.Context) error {
 // not know. It is rate-limited, so that strangers cannot make it busy, and
 // returns the Snapshot to go on with.
 func (d *Directory) Refresh(ctx context.Context) *Snapshot {
-	if d.refresh.Allow() {
-		ctx, cancel := context.WithTimeout(ctx, refreshTimeout)
-		defer cancel()
-		if err := d.loadIfChanged(ctx); err != nil {
-			d.cfg.Log.Warn("configuration not re-read", "error", err)
-		}
+	d.refreshing.Lock()
+	defer d.refreshing.Unlock()
+	if time.Since(d.refreshedAt) < refreshInterval {
+		return d.Current()
 	}
+	ctx, cancel := context.WithTimeout(ctx, refreshTimeout)
+	defer cancel()
+	if err := d.loadIfChanged(ctx); err != nil {
+		d.cfg.Log.Warn("configuration not re-read", "error", err)
+	}
+	d.refreshedAt = time.Now()
 	return d.Current()
 }
 

@@ -104,7 +104,7 @@ func TestTwoNodesAtOnce(t *testing.T) {
 	if rows := storetest.Query[int](t, url, `SELECT count(*) FROM deliveries`); rows != handedOver {
 		t.Errorf("%d deliveries are stored and %d were handed over", rows, handedOver)
 	}
-	if got := storetest.Query[int](t, url, `SELECT count(*) FROM event_keys`); got != events {
+	if got := storetest.Query[int](t, url, `SELECT count(dedupe_key) FROM events`); got != events {
 		t.Errorf("%d dedupe keys, want %d", got, events)
 	}
 	if got := storetest.Query[int](t, url, `SELECT count(*) FROM events e WHERE match <> 'duplicate' AND EXISTS (

@@ -24,7 +24,7 @@ func Decode(raw []byte, into any) error {
 		return Errorf(Malformed, "malformed_json", "the body is not UTF-8, as JSON must be")
 	}
 	dec := json.NewDecoder(bytes.NewReader(raw))
-	if err := checkValue(dec, "", 0, reflect.TypeOf(into)); err != nil {
+	if err := checkValue(dec, nil, 0, reflect.TypeOf(into)); err != nil {
 		return err
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
@@ -82,16 +82,38 @@ func orBody(field string) string {
 	return field
 }
 
+// place is where a value stands. It is spelt out only in a refusal: the keys
+// above a long array are not written for each of its elements.
+type place struct {
+	up    *place // nil: the whole body
+	key   string // "": an element
+	index int
+}
+
+// String writes a place like on.completed.custom_vars or source[1].
+func (p *place) String() string {
+	switch {
+	case p == nil:
+		return ""
+	case p.key == "":
+		return fmt.Sprintf("%s[%d]", p.up, p.index)
+	case p.up == nil:
+		return p.key
+	default:
+		return p.up.String() + "." + p.key
+	}
+}
+
 // checkValue walks one JSON value on its way into a type and refuses what
 // encoding/json lets pass or cannot place: a field that is not there, or only
 // in another case; a key twice in an object; deep nesting; a value that its
 // own type refuses. A nil type takes anything.
-func checkValue(dec *json.Decoder, path string, depth int, into reflect.Type) error {
+func checkValue(dec *json.Decoder, at *place, depth int, into reflect.Type) error {
 	for into != nil && into.Kind() == reflect.Pointer {
 		into = into.Elem()
 	}
 	if into != nil && readsItself(into) {
-		return checkOwn(dec, path, depth, into)
+		return checkOwn(dec, at, depth, into)
 	}
 	tok, err := dec.Token()
 	if err != nil {
@@ -106,24 +128,24 @@ func checkValue(dec *json.Decoder, path string, depth int, into reflect.Type) er
 	}
 	seen := map[string]bool{}
 	for i := 0; dec.More(); i++ {
-		at, inner := fmt.Sprintf("%s[%d]", path, i), elementOf(into)
+		below, inner := &place{up: at, index: i}, elementOf(into)
 		if delim == '{' {
 			key, err := dec.Token()
 			if err != nil {
 				return explain(err)
 			}
 			name, _ := key.(string)
-			if at = strings.TrimPrefix(path+"."+name, "."); seen[name] {
-				return Errorf(Malformed, "duplicate_key", "%s: the key stands there twice", at)
+			if below.key = name; seen[name] {
+				return Errorf(Malformed, "duplicate_key", "%s: the key stands there twice", below)
 			}
 			seen[name] = true
 			if into != nil && into.Kind() == reflect.Struct {
 				if inner, ok = fieldOf(into, name); !ok {
-					return Errorf(Invalid, "unknown_field", "%s: there is no such field here", at)
+					return Errorf(Invalid, "unknown_field", "%s: there is no such field here", below)
 				}
 			}
 		}
-		if err := checkValue(dec, at, depth+1, inner); err != nil {
+		if err := checkValue(dec, below, depth+1, inner); err != nil {
 			return err
 		}
 	}
@@ -136,25 +158,21 @@ func checkValue(dec *json.Decoder, path string, depth int, into reflect.Type) er
 
 // checkOwn checks a value whose type reads it by a method of its own: such a
 // method does not know its place.
-func checkOwn(dec *json.Decoder, path string, depth int, into reflect.Type) error {
+func checkOwn(dec *json.Decoder, at *place, depth int, into reflect.Type) error {
 	var raw json.RawMessage
 	if err := dec.Decode(&raw); err != nil {
 		return explain(err)
 	}
-	if err := checkValue(json.NewDecoder(bytes.NewReader(raw)), path, depth, nil); err != nil {
+	if err := checkValue(json.NewDecoder(bytes.NewReader(raw)), at, depth, nil); err != nil {
 		return err
 	}
 	if err := json.Unmarshal(raw, reflect.New(into).Interface()); err != nil {
-		return placed(path, explain(err))
+		if at == nil {
+			return explain(err)
+		}
+		return At(at.String(), explain(err))
 	}
 	return nil
-}
-
-func placed(path string, err error) error {
-	if path == "" {
-		return err
-	}
-	return At(path, err)
 }
 
 // readsItself reports whether encoding/json leaves a type to its own method.

@@ -3,6 +3,7 @@ package store_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strconv"
 	"testing"
@@ -56,7 +57,7 @@ func TestPoisonedBatchLeavesNothing(t *testing.T) {
 	if !store.Poisoned(err) || store.Conflicted(err) || relay.IsKind(err, relay.Busy) {
 		t.Fatalf("got %v, want a poisoned batch", err)
 	}
-	for table, want := range map[string]int{"events": 0, "event_keys": 0, "deliveries": 0} {
+	for table, want := range map[string]int{"events": 0, "deliveries": 0} {
 		if got := storetest.Query[int](t, url, `SELECT count(*) FROM `+table); got != want {
 			t.Errorf("%s: got %d rows, want %d", table, got, want)
 		}
@@ -66,7 +67,7 @@ func TestPoisonedBatchLeavesNothing(t *testing.T) {
 	}
 }
 
-// Two nodes commit the same waits and dedupe keys in opposite orders.
+// Two nodes commit events of the same waits in opposite orders.
 func TestOppositeOrdersDoNotDeadlock(t *testing.T) {
 	t.Parallel()
 	p, url := project(t)
@@ -82,7 +83,7 @@ func TestOppositeOrdersDoNotDeadlock(t *testing.T) {
 			var batch []relay.Callback
 			for j, token := range tokens {
 				// Processing moves deadlines too: every table of a wait is written.
-				c := deduped(p.Callback("evt_"+strconv.Itoa(round)+"_"+strconv.Itoa(j), []relay.Outcome{relay.Processing, relay.Completed}[(i+j)%2], token))
+				c := deduped(p.Callback(fmt.Sprintf("evt_%d_%d_%d", round, i, j), []relay.Outcome{relay.Processing, relay.Completed}[(i+j)%2], token))
 				batch = append(batch, c)
 			}
 			if i == 1 {
@@ -303,18 +304,7 @@ func TestExpireDuePostponesWhatStaysPending(t *testing.T) {
 func TestClearOldIsBounded(t *testing.T) {
 	t.Parallel()
 	p, url := project(t)
-	old := func(days int) uuid.UUID {
-		id := relay.NewID()
-		ms := time.Now().Add(-time.Duration(days) * 24 * time.Hour).UnixMilli()
-		for i := range 6 {
-			id[i] = byte(ms >> (40 - 8*i))
-		}
-		return id
-	}
 	for i := range 7 {
-		for _, days := range []int{30, 34, 36} {
-			storetest.Exec(t, url, `INSERT INTO event_keys (key, event_id, project_id) VALUES ($1, $2, 1)`, uuid.New(), old(days))
-		}
 		for _, hours := range []string{"23", "25", "71", "73"} {
 			storetest.Exec(t, url, `INSERT INTO idempotency_keys (key, project_id, request, correlation_id, created_at)
 				VALUES ($1, 1, '\x00', $1, now() - $2::text::interval)`, uuid.New(), hours+" hours")
@@ -324,9 +314,8 @@ func TestClearOldIsBounded(t *testing.T) {
 			}
 		}
 	}
-	left := func() [4]int {
-		return [4]int{
-			storetest.Query[int](t, url, `SELECT count(*) FROM event_keys`),
+	left := func() [3]int {
+		return [3]int{
 			storetest.Query[int](t, url, `SELECT count(*) FROM idempotency_keys`),
 			storetest.Query[int](t, url, `SELECT count(*) FROM events WHERE body IS NOT NULL AND headers IS NOT NULL`),
 			storetest.Query[int](t, url, `SELECT count(*) FROM events`),
@@ -334,14 +323,14 @@ func TestClearOldIsBounded(t *testing.T) {
 	}
 	for i, want := range []struct {
 		most int
-		left [4]int
+		left [3]int
 	}{
-		{5, [4]int{16, 23, 51, 56}},
-		{5, [4]int{14, 18, 49, 56}},
-		{5, [4]int{14, 13, 49, 56}},
-		{5, [4]int{14, 8, 49, 56}},
-		{1, [4]int{14, 7, 49, 56}},
-		{0, [4]int{14, 7, 49, 56}},
+		{5, [3]int{23, 51, 56}},
+		{5, [3]int{18, 49, 56}},
+		{5, [3]int{13, 49, 56}},
+		{5, [3]int{8, 49, 56}},
+		{1, [3]int{7, 49, 56}},
+		{0, [3]int{7, 49, 56}},
 	} {
 		most, err := p.Store.ClearOld(t.Context(), 5)
 		if err != nil || most != want.most || left() != want.left {

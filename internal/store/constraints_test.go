@@ -117,7 +117,9 @@ func TestImpossibleStates(t *testing.T) {
 
 		{"deliveries_outcome_check", "deliveries", "an unknown outcome", columns{"outcome": `'paid'`}, nil},
 		{"deliveries_status_check", "deliveries", "an unknown status", columns{"status": `'lost'`, "due_at": `NULL`}, nil},
-		{"deliveries_class_check", "deliveries", "an unknown class", columns{"class": `'fine'`}, nil},
+		{"deliveries_class_check", "deliveries", "an unknown class", columns{"attempts": `1`, "started_at": `now()`, "class": `'fine'`}, nil},
+		{"deliveries_attempt_check", "deliveries", "an attempt without a time", columns{"attempts": `1`, "class": `'ok'`}, nil},
+		{"deliveries_attempt_check", "deliveries", "a class without an attempt", columns{"class": `'ok'`}, nil},
 		{"deliveries_due_check", "deliveries", "scheduled and never due", columns{"due_at": `NULL`}, nil},
 		{"deliveries_due_check", "deliveries", "delivered and due", columns{"status": `'delivered'`, "finished_at": now}, nil},
 		{"deliveries_lease_check", "deliveries", "leased and not due", columns{"status": `'held'`, "due_at": `NULL`, "lease": id}, nil},

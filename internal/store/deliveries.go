@@ -34,7 +34,7 @@ func (s *Store) ClaimDue(ctx context.Context, lease uuid.UUID, limit int, busy [
 		    RETURNING d.project_id, d.id, d.correlation_id, d.event_id, d.destination_id, d.outcome, d.action, d.attempts
 		)
 		SELECT d.id, d.event_id, d.destination_id, d.outcome, d.action, d.attempts,
-		       e.payment, e.form, coalesce(e.format, ''), e.body, c.resolution, `+waitColumns+`
+		       e.payment, e.form, coalesce(e.format, ''), e.body, coalesce(e.packed, false), c.resolution, `+waitColumns+`
 		FROM claimed d
 		JOIN correlations c ON c.id = d.correlation_id
 		LEFT JOIN events e ON e.project_id = d.project_id AND e.id = d.event_id
@@ -51,13 +51,17 @@ func scanDelivery(row pgx.CollectableRow) (relay.Delivery, error) {
 	var d relay.Delivery
 	var eventID *uuid.UUID
 	var payment, form, resolution []byte
+	var packed bool
 	w := &d.Wait
 	err := row.Scan(&d.ID, &eventID, &d.DestinationID, &d.Outcome, &d.Action, &d.Attempts,
-		&payment, &form, &d.Format, &d.Body, &resolution,
+		&payment, &form, &d.Format, &d.Body, &packed, &resolution,
 		&w.ID, &w.ProjectID, &w.SourceIDs, &w.Token, &w.Flow, &w.PlanID, &w.UserID,
 		&w.Conversation, &w.Key, &w.CustomVars, &w.Data, &w.Locale, &w.Scope,
 		&w.Status, &w.CreatedAt, &w.ExpiresAt, &w.PaymentID, &w.LateOutcome, &w.Extended)
 	if err != nil {
+		return d, err
+	}
+	if d.Body, err = unpack(d.Body, packed); err != nil {
 		return d, err
 	}
 	d.ProjectID = w.ProjectID
@@ -117,7 +121,8 @@ type Recorded struct {
 }
 
 // RecordAttempts writes a batch of attempts and what follows for their
-// deliveries, in one statement. An attempt whose lease is stale writes
+// deliveries, in one statement. A delivery holds its last attempt; the one
+// before it moves to the table of attempts. An attempt whose lease is stale writes
 // nothing: another node has taken the delivery over. A retry that would come
 // after the delivery's time is up makes it dead instead.
 func (s *Store) RecordAttempts(ctx context.Context, attempts []relay.Attempt) ([]Recorded, error) {
@@ -155,23 +160,25 @@ func (s *Store) RecordAttempts(ctx context.Context, attempts []relay.Attempt) ([
 		                $8::text[], $9::text[], $10::text[], $11::text[], $12::float8[])
 		      AS x (project_id, id, lease, started_at, duration_ms, http_status, class, next, reason, response, notes, delay)
 		), a AS (
-		    SELECT g.*, CASE WHEN g.next = 'scheduled' AND clock_timestamp() + g.delay * interval '1 second' > d.give_up_at
-		                     THEN 'dead' ELSE g.next END AS becomes
+		    SELECT g.*, d.attempts AS before,
+		           CASE WHEN g.next = 'scheduled' AND clock_timestamp() + g.delay * interval '1 second' > d.give_up_at
+		                THEN 'dead' ELSE g.next END AS becomes
 		    FROM given g JOIN deliveries d ON d.project_id = g.project_id AND d.id = g.id
-		), d AS (
-		    UPDATE deliveries d
-		    SET attempts = d.attempts + 1, status = a.becomes, class = a.class, reason = a.reason, lease = NULL,
-		        due_at = CASE WHEN a.becomes = 'scheduled' THEN clock_timestamp() + a.delay * interval '1 second' END,
-		        finished_at = CASE WHEN a.becomes IN ('delivered', 'dead', 'skipped') THEN clock_timestamp() END
-		    FROM a
-		    WHERE d.project_id = a.project_id AND d.id = a.id AND d.lease = a.lease
-		    RETURNING d.project_id, d.id, d.attempts, d.status, a.lease,
-		              a.started_at, a.duration_ms, a.class, a.http_status, a.reason, a.response, a.notes
-		), w AS (
-		    INSERT INTO attempts (delivery_id, number, project_id, started_at, duration_ms, class, status, reason, response, notes)
-		    SELECT id, attempts, project_id, started_at, duration_ms, class, http_status, reason, response, notes::json FROM d
+		), earlier AS (
+		    INSERT INTO attempts (delivery_id, number, project_id, started_at, duration_ms, class, http_status, reason, response, notes)
+		    SELECT d.id, d.attempts, d.project_id, d.started_at, d.duration_ms, d.class, d.http_status, d.reason, d.response, d.notes
+		    FROM a JOIN deliveries d ON d.project_id = a.project_id AND d.id = a.id AND d.lease = a.lease
+		    WHERE a.before > 0
 		)
-		SELECT id, lease, status FROM d`,
+		UPDATE deliveries d
+		SET attempts = d.attempts + 1, status = a.becomes, lease = NULL,
+		    due_at = CASE WHEN a.becomes = 'scheduled' THEN clock_timestamp() + a.delay * interval '1 second' END,
+		    finished_at = CASE WHEN a.becomes IN ('delivered', 'dead', 'skipped') THEN clock_timestamp() END,
+		    started_at = a.started_at, duration_ms = a.duration_ms, class = a.class, http_status = a.http_status,
+		    reason = a.reason, response = a.response, notes = a.notes::json
+		FROM a
+		WHERE d.project_id = a.project_id AND d.id = a.id AND d.lease = a.lease
+		RETURNING d.id, a.lease, d.status`,
 		projects, ids, leases, started, durations, httpStatuses, classes, nexts, reasons, responses, note, delays)
 	var id, lease uuid.UUID
 	var status relay.DeliveryStatus
@@ -258,9 +265,13 @@ func (s *Store) Delivery(ctx context.Context, projectID int64, id uuid.UUID) (*D
 // Attempts returns the attempts of some deliveries, oldest first.
 func (s *Store) Attempts(ctx context.Context, projectID int64, deliveries ...uuid.UUID) ([]AttemptRecord, error) {
 	rows, _ := s.pool.Query(ctx, `
-		SELECT number, started_at, duration_ms, class, status, coalesce(reason, ''), coalesce(response, ''), notes
+		SELECT number, started_at, duration_ms, class, http_status, coalesce(reason, ''), coalesce(response, ''), notes
 		FROM attempts
 		WHERE project_id = $1 AND delivery_id = ANY($2)
+		UNION ALL
+		SELECT attempts, started_at, duration_ms, class, http_status, coalesce(reason, ''), coalesce(response, ''), notes
+		FROM deliveries
+		WHERE project_id = $1 AND id = ANY($2) AND attempts > 0
 		ORDER BY started_at, number`, projectID, deliveries)
 	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (a AttemptRecord, err error) {
 		err = row.Scan(&a.Number, &a.StartedAt, &a.DurationMS, &a.Class, &a.HTTPStatus, &a.Reason, &a.Response, &a.Notes)

@@ -140,7 +140,7 @@ func TestClaimSkipsLockedRows(t *testing.T) {
 }
 
 const deliverySQL = `
-	SELECT concat_ws(' ', status, 'attempts=' || attempts, 'rows=' || (SELECT count(*) FROM attempts WHERE delivery_id = d.id),
+	SELECT concat_ws(' ', status, 'attempts=' || attempts, 'rows=' || (SELECT count(*) FROM attempts WHERE delivery_id = d.id) + (started_at IS NOT NULL)::int,
 	                 'class=' || class, CASE WHEN due_at IS NOT NULL THEN 'due' END, CASE WHEN lease IS NOT NULL THEN 'leased' END,
 	                 CASE WHEN finished_at IS NOT NULL THEN 'finished' END)
 	FROM deliveries d WHERE id = $1`
@@ -219,7 +219,7 @@ func TestRecordTellsLeasesApart(t *testing.T) {
 	} {
 		for _, reversed := range []bool{false, true} {
 			storetest.Exec(t, url, `DELETE FROM attempts`)
-			storetest.Exec(t, url, `UPDATE deliveries SET status = 'scheduled', attempts = 0, finished_at = NULL, due_at = now(), lease = $1`, again.Lease)
+			storetest.Exec(t, url, `UPDATE deliveries SET status = 'scheduled', attempts = 0, started_at = NULL, class = NULL, finished_at = NULL, due_at = now(), lease = $1`, again.Lease)
 			if reversed {
 				slices.Reverse(order)
 			}

@@ -45,10 +45,14 @@ const eventJoins = `
 func scanEvent(row pgx.CollectableRow) (*EventRecord, error) {
 	e := &EventRecord{}
 	var payment, form, headers []byte
+	var packed bool
 	err := row.Scan(&e.ID, &e.SourceID, &e.Source, &e.ReceivedAt, &e.Verdict, &e.Match, &e.Rule, &e.Reason,
 		&e.Outcome, &e.Type, &e.ProviderEventID, &e.CorrelationID, &e.DuplicateOf,
-		&e.Token, &payment, &form, &headers, &e.Format, &e.Body)
+		&e.Token, &payment, &form, &headers, &e.Format, &e.Body, &packed)
 	if err != nil {
+		return nil, err
+	}
+	if e.Body, err = unpack(e.Body, packed); err != nil {
 		return nil, err
 	}
 	for _, part := range []struct {
@@ -68,7 +72,7 @@ func scanEvent(row pgx.CollectableRow) (*EventRecord, error) {
 // Event returns one event of a project with its bytes.
 func (s *Store) Event(ctx context.Context, projectID int64, id uuid.UUID) (*EventRecord, error) {
 	rows, _ := s.pool.Query(ctx, `
-		SELECT `+eventColumns+`, e.body
+		SELECT `+eventColumns+`, e.body, e.packed
 		FROM events e `+eventJoins+`
 		WHERE e.project_id = $1 AND e.id = $2`, projectID, id)
 	e, err := pgx.CollectExactlyOneRow(rows, scanEvent)
@@ -89,7 +93,7 @@ type EventFilter struct {
 // Events lists events of a project, newest first, without their bytes.
 func (s *Store) Events(ctx context.Context, projectID int64, f EventFilter, p Page) ([]*EventRecord, error) {
 	rows, _ := s.pool.Query(ctx, `
-		SELECT `+eventColumns+`, NULL::bytea
+		SELECT `+eventColumns+`, NULL::bytea, false
 		FROM events e `+eventJoins+`
 		WHERE e.project_id = $1 AND e.id < $2
 		  AND ($3 = '' OR s.name = $3)

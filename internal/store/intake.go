@@ -1,12 +1,10 @@
 package store
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
-	"slices"
 	"strings"
 	"time"
 
@@ -77,8 +75,9 @@ type Decision struct {
 }
 
 // CommitCallbacks keeps a batch of callbacks and what follows from them, in
-// one transaction and two round trips: lock the waits and take the dedupe
-// keys, then write what decide makes of them. names and decide answer for
+// one transaction and two round trips: lock the waits and look for the dedupe
+// keys, then write what decide makes of them. A key that another node takes
+// in between makes the batch conflict, and be repeated. names and decide answer for
 // each callback in order. The deliveries it returns are leased to the caller
 // under the given lease.
 func (s *Store) CommitCallbacks(
@@ -135,7 +134,9 @@ func scanWait(row pgx.CollectableRow) (*relay.Wait, error) {
 }
 
 // lockFacts opens the transaction, locks every wait that the callbacks may
-// name, in id order, and takes their dedupe keys, sorted.
+// name, in id order, and looks for events with their dedupe keys: in a
+// statement after the lock, so that it sees what was committed while the lock
+// was waited for.
 func lockFacts(ctx context.Context, conn *pgx.Conn, callbacks []relay.Callback, names []Names) (*Facts, error) {
 	var tokens []string
 	var refs []uuid.UUID
@@ -143,7 +144,7 @@ func lockFacts(ctx context.Context, conn *pgx.Conn, callbacks []relay.Callback, 
 		tokens = append(tokens, n.Tokens...)
 		refs = append(refs, n.Refs...)
 	}
-	keys, keyOwners, keyProjects := dedupeKeys(callbacks)
+	keys := dedupeKeys(callbacks)
 
 	var b pgx.Batch
 	b.Queue("BEGIN")
@@ -159,24 +160,28 @@ func lockFacts(ctx context.Context, conn *pgx.Conn, callbacks []relay.Callback, 
 		SELECT ref, correlation_id, kind = 'key', active
 		FROM correlation_refs
 		WHERE ref = ANY($1::uuid[])`, refs)
-	if len(keys) > 0 {
-		b.Queue(`
-			INSERT INTO event_keys (key, event_id, project_id)
-			SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::bigint[])
-			ON CONFLICT DO NOTHING`, keys, keyOwners, keyProjects)
-		// A new statement: it also sees what another node committed while the
-		// insert waited for it.
-		b.Queue(`SELECT key, event_id FROM event_keys WHERE key = ANY($1::uuid[])`, keys)
-	}
+	b.Queue(`SELECT dedupe_key, id FROM events WHERE dedupe_key = ANY($1::uuid[])`, keys)
 	results := conn.SendBatch(ctx, &b)
-	facts, err := readFacts(results, len(keys) > 0)
+	facts, err := readFacts(results)
 	if closeErr := results.Close(); err == nil {
 		err = closeErr
 	}
-	return facts, err
+	if err != nil {
+		return nil, err
+	}
+	for i := range callbacks {
+		c := &callbacks[i]
+		if c.DedupeKey == nil {
+			continue
+		}
+		if _, taken := facts.Originals[*c.DedupeKey]; !taken {
+			facts.Originals[*c.DedupeKey] = c.ID // the first of the batch
+		}
+	}
+	return facts, nil
 }
 
-func readFacts(results pgx.BatchResults, hasKeys bool) (*Facts, error) {
+func readFacts(results pgx.BatchResults) (*Facts, error) {
 	f := &Facts{
 		Waits:     map[uuid.UUID]*relay.Wait{},
 		ByToken:   map[string]*relay.Wait{},
@@ -196,12 +201,6 @@ func readFacts(results pgx.BatchResults, hasKeys bool) (*Facts, error) {
 		f.ByToken[w.Token] = w
 	}
 	if err := readRefs(results, f); err != nil {
-		return nil, err
-	}
-	if !hasKeys {
-		return f, nil
-	}
-	if _, err := results.Exec(); err != nil { // INSERT INTO event_keys
 		return nil, err
 	}
 	rows, _ = results.Query()
@@ -228,28 +227,15 @@ func readRefs(results pgx.BatchResults, f *Facts) error {
 	return err
 }
 
-// dedupeKeys lists the distinct keys of a batch in sorted order, each with
-// the first callback that carries it.
-func dedupeKeys(callbacks []relay.Callback) (keys, owners []uuid.UUID, projects []int64) {
-	order := make([]int, 0, len(callbacks))
-	for i, c := range callbacks {
-		if c.DedupeKey != nil {
-			order = append(order, i)
+// dedupeKeys lists the keys of a batch.
+func dedupeKeys(callbacks []relay.Callback) []uuid.UUID {
+	keys := make([]uuid.UUID, 0, len(callbacks))
+	for i := range callbacks {
+		if c := &callbacks[i]; c.DedupeKey != nil {
+			keys = append(keys, uuid.UUID(*c.DedupeKey))
 		}
 	}
-	slices.SortStableFunc(order, func(a, b int) int {
-		return bytes.Compare(callbacks[a].DedupeKey[:], callbacks[b].DedupeKey[:])
-	})
-	for _, i := range order {
-		c := &callbacks[i]
-		if n := len(keys); n > 0 && keys[n-1] == uuid.UUID(*c.DedupeKey) {
-			continue
-		}
-		keys = append(keys, uuid.UUID(*c.DedupeKey))
-		owners = append(owners, c.ID)
-		projects = append(projects, c.ProjectID)
-	}
-	return keys, owners, projects
+	return keys
 }
 
 // queueEvents queues one insert for all the events of a batch.
@@ -263,9 +249,10 @@ func queueEvents(b *pgx.Batch, callbacks []relay.Callback, decisions []Decision)
 		formats                    = make([]string, n)
 		reasons, outcomes, types   = make([]*string, n), make([]*string, n), make([]*string, n)
 		providerIDs, tokens        = make([]*string, n), make([]*string, n)
+		dedupeKeys                 = make([]*uuid.UUID, n)
 		payments, forms, headers   = make([]*string, n), make([]*string, n), make([]*string, n)
 		correlations, duplicatesOf = make([]*uuid.UUID, n), make([]*uuid.UUID, n)
-		bodies                     = make([][]byte, n)
+		bodies, packed             = make([][]byte, n), make([]bool, n)
 	)
 	for i := range callbacks {
 		c, d := &callbacks[i], &decisions[i]
@@ -280,25 +267,28 @@ func queueEvents(b *pgx.Batch, callbacks []relay.Callback, decisions []Decision)
 		}
 		if d.DuplicateOf != uuid.Nil {
 			duplicatesOf[i] = &d.DuplicateOf
+		} else if c.DedupeKey != nil {
+			dedupeKeys[i] = (*uuid.UUID)(c.DedupeKey)
 		}
-		bodies[i] = c.Body
+		bodies[i], packed[i] = pack(c.Body)
 	}
 	b.Queue(`
 		INSERT INTO events (project_id, source_id, id, received_at, verdict, match, rule, format,
 		                    reason, outcome, type, provider_event_id, token,
-		                    payment, form, headers, correlation_id, duplicate_of, body)
+		                    payment, form, headers, correlation_id, duplicate_of, dedupe_key, body, packed)
 		SELECT e.project_id, e.source_id, e.id, e.received_at, e.verdict, e.match, e.rule, e.format,
 		       e.reason, e.outcome, e.type, e.provider_event_id, e.token,
-		       e.payment::json, e.form::json, e.headers::json, e.correlation_id, e.duplicate_of, e.body
+		       e.payment::json, e.form::json, e.headers::json, e.correlation_id, e.duplicate_of, e.dedupe_key, e.body, e.packed
 		FROM unnest($1::bigint[], $2::bigint[], $3::uuid[], $4::timestamptz[], $5::text[], $6::text[], $7::text[], $8::text[],
 		            $9::text[], $10::text[], $11::text[], $12::text[], $13::text[],
-		            $14::text[], $15::text[], $16::text[], $17::uuid[], $18::uuid[], $19::bytea[])
+		            $14::text[], $15::text[], $16::text[], $17::uuid[], $18::uuid[], $19::uuid[], $20::bytea[], $21::boolean[])
 		  AS e (project_id, source_id, id, received_at, verdict, match, rule, format,
 		        reason, outcome, type, provider_event_id, token,
-		        payment, form, headers, correlation_id, duplicate_of, body)`,
+		        payment, form, headers, correlation_id, duplicate_of, dedupe_key, body, packed)
+		ORDER BY e.dedupe_key`,
 		projects, sources, ids, received, verdicts, matches, rules, formats,
 		reasons, outcomes, types, providerIDs, tokens,
-		payments, forms, headers, correlations, duplicatesOf, bodies)
+		payments, forms, headers, correlations, duplicatesOf, dedupeKeys, bodies, packed)
 }
 
 // queueEffects queues what a batch does to its waits, and returns the
@@ -332,8 +322,7 @@ func queueEffects(
 	if len(refs) > 0 {
 		b.Queue(`
 			INSERT INTO correlation_refs (ref, correlation_id, project_id, kind)
-			SELECT *, 'reference' FROM unnest($1::uuid[], $2::uuid[], $3::bigint[])
-			ON CONFLICT DO NOTHING`, refs, refWaits, refProjects)
+			SELECT *, 'reference' FROM unnest($1::uuid[], $2::uuid[], $3::bigint[])`, refs, refWaits, refProjects)
 	}
 	queueDeliveries(b, deliveries, lease, leaseEnds)
 	return deliveries

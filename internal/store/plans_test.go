@@ -20,8 +20,7 @@ import (
 var hotStatements = map[string]string{
 	"lock the waits of callbacks":     "FROM correlations WHERE token = ANY",
 	"read what references name":       "SELECT ref, correlation_id, kind = 'key', active",
-	"take dedupe keys":                "INSERT INTO event_keys",
-	"read who took dedupe keys":       "SELECT key, event_id FROM event_keys",
+	"look for dedupe keys":            "SELECT dedupe_key, id FROM events",
 	"keep events":                     "INSERT INTO events",
 	"close waits":                     "SET status = x.status",
 	"delete deadlines":                "DELETE FROM deadlines WHERE correlation_id = ANY",
@@ -50,7 +49,7 @@ var hotStatements = map[string]string{
 
 // bigTables have 1e5 rows in TestPlans.
 var bigTables = []string{
-	"correlations", "deadlines", "correlation_refs", "events", "event_keys", "deliveries", "attempts", "idempotency_keys", "plans",
+	"correlations", "deadlines", "correlation_refs", "events", "deliveries", "attempts", "idempotency_keys", "plans",
 }
 
 // maxBlocks is how many 8 KiB blocks one hot statement over one to three rows
@@ -197,9 +196,8 @@ func fill(t *testing.T, url string) {
 		`INSERT INTO deadlines (correlation_id, project_id, expires_at, scope) SELECT id, project_id, expires_at, scope FROM correlations WHERE project_id = 99`,
 		`INSERT INTO correlation_refs (ref, correlation_id, project_id, kind)
 		 SELECT gen_random_uuid(), id, project_id, CASE WHEN user_id LIKE '%0' THEN 'key' ELSE 'reference' END FROM correlations WHERE project_id = 99`,
-		`INSERT INTO events (project_id, id, source_id, received_at, verdict, match, rule, format, correlation_id, body)
-		 SELECT project_id, gen_random_uuid(), 99, now(), 'verified', 'matched', 'closed', 'json', id, '{}' FROM correlations WHERE project_id = 99`,
-		`INSERT INTO event_keys (key, event_id, project_id) SELECT gen_random_uuid(), id, project_id FROM events WHERE project_id = 99`,
+		`INSERT INTO events (project_id, id, source_id, received_at, verdict, match, rule, format, correlation_id, dedupe_key, body)
+		 SELECT project_id, gen_random_uuid(), 99, now(), 'verified', 'matched', 'closed', 'json', id, gen_random_uuid(), '{}' FROM correlations WHERE project_id = 99`,
 		`INSERT INTO deliveries (project_id, id, correlation_id, event_id, destination_id, outcome, action, due_at, give_up_at)
 		 SELECT project_id, gen_random_uuid(), correlation_id, id, 99, 'completed', 'completed', now() + row_number() OVER () * interval '1 second' + interval '1 hour', now() + interval '2 days'
 		 FROM events WHERE project_id = 99`,

@@ -7,9 +7,9 @@
 //
 // A correlation's row is the lock of its wait: every statement that changes a
 // wait, its deadline, its names or its deliveries holds that row first.
-// Batches lock several rows, always in the order of their ids, and take dedupe
-// keys afterwards, sorted; so two nodes never wait for each other in opposite
-// orders. What still deadlocks (a late success that closes a wait it had not
+// Batches lock several rows, always in the order of their ids, and insert
+// their events, sorted by dedupe key, afterwards; so two nodes never wait for
+// each other in opposite orders. What still deadlocks (a late success that closes a wait it had not
 // locked) is aborted by Postgres with 40P01 and repeated.
 //
 // # Time

@@ -260,14 +260,14 @@ func TestRun(t *testing.T) {
 	t.Parallel()
 	p, url := project(t)
 	n := newNode(t, p.Store)
-	storetest.Exec(t, url, `INSERT INTO event_keys (key, event_id, project_id) VALUES (gen_random_uuid(), '00000000-0000-7000-8000-000000000000', 1)`)
+	storetest.Exec(t, url, `INSERT INTO idempotency_keys (key, project_id, request, correlation_id, created_at) VALUES (gen_random_uuid(), 1, '', gen_random_uuid(), now() - interval '25 hours')`)
 	w := p.Wait(t, "u-1")
 	storetest.Overdue(t, url, w.ID)
 	ctx, cancel := context.WithCancel(context.Background())
 	stopped := make(chan error, 1)
 	go func() { stopped <- n.Run(ctx) }()
 	deadline := time.Now().Add(10 * time.Second)
-	for storetest.Query[string](t, url, `SELECT status || (SELECT count(*) FROM event_keys) FROM correlations WHERE id = $1`, w.ID) != "expired0" {
+	for storetest.Query[string](t, url, `SELECT status || (SELECT count(*) FROM idempotency_keys) FROM correlations WHERE id = $1`, w.ID) != "expired0" {
 		if time.Now().After(deadline) {
 			t.Fatal("waited 10 s in vain until the wait expired and the old key was cleared")
 		}
