@@ -15,6 +15,7 @@ CREATE TABLE deliveries (
     attempts       integer NOT NULL DEFAULT 0,
     due_at         timestamptz,
     lease          uuid,             -- of the node that holds it; a stale one writes nothing
+    retry_for      integer NOT NULL, -- seconds; a retry by hand begins them anew
     give_up_at     timestamptz NOT NULL,
     created_at     timestamptz NOT NULL DEFAULT now(),
     finished_at    timestamptz,

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -65,6 +66,24 @@ func TestNodesMigrateOnce(t *testing.T) {
 			t.Fatalf("node %d did not start", i)
 		}
 		n.call(t, http.MethodGet, "/v1/sources", nil, nil, http.StatusOK)
+	}
+}
+
+// An instance key makes projects and acts for any of them; a node that runs
+// knows it within a second.
+func TestInstanceKey(t *testing.T) {
+	t.Parallel()
+	env := settingsOf(storetest.URL(t, true))
+	n := startNode(t, env)
+	key := strings.TrimSpace(mustRun(t, env, "keys", "instance", "--name=ops"))
+	header := http.Header{"Authorization": {"Bearer " + key}, "Content-Type": {"application/json"}}
+	await(t, 5*time.Second, "the node knows the key", func() bool {
+		_, status := exchange(t, http.MethodPut, n.url+"/v1/projects/shop-b", header, "")
+		return strings.HasPrefix(status, "{\"name\":\"shop-b\"")
+	})
+	header.Set("Relay-Project", "shop-b")
+	if _, body := exchange(t, http.MethodGet, n.url+"/v1/sources", header, ""); !strings.Contains(body, `"name":"form"`) {
+		t.Errorf("sources of the new project: got %s, want the built-in one", body)
 	}
 }
 

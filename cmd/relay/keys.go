@@ -5,15 +5,37 @@ import (
 	"errors"
 	"fmt"
 
+	"relay.example/relay/internal/relay"
 	"relay.example/relay/internal/seal"
 	"relay.example/relay/internal/store"
 )
 
-// keysCommand is about the keys that seal secrets at rest.
+// keysCommand is about the keys that seal secrets at rest, and about the one
+// key of the API that no project can make: the instance key.
 type keysCommand struct {
 	New    keysNewCommand    `cmd:"" help:"Print a fresh key for RELAY_ENCRYPTION_KEY."`
 	Status keysStatusCommand `cmd:"" help:"Show how many secrets are sealed with which key."`
 	Reseal keysResealCommand `cmd:"" help:"Seal everything anew with the first key, so that the others can go."`
+
+	Instance keysInstanceCommand `cmd:"" help:"Make an API key that may create projects and act for any of them (header Relay-Project)."`
+}
+
+type keysInstanceCommand struct {
+	databaseFlags
+	Name string `default:"instance" help:"What to call it in lists."`
+}
+
+// Run makes an instance key and prints it; it is stored nowhere but as a hash.
+func (c *keysInstanceCommand) Run(ctx context.Context, p *program) error {
+	return withStore(ctx, p, &c.databaseFlags, func(s *store.Store) error {
+		text := relay.MintAPIKey()
+		key := relay.NewAPIKey(text, 0, c.Name, relay.ScopeInstance)
+		if err := s.Configure(ctx, func(change *store.Change) error { return change.PutKey(ctx, key) }); err != nil {
+			return err
+		}
+		_, err := fmt.Fprintln(p.stdout, text)
+		return err
+	})
 }
 
 type keysNewCommand struct{}

@@ -199,6 +199,6 @@ func (n *node) putKey(ctx context.Context, text string) error {
 	}
 	project := n.directory.Current().Project(relay.DefaultProject)
 	return n.directory.Change(ctx, func(c *store.Change) error {
-		return c.PutKey(ctx, handlers.NewAPIKey(text, project.ID, "RELAY_API_KEY", relay.ScopeAdmin))
+		return c.PutKey(ctx, relay.NewAPIKey(text, project.ID, "RELAY_API_KEY", relay.ScopeAdmin))
 	})
 }

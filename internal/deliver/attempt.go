@@ -24,6 +24,9 @@ func (e *Engine) deliver(ctx context.Context, d relay.Delivery) {
 	if destination == nil {
 		// Another node knows it already; this one will within a second.
 		e.cfg.Directory.Refresh(ctx)
+		if err := e.cfg.Store.ReturnLeases(ctx, []relay.Delivery{d}); err != nil {
+			e.cfg.Log.Warn("a lease was not returned; it ends by itself", "delivery_id", d.ID, "error", err)
+		}
 		return
 	}
 	if time.Until(d.LeaseEnds) < destination.Timeout()+leaseMargin {

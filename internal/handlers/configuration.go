@@ -154,8 +154,8 @@ func (h *Handlers) withActivity(c echo.Context) (*directory.Project, error) {
 // postSecret gives a source a new current secret.
 func (h *Handlers) postSecret(c echo.Context) error {
 	var req struct {
-		Secret         string          `json:"secret"`
-		ExpireOthersIn *relay.Duration `json:"expire_others_in"`
+		Secret         string       `json:"secret"`
+		ExpireOthersIn *relay.Delay `json:"expire_others_in"`
 	}
 	if _, err := decode(c, &req, false); err != nil {
 		return err

@@ -85,7 +85,10 @@ func (h *Handlers) problemOf(err error, c echo.Context) problem {
 		return newProblem(chosen.status, chosen.refusal.Code, chosen.refusal.Detail)
 	case errors.As(err, &known):
 		if known.Kind == relay.Busy {
-			h.cfg.Log.Warn("request shed", "method", c.Request().Method, "route", c.Path(), "code", known.Code, "error", err)
+			// An outage sheds every request: one line a second tells as much.
+			h.shed.Do(func() {
+				h.cfg.Log.Warn("requests are shed", "method", c.Request().Method, "route", c.Path(), "code", known.Code, "error", err)
+			})
 		}
 		return newProblem(statusOf[known.Kind], known.Code, known.Detail)
 	case errors.As(err, &routing):

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/labstack/echo/v4"
+	"golang.org/x/time/rate"
 
 	"relay.example/relay/internal/directory"
 	"relay.example/relay/internal/plan"
@@ -65,6 +66,7 @@ type Handlers struct {
 	activity *activity
 	rejected *rejectedBudget
 	draining atomic.Bool
+	shed     rate.Sometimes
 }
 
 // New returns the handlers. Run flushes what they notice of sources.
@@ -77,7 +79,7 @@ func New(cfg Config) (*Handlers, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Handlers{cfg: cfg, pages: pages, activity: newActivity(), rejected: newRejectedBudget()}, nil
+	return &Handlers{cfg: cfg, pages: pages, activity: newActivity(), rejected: newRejectedBudget(), shed: rate.Sometimes{Interval: time.Second}}, nil
 }
 
 // Run flushes what was noticed of sources, until ctx is done.

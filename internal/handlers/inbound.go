@@ -185,7 +185,8 @@ func (h *Handlers) reject(ctx context.Context, in *inbound, cause error) error {
 	return &statusError{in.src.Endpoint.Preset().RejectStatus, relay.Errorf(relay.Unauthorized, reason, "%s", detail)}
 }
 
-// unreadable keeps a genuine callback whose body cannot be read, and says so.
+// unreadable keeps a callback whose body cannot be read, and says so. What
+// nobody has signed is kept within the budget of forgeries.
 func (h *Handlers) unreadable(ctx context.Context, in *inbound, cause error) error {
 	code, detail := "unreadable", "the body cannot be read"
 	var why *provider.Unreadable
@@ -193,12 +194,16 @@ func (h *Handlers) unreadable(ctx context.Context, in *inbound, cause error) err
 		code, detail = why.Code, why.Detail
 	}
 	h.activity.failure(in.src, in.received, code)
+	refusal := relay.Errorf(relay.Malformed, code, "%s", detail)
+	if in.verdict() == relay.Unsigned && !h.rejected.allow(in.src.ID) {
+		return refusal // anybody may have sent it
+	}
 	cb := in.callbackOf(in.verdict(), relay.Reading{Format: relay.FormatText})
 	cb.Reason, cb.Headers = code, in.headers(in.src.Endpoint.HeadersParsed())
 	if _, err := h.cfg.Intake.Accept(ctx, cb); err != nil {
 		return err
 	}
-	return relay.Errorf(relay.Malformed, code, "%s", detail)
+	return refusal
 }
 
 // verdict is what a callback that passed its check is worth.

@@ -180,7 +180,7 @@ func (n *node) addKey(project string, scope relay.Scope) string {
 		projectID = n.directory.Current().Project(project).ID
 	}
 	must(n.t, n.directory.Change(n.t.Context(), func(c *store.Change) error {
-		return c.PutKey(n.t.Context(), handlers.NewAPIKey(text, projectID, string(scope), scope))
+		return c.PutKey(n.t.Context(), relay.NewAPIKey(text, projectID, string(scope), scope))
 	}))
 	n.secret(text)
 	return text

@@ -1,8 +1,6 @@
 package handlers
 
 import (
-	"crypto/rand"
-	"crypto/sha256"
 	"net/http"
 
 	"github.com/google/uuid"
@@ -86,14 +84,14 @@ func (h *Handlers) postKey(c echo.Context) error {
 	}
 	switch req.Scope {
 	case relay.ScopeRead, relay.ScopeCreate, relay.ScopeWrite, relay.ScopeAdmin:
-	default:
+	default: // an instance key is made by who has the database: `relay keys instance`
 		return relay.Errorf(relay.Invalid, "invalid_scope", "scope: %q is none of read, create, write, admin", req.Scope)
 	}
 	if err := checkText("name", req.Name, maxUserID); err != nil {
 		return err
 	}
-	text := "rk_" + rand.Text()
-	k := NewAPIKey(text, callerOf(c).project.ID, req.Name, req.Scope)
+	text := relay.MintAPIKey()
+	k := relay.NewAPIKey(text, callerOf(c).project.ID, req.Name, req.Scope)
 	ctx := c.Request().Context()
 	err := h.cfg.Directory.Change(ctx, func(change *store.Change) error { return change.PutKey(ctx, k) })
 	if err != nil {
@@ -102,18 +100,6 @@ func (h *Handlers) postKey(c echo.Context) error {
 	out := showKey(h.cfg.Directory.Current().Key(text))
 	out.Key = text
 	return c.JSON(http.StatusCreated, out)
-}
-
-// hintLength is how much of a key is shown, to tell keys apart: 30 bits of
-// the 130 that it has.
-const hintLength = 9
-
-// NewAPIKey makes the stored form of a key.
-func NewAPIKey(text string, projectID int64, name string, scope relay.Scope) relay.APIKey {
-	return relay.APIKey{
-		ID: relay.NewID(), ProjectID: projectID, Name: name, Scope: scope,
-		Hash: sha256.Sum256([]byte(text)), Hint: text[:min(hintLength, len(text)/4)] + "…",
-	}
 }
 
 func (h *Handlers) deleteKey(c echo.Context) error {

@@ -2,6 +2,8 @@ package relay
 
 import (
 	"bytes"
+	"crypto/rand"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"time"
@@ -90,6 +92,22 @@ type APIKey struct {
 	Hash      [32]byte
 	Hint      string // its first characters, to tell keys apart in a list
 	CreatedAt time.Time
+}
+
+// hintLength is how much of a key is shown, to tell keys apart: 30 bits of
+// the 130 that it has.
+const hintLength = 9
+
+// MintAPIKey returns the text of a new key, of 130 random bits.
+func MintAPIKey() string { return "rk_" + rand.Text() }
+
+// NewAPIKey makes the stored form of a key. projectID is 0 for an instance
+// key.
+func NewAPIKey(text string, projectID int64, name string, scope Scope) APIKey {
+	return APIKey{
+		ID: NewID(), ProjectID: projectID, Name: name, Scope: scope,
+		Hash: sha256.Sum256([]byte(text)), Hint: text[:min(hintLength, len(text)/4)] + "…",
+	}
 }
 
 // Scope is what an API key may do.

@@ -97,9 +97,25 @@ func (d Duration) String() string {
 // MarshalText writes d as String does.
 func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
 
-// UnmarshalText reads d as ParseDuration does.
+// UnmarshalText reads d as ParseDuration does. Zero is refused: where a field
+// may be left out, its writer would get the default instead.
 func (d *Duration) UnmarshalText(text []byte) (err error) {
-	*d, err = ParseDuration(string(text))
+	if *d, err = ParseDuration(string(text)); err == nil && *d == 0 {
+		return fmt.Errorf("%q is no time at all: leave the field out, or give some", text)
+	}
+	return err
+}
+
+// Delay is a Duration that may be zero.
+type Delay time.Duration
+
+// MarshalText writes d as a Duration does.
+func (d Delay) MarshalText() ([]byte, error) { return Duration(d).MarshalText() }
+
+// UnmarshalText reads d as ParseDuration does.
+func (d *Delay) UnmarshalText(text []byte) error {
+	parsed, err := ParseDuration(string(text))
+	*d = Delay(parsed)
 	return err
 }
 

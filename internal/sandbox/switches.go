@@ -22,12 +22,12 @@ const (
 // Switches say how a platform behaves. The zero value is one that works: it
 // answers at once and knows every user and module.
 type Switches struct {
-	Latency      relay.Duration `json:"latency,omitzero"` // before a call takes effect, at most 5m
-	Jitter       relay.Duration `json:"jitter,omitzero"`  // and up to this much more, by chance, at most 5m
-	Faults       []Fault        `json:"faults,omitempty"` // the first that matches and is left applies
-	UnknownUsers []string       `json:"unknown_users,omitzero"`
-	Modules      []int64        `json:"modules,omitzero"` // those that exist; absent: all
-	Token        string         `json:"token,omitempty"`  // write-only; absent: unchanged
+	Latency      relay.Delay `json:"latency,omitzero"` // before a call takes effect, at most 5m
+	Jitter       relay.Delay `json:"jitter,omitzero"`  // and up to this much more, by chance, at most 5m
+	Faults       []Fault     `json:"faults,omitempty"` // the first that matches and is left applies
+	UnknownUsers []string    `json:"unknown_users,omitzero"`
+	Modules      []int64     `json:"modules,omitzero"` // those that exist; absent: all
+	Token        string      `json:"token,omitempty"`  // write-only; absent: unchanged
 }
 
 // Fault is one way to fail, for some calls. It has either the name of an
@@ -110,7 +110,7 @@ func (p *platform) arm(sw Switches) error {
 }
 
 func (sw *Switches) check() error {
-	for _, d := range []relay.Duration{sw.Latency, sw.Jitter} {
+	for _, d := range []relay.Delay{sw.Latency, sw.Jitter} {
 		if d < 0 || time.Duration(d) > maxLatency {
 			return relay.Errorf(relay.Invalid, "latency_out_of_range", "latency and jitter lie between 0s and 5m")
 		}

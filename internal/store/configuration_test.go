@@ -143,9 +143,9 @@ func TestSecretsAreSealed(t *testing.T) {
 		t.Fatal(err)
 	}
 	rows := storetest.Query[string](t, url, `
-		SELECT (SELECT string_agg(d::text || convert_from(secrets, 'LATIN1'), '') FROM destinations d) ||
-		       (SELECT string_agg(s::text || coalesce(convert_from(credentials, 'LATIN1'), ''), '') FROM sources s) ||
-		       (SELECT string_agg(x::text || convert_from(sealed, 'LATIN1'), '') FROM source_secrets x)`)
+		SELECT (SELECT string_agg(d::text || encode(secrets, 'escape'), '') FROM destinations d) ||
+		       (SELECT string_agg(s::text || coalesce(encode(credentials, 'escape'), ''), '') FROM sources s) ||
+		       (SELECT string_agg(x::text || encode(sealed, 'escape'), '') FROM source_secrets x)`)
 	for _, plain := range []string{"plain-credential", "plain-secret", "a-token-of-the-bot"} {
 		if strings.Contains(rows, plain) {
 			t.Errorf("%q stands in the tables", plain)

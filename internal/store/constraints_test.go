@@ -41,7 +41,7 @@ var possible = map[string]map[string]string{
 	},
 	"deliveries": {
 		"project_id": `1`, "id": `gen_random_uuid()`, "correlation_id": `gen_random_uuid()`, "destination_id": `1`,
-		"outcome": `'completed'`, "action": `'completed'`, "due_at": `now()`, "give_up_at": `now()`,
+		"outcome": `'completed'`, "action": `'completed'`, "due_at": `now()`, "retry_for": `1`, "give_up_at": `now()`,
 	},
 	"attempts": {
 		"delivery_id": `gen_random_uuid()`, "number": `1`, "project_id": `1`, "started_at": `now()`, "duration_ms": `1`, "class": `'ok'`,

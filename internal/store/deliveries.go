@@ -317,7 +317,7 @@ func (s *Store) RetryDelivery(ctx context.Context, projectID int64, id uuid.UUID
 	return s.changeDelivery(ctx, projectID, id, `
 		UPDATE deliveries
 		SET status = 'scheduled', due_at = clock_timestamp(), lease = NULL, finished_at = NULL,
-		    give_up_at = clock_timestamp() + (give_up_at - created_at)
+		    give_up_at = clock_timestamp() + retry_for * interval '1 second'
 		WHERE project_id = $1 AND id = $2
 		  AND (status IN ('dead', 'held', 'unknown', 'skipped') OR status = 'scheduled' AND lease IS NULL
 		       OR status = 'delivered' AND $3)`,
@@ -371,7 +371,7 @@ func (s *Store) RetryDeliveries(ctx context.Context, projectID int64, f Delivery
 			), retried AS (
 			    UPDATE deliveries d
 			    SET status = 'scheduled', due_at = clock_timestamp(), lease = NULL, finished_at = NULL,
-			        give_up_at = clock_timestamp() + (give_up_at - created_at)
+			        give_up_at = clock_timestamp() + retry_for * interval '1 second'
 			    FROM stuck
 			    WHERE NOT $2 AND d.project_id = stuck.project_id AND d.id = stuck.id
 			)

@@ -137,20 +137,20 @@ func queueDeliveries(b *pgx.Batch, deliveries []relay.Delivery, lease uuid.UUID,
 	n := len(deliveries)
 	projects, destinations := make([]int64, n), make([]int64, n)
 	ids, waits, events := make([]uuid.UUID, n), make([]uuid.UUID, n), make([]*uuid.UUID, n)
-	outcomes, actions, retryFor := make([]string, n), make([]string, n), make([]float64, n)
+	outcomes, actions, retryFor := make([]string, n), make([]string, n), make([]int32, n)
 	for i := range deliveries {
 		d := &deliveries[i]
 		d.Lease, d.LeaseEnds = lease, leaseEnds
 		projects[i], destinations[i] = d.ProjectID, d.DestinationID
 		ids[i], waits[i], events[i] = d.ID, d.Wait.ID, optionalID(d.EventID)
-		outcomes[i], actions[i], retryFor[i] = string(d.Outcome), d.Action, d.RetryFor.Seconds()
+		outcomes[i], actions[i], retryFor[i] = string(d.Outcome), d.Action, int32(d.RetryFor/time.Second)
 	}
 	b.Queue(`
 		INSERT INTO deliveries (project_id, id, correlation_id, event_id, destination_id, outcome, action,
-		                        due_at, lease, give_up_at)
+		                        due_at, lease, retry_for, give_up_at)
 		SELECT d.project_id, d.id, d.correlation_id, d.event_id, d.destination_id, d.outcome, d.action,
-		       clock_timestamp() + $8 * interval '1 second', $9, clock_timestamp() + d.retry_for * interval '1 second'
-		FROM unnest($1::bigint[], $2::uuid[], $3::uuid[], $4::uuid[], $5::bigint[], $6::text[], $7::text[], $10::float8[])
+		       clock_timestamp() + $8 * interval '1 second', $9, d.retry_for, clock_timestamp() + d.retry_for * interval '1 second'
+		FROM unnest($1::bigint[], $2::uuid[], $3::uuid[], $4::uuid[], $5::bigint[], $6::text[], $7::text[], $10::integer[])
 		  AS d (project_id, id, correlation_id, event_id, destination_id, outcome, action, retry_for)`,
 		projects, ids, waits, events, destinations, outcomes, actions,
 		relay.Lease.Seconds(), lease, retryFor)

@@ -198,8 +198,8 @@ func fill(t *testing.T, url string) {
 		 SELECT gen_random_uuid(), id, project_id, CASE WHEN user_id LIKE '%0' THEN 'key' ELSE 'reference' END FROM correlations WHERE project_id = 99`,
 		`INSERT INTO events (project_id, id, source_id, received_at, verdict, match, rule, format, correlation_id, dedupe_key, body)
 		 SELECT project_id, gen_random_uuid(), 99, now(), 'verified', 'matched', 'closed', 'json', id, gen_random_uuid(), '{}' FROM correlations WHERE project_id = 99`,
-		`INSERT INTO deliveries (project_id, id, correlation_id, event_id, destination_id, outcome, action, due_at, give_up_at)
-		 SELECT project_id, gen_random_uuid(), correlation_id, id, 99, 'completed', 'completed', now() + row_number() OVER () * interval '1 second' + interval '1 hour', now() + interval '2 days'
+		`INSERT INTO deliveries (project_id, id, correlation_id, event_id, destination_id, outcome, action, due_at, retry_for, give_up_at)
+		 SELECT project_id, gen_random_uuid(), correlation_id, id, 99, 'completed', 'completed', now() + row_number() OVER () * interval '1 second' + interval '1 hour', 60, now() + interval '2 days'
 		 FROM events WHERE project_id = 99`,
 		`INSERT INTO attempts (delivery_id, number, project_id, started_at, duration_ms, class)
 		 SELECT id, 1, project_id, now(), 1, 'retry' FROM deliveries WHERE project_id = 99`,
