@@ -45,8 +45,7 @@ func explain(err error) error {
 	case errors.As(err, &known):
 		return known
 	case errors.As(err, &typeErr):
-		return Errorf(Invalid, "wrong_type", "%s: a JSON %s does not go here: want %s",
-			orBody(typeErr.Field), typeErr.Value, jsonName(typeErr.Type))
+		return wrongType(orBody(typeErr.Field), typeErr.Value, typeErr.Type)
 	case errors.As(err, &syntaxErr):
 		return Errorf(Malformed, "malformed_json", "the body is not JSON: %v at byte %d", err, syntaxErr.Offset)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
@@ -54,6 +53,10 @@ func explain(err error) error {
 	default:
 		return Errorf(Invalid, "invalid_value", "%s", strings.TrimPrefix(err.Error(), "json: "))
 	}
+}
+
+func wrongType(at, got string, want reflect.Type) *Error {
+	return Errorf(Invalid, "wrong_type", "%s: a JSON %s does not go here: want %s", at, got, jsonName(want))
 }
 
 // jsonName says which JSON goes into a type.
@@ -67,17 +70,19 @@ func jsonName(t reflect.Type) string {
 		return "true or false"
 	case reflect.String:
 		return "a string"
-	default:
-		if reflect.PointerTo(t).Implements(reflect.TypeFor[encoding.TextUnmarshaler]()) {
-			return "a string"
-		}
+	case reflect.Float32, reflect.Float64:
 		return "a number"
+	default:
+		return "a whole number"
 	}
 }
 
+// theBody is the place of a value that is the whole body.
+const theBody = "the body"
+
 func orBody(field string) string {
 	if field == "" {
-		return "the body"
+		return theBody
 	}
 	return field
 }
@@ -106,8 +111,8 @@ func (p *place) String() string {
 
 // checkValue walks one JSON value on its way into a type and refuses what
 // encoding/json lets pass or cannot place: a field that is not there, or only
-// in another case; a key twice in an object; deep nesting; a value that its
-// own type refuses. A nil type takes anything.
+// in another case; a key twice in an object; deep nesting; a value of another
+// type, or one that its own type refuses. A nil type takes anything.
 func checkValue(dec *json.Decoder, at *place, depth int, into reflect.Type) error {
 	for into != nil && into.Kind() == reflect.Pointer {
 		into = into.Elem()
@@ -118,6 +123,9 @@ func checkValue(dec *json.Decoder, at *place, depth int, into reflect.Type) erro
 	tok, err := dec.Token()
 	if err != nil {
 		return explain(err)
+	}
+	if got, ok := fits(tok, into); !ok {
+		return wrongType(orBody(at.String()), got, into)
 	}
 	delim, ok := tok.(json.Delim)
 	if !ok {
@@ -154,6 +162,31 @@ func checkValue(dec *json.Decoder, at *place, depth int, into reflect.Type) erro
 		return explain(err)
 	}
 	return nil
+}
+
+// fits reports whether the JSON that a token begins goes into a type, and what
+// JSON that is. null goes everywhere: it leaves things as they are.
+func fits(tok json.Token, into reflect.Type) (got string, ok bool) {
+	kind := reflect.Interface
+	if into != nil {
+		kind = into.Kind()
+	}
+	switch tok {
+	case nil:
+		return "null", true
+	case json.Delim('{'):
+		return "object", kind == reflect.Struct || kind == reflect.Map || kind == reflect.Interface
+	case json.Delim('['):
+		return "array", kind == reflect.Slice || kind == reflect.Array || kind == reflect.Interface
+	}
+	switch tok.(type) {
+	case string:
+		return "string", kind == reflect.String || kind == reflect.Interface
+	case bool:
+		return "bool", kind == reflect.Bool || kind == reflect.Interface
+	default:
+		return "number", kind >= reflect.Int && kind <= reflect.Float64 || kind == reflect.Interface
+	}
 }
 
 // checkOwn checks a value whose type reads it by a method of its own: such a
@@ -213,10 +246,11 @@ func fieldOf(t reflect.Type, key string) (reflect.Type, bool) {
 }
 
 // At puts a place before the detail of a refusal, keeping its kind and code.
+// What was the body to the decoder is that place.
 func At(place string, err error) error {
 	var known *Error
 	if errors.As(err, &known) {
-		return &Error{Kind: known.Kind, Code: known.Code, Detail: place + ": " + known.Detail}
+		return &Error{Kind: known.Kind, Code: known.Code, Detail: place + ": " + strings.TrimPrefix(known.Detail, theBody+": ")}
 	}
 	return fmt.Errorf("%s: %w", place, err)
 }

@@ -20,12 +20,13 @@ type body struct {
 	Any   any             `json:"any"`
 	Raw   json.RawMessage `json:"raw"`
 	List  []relay.Action  `json:"list"`
+	Wait  relay.Delay     `json:"wait"`
 }
 
 func TestDecode(t *testing.T) {
 	t.Parallel()
 	var got body
-	err := relay.Decode([]byte(` {"name":"a","count":2,"any":{"X":[1,null]},"raw":{"b":1},"source":"stripe","expires_in":"45m",
+	err := relay.Decode([]byte(` {"name":"a","count":2,"any":{"X":[1,null]},"raw":{"b":1},"source":"stripe","expires_in":"45m","processing_for":null,
 		"link":{"stripe":"https://a.example"},"on":{"completed":{"module_id":5,"fallback":{"text":"t"}}},"expect":null} `), &got)
 	if err != nil {
 		t.Fatal(err)
@@ -72,13 +73,18 @@ func TestDecodeRefuses(t *testing.T) {
 		{"another case besides the right one", `{"name":"a","NAME":"b"}`, relay.Invalid, "unknown_field", "NAME: "},
 		{"a field that JSON does not show", `{"CreatedAt":"x"}`, relay.Invalid, "unknown_field", "CreatedAt: "},
 		{"wrong type", `{"count":"2"}`, relay.Invalid, "wrong_type", "count: "},
-		{"wrong type, deeper", `{"on":{"completed":{"text":5}}}`, relay.Invalid, "wrong_type", "text: "},
-		{"a fraction", `{"count":2.5}`, relay.Invalid, "wrong_type", "count: "},
-		{"not an object", `[1]`, relay.Invalid, "wrong_type", "the body: "},
+		{"wrong type, deeper", `{"on":{"completed":{"text":5}}}`, relay.Invalid, "wrong_type", "on.completed.text: a JSON number does not go here: want a string"},
+		{"wrong type, of an embedded field", `{"on_conflict":true}`, relay.Invalid, "wrong_type", "on_conflict: a JSON bool"},
+		{"wrong type, in a list", `{"list":[{},[]]}`, relay.Invalid, "wrong_type", "list[1]: a JSON array does not go here: want an object"},
+		{"a fraction", `{"count":2.5}`, relay.Invalid, "wrong_type", "count: a JSON number 2.5 does not go here: want a whole number"},
+		{"not an object", `[1]`, relay.Invalid, "wrong_type", "the body: a JSON array does not go here: want an object"},
 		{"no duration", `{"processing_for":"soon"}`, relay.Invalid, "invalid_value", "processing_for: "},
-		{"a duration as a number", `{"retry_for":5}`, relay.Invalid, "wrong_type", "retry_for: "},
-		{"no names", `{"source":5}`, relay.Invalid, "wrong_type", "source: "},
-		{"no links", `{"link":["a"]}`, relay.Invalid, "wrong_type", "link: "},
+		{"a duration as a number", `{"retry_for":5}`, relay.Invalid, "wrong_type", "retry_for: write it like 90s, 45m, 36h or 3d"},
+		{"a duration as true", `{"expires_in":true}`, relay.Invalid, "wrong_type", "expires_in: write it like"},
+		{"a delay as a number", `{"wait":5}`, relay.Invalid, "wrong_type", "wait: write it like"},
+		{"no names", `{"source":5}`, relay.Invalid, "wrong_type", "source: want a name or a list of names"},
+		{"no name in a list", `{"source":[5]}`, relay.Invalid, "wrong_type", "source: want a name or a list of names"},
+		{"no links", `{"link":["a"]}`, relay.Invalid, "wrong_type", "link: want a link"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -88,7 +94,7 @@ func TestDecodeRefuses(t *testing.T) {
 			if !errors.As(err, &got) {
 				t.Fatalf("got %v, want a refusal %s", err, test.code)
 			}
-			if got.Kind != test.kind || got.Code != test.code || !strings.Contains(got.Detail, test.detail) {
+			if got.Kind != test.kind || got.Code != test.code || !strings.Contains(got.Detail, test.detail) || strings.Contains(got.Detail, ": the body") {
 				t.Errorf("got kind %d, %s: %s; want kind %d, %s with %q", got.Kind, got.Code, got.Detail, test.kind, test.code, test.detail)
 			}
 		})
@@ -125,4 +131,17 @@ func FuzzDecode(f *testing.F) {
 			t.Fatalf("%q was taken, and encoding/json refuses it: %v", raw, err)
 		}
 	})
+}
+
+// TestAt holds that a place is told once: what the decoder called the body
+// stands at the place that its caller knows.
+func TestAt(t *testing.T) {
+	t.Parallel()
+	err := relay.At("destinations[0]", relay.Decode([]byte(`5`), &body{}))
+	if got, want := relay.DetailOf(err), "destinations[0]: a JSON number does not go here: want an object"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if got, want := relay.DetailOf(errors.New("plain")), "plain"; got != want {
+		t.Errorf("an error without a code: got %q, want %q", got, want)
+	}
 }

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/json"
-	"fmt"
 	"time"
 
 	"github.com/google/uuid"
@@ -175,7 +174,7 @@ func (n *Names) UnmarshalJSON(b []byte) error {
 	}
 	var many []string
 	if err := json.Unmarshal(b, &many); err != nil {
-		return fmt.Errorf("want a name or a list of names: %w", err)
+		return Errorf(Invalid, "wrong_type", "want a name or a list of names")
 	}
 	*n = many
 	return nil
@@ -205,7 +204,7 @@ func (l *Links) UnmarshalJSON(b []byte) error {
 		return json.Unmarshal(b, &l.Any)
 	}
 	if err := json.Unmarshal(b, &l.BySource); err != nil {
-		return fmt.Errorf("want a link or an object of source and link: %w", err)
+		return Errorf(Invalid, "wrong_type", "want a link, or an object of source and link")
 	}
 	return nil
 }

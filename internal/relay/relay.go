@@ -12,6 +12,7 @@ package relay
 
 import (
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/big"
@@ -63,18 +64,21 @@ func NewID() uuid.UUID { return uuid.Must(uuid.NewV7()) }
 // Duration is a time span as people write it: 90s, 45m, 36h, 3d.
 type Duration time.Duration
 
+// durationForm shows how a Duration is written.
+const durationForm = "like 90s, 45m, 36h or 3d"
+
 // ParseDuration reads a Duration. Beyond Go's own units it knows d, 24 hours.
 func ParseDuration(s string) (Duration, error) {
 	if days, ok := strings.CutSuffix(s, "d"); ok {
 		n, err := strconv.Atoi(days)
 		if err != nil || n < -36500 || n > 36500 {
-			return 0, fmt.Errorf("%q is not a duration: write it like 90s, 45m, 36h or 3d", s)
+			return 0, fmt.Errorf("%q is not a duration: write it %s", s, durationForm)
 		}
 		return Duration(time.Duration(n) * 24 * time.Hour), nil
 	}
 	d, err := time.ParseDuration(s)
 	if err != nil {
-		return 0, fmt.Errorf("%q is not a duration: write it like 90s, 45m, 36h or 3d", s)
+		return 0, fmt.Errorf("%q is not a duration: write it %s", s, durationForm)
 	}
 	return Duration(d), nil
 }
@@ -119,6 +123,25 @@ func (d *Delay) UnmarshalText(text []byte) error {
 	return err
 }
 
+// UnmarshalJSON reads a string as UnmarshalText does, and says of anything
+// else how to write it.
+func (d *Duration) UnmarshalJSON(b []byte) error { return durationText(b, d.UnmarshalText) }
+
+// UnmarshalJSON reads a string as UnmarshalText does, and says of anything
+// else how to write it.
+func (d *Delay) UnmarshalJSON(b []byte) error { return durationText(b, d.UnmarshalText) }
+
+func durationText(raw []byte, read func([]byte) error) error {
+	var text *string
+	if err := json.Unmarshal(raw, &text); err != nil {
+		return Errorf(Invalid, "wrong_type", "write it %s", durationForm)
+	}
+	if text == nil { // null leaves things as they are
+		return nil
+	}
+	return read([]byte(*text))
+}
+
 // Or returns d, or fallback when d is zero.
 func (d Duration) Or(fallback time.Duration) time.Duration {
 	if d == 0 {
@@ -158,6 +181,16 @@ func (e *Error) Error() string { return e.Code + ": " + e.Detail }
 // Errorf builds an Error of the given kind and code.
 func Errorf(kind Kind, code, format string, args ...any) *Error {
 	return &Error{Kind: kind, Code: code, Detail: fmt.Sprintf(format, args...)}
+}
+
+// DetailOf is what an error says without its code, to stand in a refusal that
+// has a code of its own.
+func DetailOf(err error) string {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Detail
+	}
+	return err.Error()
 }
 
 // IsKind reports whether err is, or wraps, an Error of the given kind.
