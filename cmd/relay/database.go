@@ -18,7 +18,7 @@ import (
 // The connections of one process. The hot ones carry two intake committers,
 // one of registrations, two recorders, the poller and the sweeper.
 const (
-	hotConnections = 8
+	hotConnections = 12
 	connections    = 8
 	databaseWait   = 60 * time.Second // for a database that is starting, too
 	stopWait       = 30 * time.Second // for the private server to stop

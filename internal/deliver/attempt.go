@@ -23,14 +23,11 @@ func (e *Engine) deliver(ctx context.Context, d relay.Delivery) {
 	destination := e.cfg.Directory.Current().Destination(d.DestinationID)
 	if destination == nil {
 		// Another node knows it already; this one will within a second.
-		e.cfg.Directory.Refresh(ctx)
-		if err := e.cfg.Store.ReturnLeases(ctx, []relay.Delivery{d}); err != nil {
-			e.cfg.Log.Warn("a lease was not returned; it ends by itself", "delivery_id", d.ID, "error", err)
+		if _, err := e.cfg.Directory.Refresh(ctx); err != nil {
+			e.cfg.Log.Warn("configuration not re-read", "error", err)
 		}
+		e.returnLeases(ctx, []relay.Delivery{d})
 		return
-	}
-	if time.Until(d.LeaseEnds) < destination.Timeout()+leaseMargin {
-		return // it waited too long here: whoever claims it next sends it
 	}
 	a, made := e.attempt(ctx, d, destination)
 	if !made {
@@ -51,8 +48,8 @@ func (e *Engine) deliver(ctx context.Context, d relay.Delivery) {
 	}
 }
 
-// attempt renders and sends one delivery. made is false when a shutdown ended
-// it: that is never counted against the receiver.
+// attempt renders and sends one delivery. made is false when nothing came of
+// it that could be held against the receiver: a shutdown, or too little lease.
 func (e *Engine) attempt(ctx context.Context, d relay.Delivery, to *directory.Destination) (a relay.Attempt, made bool) {
 	a = relay.Attempt{ProjectID: d.ProjectID, DeliveryID: d.ID, Lease: d.Lease, StartedAt: time.Now()}
 	req, notes, err := e.render(ctx, d, to)
@@ -64,6 +61,9 @@ func (e *Engine) attempt(ctx context.Context, d relay.Delivery, to *directory.De
 		return e.judged(a, d, 0), true
 	}
 	a.Notes = notes
+	if time.Until(d.LeaseEnds) < to.Timeout()+leaseMargin {
+		return a, false // it waited too long here: whoever claims it next sends it
+	}
 	resp, err := e.cfg.Client.Do(ctx, egress.Request{
 		Method: req.Method, URL: req.URL, Header: req.Header, Body: req.Body, Timeout: to.Timeout(),
 	})
@@ -126,12 +126,17 @@ func (e *Engine) render(ctx context.Context, d relay.Delivery, to *directory.Des
 	return req, notes, err
 }
 
-// commitAttempts records one batch; a batch that the database refuses is
-// taken apart, so that one odd answer cannot hold up the others.
+// commitAttempts records one batch. What the database cannot take now is
+// tried again for a while, since every result that is lost is a call made
+// twice; a batch that it refuses is taken apart, so that one odd answer cannot
+// hold up the others.
 func (e *Engine) commitAttempts(batch []relay.Attempt) []groupcommit.Result[store.Recorded] {
 	ctx, cancel := context.WithTimeout(context.Background(), recordTimeout)
 	defer cancel()
-	recorded, err := e.cfg.Store.RecordAttempts(ctx, batch)
+	recorded, err := e.record(ctx, batch)
+	for wait := firstRetry; err != nil && (store.Conflicted(err) || relay.IsKind(err, relay.Busy)) && pause(ctx, wait); wait *= 2 {
+		recorded, err = e.record(ctx, batch)
+	}
 	results := make([]groupcommit.Result[store.Recorded], len(batch))
 	if store.Poisoned(err) && len(batch) > 1 {
 		for i := range batch {
@@ -147,4 +152,25 @@ func (e *Engine) commitAttempts(batch []relay.Attempt) []groupcommit.Result[stor
 		results[i].Value = recorded[i]
 	}
 	return results
+}
+
+// firstRetry is the pause before attempts are recorded again; it doubles.
+const firstRetry = 50 * time.Millisecond
+
+func (e *Engine) record(ctx context.Context, batch []relay.Attempt) ([]store.Recorded, error) {
+	ctx, cancel := context.WithTimeout(ctx, recordTry)
+	defer cancel()
+	return e.cfg.Store.RecordAttempts(ctx, batch)
+}
+
+// pause waits for d and reports whether there is time left.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
 }

@@ -46,15 +46,19 @@ import (
 
 // The bounds of delivery.
 const (
-	maxQueued     = 20_000   // deliveries in all lanes together
-	maxQueuedSize = 32 << 20 // bytes of callback bodies that they hold
-	laneFull      = 1_000    // from here on the poller leaves a destination out
-	claimSize     = 256      // rows per claim
+	maxQueued     = 20_000            // deliveries in all lanes together
+	maxQueuedSize = 32 << 20          // bytes of callback bodies that they hold
+	laneFull      = maxQueued / 4     // of them in one lane: the rest is for the others
+	laneFullSize  = maxQueuedSize / 4 // and of the bytes
+	claimSize     = 256               // rows per claim
 	pollInterval  = 500 * time.Millisecond
-	recordTimeout = 6 * time.Second // of one batch of attempts
+	claimTimeout  = 10 * time.Second // of one claim
+	returnTimeout = 5 * time.Second  // of giving leases back
+	recordTry     = 4 * time.Second  // of one statement that records attempts
+	recordTimeout = 10 * time.Second // of all tries: results are not thrown away for a hiccup
 	recordBatch   = 256
 	recorders     = 2               // batches of attempts at the same time
-	leaseMargin   = 2 * time.Second // lease that must be left after the timeout of a send
+	leaseMargin   = 5 * time.Second // lease that must be left after the timeout of a send, to record it
 )
 
 // Config is what an Engine works with.
@@ -78,6 +82,7 @@ type Engine struct {
 	lanes    map[int64]*lane
 	queued   int
 	bytes    int
+	surplus  []relay.Delivery // did not fit: their leases are given back by the next poll
 	stopping bool
 	sends    sync.WaitGroup  // running lane workers
 	sendCtx  context.Context //nolint:containedctx // one for all sends, whoever queued them
@@ -86,8 +91,12 @@ type Engine struct {
 // lane is the queue of one destination. Its fields are guarded by Engine.mu.
 type lane struct {
 	queue  []relay.Delivery
+	bytes  int
 	active int
 }
+
+// full reports whether the lane has its share of the memory.
+func (l *lane) full() bool { return len(l.queue) >= laneFull || l.bytes >= laneFullSize }
 
 // New returns an Engine; Run makes it work.
 func New(cfg Config) (*Engine, error) {
@@ -97,32 +106,59 @@ func New(cfg Config) (*Engine, error) {
 	e := &Engine{cfg: cfg, lanes: map[int64]*lane{}, wake: make(chan struct{}, 1)}
 	// As many attempts as can be in flight may wait to be recorded.
 	bounds := groupcommit.Config{MaxBatch: recordBatch, MaxWaiting: maxQueued, Committers: recorders}
-	e.recorder = groupcommit.New(bounds, e.commitAttempts)
+	e.recorder = groupcommit.New(bounds, nil, e.commitAttempts)
 	e.stopping = true // until Run
 	return e, nil
 }
 
 // HandOver takes deliveries that were committed and leased to this node. It
-// never blocks; what does not fit is left to the poller.
+// never blocks; what does not fit is given back to the table.
 func (e *Engine) HandOver(deliveries []relay.Delivery) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, d := range deliveries {
-		if e.stopping || e.queued >= maxQueued || e.bytes+len(d.Body) > maxQueuedSize {
-			continue
-		}
 		l := e.lanes[d.DestinationID]
 		if l == nil {
 			l = &lane{}
 			e.lanes[d.DestinationID] = l
 		}
+		if e.stopping || e.queued >= maxQueued || e.bytes+len(d.Body) > maxQueuedSize || l.full() {
+			e.addSurplus(d)
+			continue
+		}
 		l.queue = append(l.queue, d)
+		l.bytes += len(d.Body)
 		e.queued++
 		e.bytes += len(d.Body)
 		if l.active < e.concurrency(d.DestinationID) {
 			l.active++
 			e.sends.Go(func() { e.work(l) })
 		}
+	}
+}
+
+// addSurplus remembers a delivery whose lease is to be given back. Beyond the
+// bound the leases end by themselves. The caller holds mu.
+func (e *Engine) addSurplus(d relay.Delivery) {
+	if len(e.surplus) < maxQueued {
+		e.surplus = append(e.surplus, relay.Delivery{ID: d.ID, ProjectID: d.ProjectID, Lease: d.Lease})
+	}
+}
+
+// returnSurplus gives back the leases of what did not fit.
+func (e *Engine) returnSurplus(ctx context.Context) {
+	e.mu.Lock()
+	surplus := e.surplus
+	e.surplus = nil
+	e.mu.Unlock()
+	e.returnLeases(ctx, surplus)
+}
+
+func (e *Engine) returnLeases(ctx context.Context, held []relay.Delivery) {
+	ctx, cancel := context.WithTimeout(ctx, returnTimeout)
+	defer cancel()
+	if err := e.cfg.Store.ReturnLeases(ctx, held); err != nil {
+		e.cfg.Log.Warn("leases not returned; they end by themselves", "count", len(held), "error", err)
 	}
 }
 
@@ -155,6 +191,7 @@ func (e *Engine) next(l *lane) (d relay.Delivery, ok bool) {
 	d = l.queue[0]
 	l.queue[0] = relay.Delivery{} // lets go of the body
 	l.queue = l.queue[1:]
+	l.bytes -= len(d.Body)
 	e.queued--
 	e.bytes -= len(d.Body)
 	return d, true
@@ -183,10 +220,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	g.Go(func() error { return e.recorder.Run(recordCtx) })
 	g.Go(func() error {
 		e.poll(ctx)
-		held := e.stop()
-		if err := e.cfg.Store.ReturnLeases(recordCtx, held); err != nil {
-			e.cfg.Log.Warn("leases not returned; they end by themselves", "count", len(held), "error", err)
-		}
+		e.returnLeases(recordCtx, e.stop())
 		e.awaitSends(cancelSends)
 		stopRecorder()
 		return nil
@@ -203,9 +237,10 @@ func (e *Engine) stop() (held []relay.Delivery) {
 	e.stopping = true
 	for _, l := range e.lanes {
 		held = append(held, l.queue...)
-		l.queue = nil
+		l.queue, l.bytes = nil, 0
 	}
-	e.queued, e.bytes = 0, 0
+	held = append(held, e.surplus...)
+	e.queued, e.bytes, e.surplus = 0, 0, nil
 	return held
 }
 
@@ -231,6 +266,7 @@ func (e *Engine) poll(ctx context.Context) {
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	for ctx.Err() == nil {
+		e.returnSurplus(ctx)
 		n, err := e.ClaimOnce(ctx)
 		if err != nil && ctx.Err() == nil {
 			e.cfg.Log.Warn("claiming deliveries failed", "error", err)
@@ -254,6 +290,8 @@ func (e *Engine) ClaimOnce(ctx context.Context) (int, error) {
 	if room == 0 {
 		return 0, nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, claimTimeout)
+	defer cancel()
 	claimed, err := e.cfg.Store.ClaimDue(ctx, uuid.New(), min(room, claimSize), busy)
 	if err != nil {
 		return 0, fmt.Errorf("claiming: %w", err)
@@ -270,7 +308,7 @@ func (e *Engine) room() (n int, busy []int64) {
 	busy = []int64{}
 	for id, l := range e.lanes {
 		switch {
-		case len(l.queue) >= laneFull:
+		case l.full():
 			busy = append(busy, id)
 		case len(l.queue) == 0 && l.active == 0:
 			delete(e.lanes, id) // nobody holds it: work ends under mu

@@ -371,7 +371,7 @@ func TestHandOverIsBounded(t *testing.T) {
 	e.HandOver([]relay.Delivery{first})
 	receive(t, w.at.came, "the first is being sent")
 	filler.LeaseEnds, filler.Body = time.Now(), make([]byte, 1<<10) // dropped once it is taken up
-	fill := make([]relay.Delivery, deliver.MaxQueued)
+	fill := make([]relay.Delivery, deliver.LaneFull)
 	for i := range fill {
 		fill[i] = filler
 	}
@@ -382,8 +382,8 @@ func TestHandOverIsBounded(t *testing.T) {
 		want int
 	}{
 		{"a body beyond the bytes", []relay.Delivery{big}, 0},
-		{"as many as there is room for", fill, deliver.MaxQueued},
-		{"one more", []relay.Delivery{last}, deliver.MaxQueued},
+		{"as many as there is room for", fill, deliver.LaneFull},
+		{"one more", []relay.Delivery{last}, deliver.LaneFull},
 	} {
 		e.HandOver(step.add)
 		if got := e.Queued(); got != step.want {

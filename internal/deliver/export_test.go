@@ -3,8 +3,8 @@ package deliver
 // LeaseMargin is the lease that must be left after the timeout of a send.
 const LeaseMargin = leaseMargin
 
-// MaxQueued is how many deliveries all lanes hold together.
-const MaxQueued = maxQueued
+// LaneFull is how many deliveries one lane holds.
+const LaneFull = laneFull
 
 // Running reports whether Run takes what is handed over.
 func (e *Engine) Running() bool {

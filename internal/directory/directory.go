@@ -13,13 +13,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"relay.example/relay/internal/egress"
+	"relay.example/relay/internal/relay"
 	"relay.example/relay/internal/store"
 )
 
@@ -29,6 +29,7 @@ const (
 	listenRetry     = time.Second
 	refreshInterval = time.Second // for an unknown source or a failed signature, per node
 	refreshTimeout  = 2 * time.Second
+	loadTimeout     = 10 * time.Second
 )
 
 // Config is what a Directory works with.
@@ -43,10 +44,11 @@ type Config struct {
 type Directory struct {
 	cfg     Config
 	current atomic.Pointer[Snapshot]
-	reading sync.Mutex // one read at a time; the last one wins
+	reading chan struct{} // one read at a time; the last one wins
 
-	refreshing  sync.Mutex // those who meet the unknown together wait for one read
+	refreshing  chan struct{} // guards the two below
 	refreshedAt time.Time
+	refreshErr  error
 }
 
 // New returns a Directory that is empty until Load.
@@ -54,7 +56,7 @@ func New(cfg Config) (*Directory, error) {
 	if cfg.Store == nil || cfg.Log == nil || cfg.PublicURL == "" {
 		return nil, errors.New("directory: Config has a field that is not set")
 	}
-	d := &Directory{cfg: cfg}
+	d := &Directory{cfg: cfg, reading: make(chan struct{}, 1), refreshing: make(chan struct{}, 1)}
 	d.current.Store(newSnapshot(&store.Configuration{}, cfg))
 	return d, nil
 }
@@ -64,8 +66,14 @@ func (d *Directory) Current() *Snapshot { return d.current.Load() }
 
 // Load reads the configuration now.
 func (d *Directory) Load(ctx context.Context) error {
-	d.reading.Lock()
-	defer d.reading.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
+	defer cancel()
+	select {
+	case d.reading <- struct{}{}:
+		defer func() { <-d.reading }()
+	case <-ctx.Done():
+		return fmt.Errorf("loading the configuration: %w", unsure(context.Cause(ctx)))
+	}
 	c, err := d.cfg.Store.Configuration(ctx)
 	if err != nil {
 		return fmt.Errorf("loading the configuration: %w", err)
@@ -75,24 +83,39 @@ func (d *Directory) Load(ctx context.Context) error {
 }
 
 // Refresh re-reads the configuration because somebody met what this node does
-// not know. It is rate-limited, so that strangers cannot make it busy, and
-// returns the Snapshot to go on with.
-func (d *Directory) Refresh(ctx context.Context) *Snapshot {
-	d.refreshing.Lock()
-	defer d.refreshing.Unlock()
-	if time.Since(d.refreshedAt) < refreshInterval {
-		return d.Current()
+// not know, and returns the Snapshot to go on with. Those who meet it together
+// wait for one read. It is rate-limited, so that strangers cannot make the node
+// busy. An error says that nobody can tell whether the thing exists.
+func (d *Directory) Refresh(ctx context.Context) (*Snapshot, error) {
+	select {
+	case d.refreshing <- struct{}{}:
+		defer func() { <-d.refreshing }()
+	case <-ctx.Done():
+		return d.Current(), unsure(context.Cause(ctx))
 	}
-	ctx, cancel := context.WithTimeout(ctx, refreshTimeout)
+	if time.Since(d.refreshedAt) < refreshInterval {
+		return d.Current(), d.refreshErr
+	}
+	// The read is everybody's: it does not end with the one who began it.
+	reading, cancel := context.WithTimeout(context.WithoutCancel(ctx), refreshTimeout)
 	defer cancel()
-	if err := d.loadIfChanged(ctx); err != nil {
-		d.cfg.Log.Warn("configuration not re-read", "error", err)
+	d.refreshErr = nil
+	if err := d.loadIfChanged(reading); err != nil {
+		d.refreshErr = unsure(err)
 	}
 	d.refreshedAt = time.Now()
-	return d.Current()
+	return d.Current(), d.refreshErr
+}
+
+// unsure makes a failed read a refusal that asks to try again.
+func unsure(err error) error {
+	return errors.Join(relay.Errorf(relay.Busy, "configuration_unavailable",
+		"the configuration cannot be read at the moment: try again"), err)
 }
 
 func (d *Directory) loadIfChanged(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
+	defer cancel()
 	version, err := d.cfg.Store.ConfigurationVersion(ctx)
 	if err != nil || version == d.Current().version {
 		return err

@@ -80,6 +80,15 @@ func TestListensAgain(t *testing.T) {
 
 // TestRefresh holds that one who meets what the node does not know makes it
 // look, and that a crowd makes it look once a second.
+func refreshed(t *testing.T, d *directory.Directory) *directory.Snapshot {
+	t.Helper()
+	s, err := d.Refresh(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
 func TestRefresh(t *testing.T) {
 	t.Parallel()
 	author := newNode(t)
@@ -88,26 +97,26 @@ func TestRefresh(t *testing.T) {
 	if other.project(t).Source("pay") != nil {
 		t.Fatal("the other node knows the source before it looked: this test shows nothing")
 	}
-	if got := other.Refresh(t.Context()).Project(relay.DefaultProject).Source("pay"); got == nil {
+	if got := refreshed(t, other.Directory).Project(relay.DefaultProject).Source("pay"); got == nil {
 		t.Error("the first refresh did not find the source")
 	}
 	before := other.Current()
 	author.apply(t, document(nil, list(`{"name":"late","provider":"html-form"}`), nil), directory.Options{})
 	start := time.Now()
 	for range 1000 {
-		other.Refresh(t.Context())
+		refreshed(t, other.Directory)
 	}
 	if took := time.Since(start); took < 500*time.Millisecond && other.Current() != before {
 		t.Error("a second refresh within the same second read again: want it rate-limited")
 	}
 	eventually(t, 3*time.Second, "a later refresh", func() bool {
-		return other.Refresh(t.Context()).Project(relay.DefaultProject).Source("late") != nil
+		return refreshed(t, other.Directory).Project(relay.DefaultProject).Source("late") != nil
 	})
 	// Nothing changed, nothing is read.
 	same := other.Current()
 	start = time.Now()
 	for time.Since(start) < 1100*time.Millisecond {
-		if other.Refresh(t.Context()) != same {
+		if refreshed(t, other.Directory) != same {
 			t.Fatal("a refresh without a change made a new snapshot")
 		}
 	}
@@ -118,8 +127,12 @@ func TestRefreshWithoutDatabase(t *testing.T) {
 	t.Parallel()
 	n := configured(t)
 	n.store.Close()
-	if got := n.Refresh(t.Context()); got.Project(relay.DefaultProject).Flow("checkout") == nil {
+	got, err := n.Refresh(t.Context())
+	if got.Project(relay.DefaultProject).Flow("checkout") == nil {
 		t.Error("without its database the node forgot its configuration")
+	}
+	if !relay.IsKind(err, relay.Busy) {
+		t.Errorf("Refresh: got %v, want busy: nobody can tell what there is", err)
 	}
 	if err := n.Load(t.Context()); err == nil {
 		t.Error("Load: got no error without a database")
@@ -310,7 +323,8 @@ func TestCanFire(t *testing.T) {
 func TestWarnings(t *testing.T) {
 	t.Parallel()
 	n := newNode(t)
-	n.apply(t, document(list(bot), list(pay), nil), directory.Options{})
+	n.apply(t, document(list(bot), list(pay, `{"name":"contact","provider":"html-form"}`, `{"name":"stripe","provider":"stripe"}`), nil),
+		directory.Options{})
 	for on, want := range map[string][]string{
 		`{}`:                            list("completed, expired, cancelled, failed: no action"),
 		`{"completed":{"module_id":1}}`: list("expired, cancelled, failed: no action"),
@@ -318,9 +332,24 @@ func TestWarnings(t *testing.T) {
 		`{"default":{"action":"none"}}`: {},
 		`{"completed":{"module_id":1},"expired":{"text":"x"},"cancelled":{"action":"none"},"failed":{"text":"x"}}`: {},
 	} {
-		n.apply(t, document(nil, nil, list(`{"name":"x","on":`+on+`}`)), directory.Options{})
+		n.apply(t, document(nil, nil, list(`{"name":"x","source":"pay","on":`+on+`}`)), directory.Options{})
 		if diff := cmp.Diff(want, n.project(t).Flow("x").Resolved.Warnings); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", on, diff)
+		}
+	}
+	// What a wait's sources never tell of is nothing to be warned of.
+	for source, want := range map[string]string{
+		"contact": "expired, cancelled: no action",
+		"stripe":  "expired, cancelled, failed: no action",
+	} {
+		n.apply(t, document(nil, nil, list(`{"name":"x","source":"`+source+`","module_id":1}`)), directory.Options{})
+		s, f := n.Current(), n.project(t).Flow("x")
+		if diff := cmp.Diff(list(want), f.Resolved.Warnings); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", source, diff)
+		}
+		doc := &relay.Plan{On: f.On}
+		if diff := cmp.Diff(list(want), s.Warnings(doc, f.Resolved.SourceIDs)); diff != "" {
+			t.Errorf("a wait at %s (-want +got):\n%s", source, diff)
 		}
 	}
 }

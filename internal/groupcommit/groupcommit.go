@@ -13,11 +13,13 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 )
 
-// ErrFull is returned when more requests wait than Config.MaxWaiting.
+// ErrFull is returned when more requests wait than Config.MaxWaiting, or more
+// of their bytes than Config.MaxWaitingBytes.
 var ErrFull = errors.New("too many requests wait for a commit")
 
 // ErrStopped is returned once Run has stopped.
@@ -28,14 +30,20 @@ type Config struct {
 	MaxBatch   int // requests in one commit
 	MaxWaiting int // requests waiting for the next commits
 	Committers int // commits at the same time
+
+	// MaxBytes and MaxWaitingBytes bound the same by the size of the requests,
+	// where New is given one.
+	MaxBytes, MaxWaitingBytes int
 }
 
 // Committer groups requests of type Req whose commit yields a Res each. It is
 // safe for concurrent use.
 type Committer[Req, Res any] struct {
 	cfg    Config
+	size   func(Req) int
 	commit func([]Req) []Result[Res]
 	queue  chan *request[Req, Res]
+	bytes  atomic.Int64 // of the requests in the queue
 
 	// mu orders Do against stopping: once stopping is set under the write
 	// lock, nothing enters the queue any more.
@@ -51,15 +59,21 @@ type Result[Res any] struct {
 
 type request[Req, Res any] struct {
 	req  Req
+	size int
 	done chan Result[Res]
 }
 
 // New returns a Committer; Run makes it work. commit is called from
 // cfg.Committers goroutines at once, with 1 to cfg.MaxBatch requests, and
-// answers each of them in the same order. It bounds its own time.
-func New[Req, Res any](cfg Config, commit func([]Req) []Result[Res]) *Committer[Req, Res] {
+// answers each of them in the same order. It bounds its own time. size, where
+// given, says how many bytes a request holds in memory.
+func New[Req, Res any](cfg Config, size func(Req) int, commit func([]Req) []Result[Res]) *Committer[Req, Res] {
+	if size == nil {
+		size = func(Req) int { return 0 }
+	}
 	return &Committer[Req, Res]{
 		cfg:    cfg,
+		size:   size,
 		commit: commit,
 		queue:  make(chan *request[Req, Res], cfg.MaxWaiting),
 	}
@@ -68,7 +82,7 @@ func New[Req, Res any](cfg Config, commit func([]Req) []Result[Res]) *Committer[
 // Do enters req into the next commit and waits for it. When ctx ends first,
 // the request is still committed and Do returns the cause.
 func (c *Committer[Req, Res]) Do(ctx context.Context, req Req) (res Res, err error) {
-	r := &request[Req, Res]{req: req, done: make(chan Result[Res], 1)}
+	r := &request[Req, Res]{req: req, size: c.size(req), done: make(chan Result[Res], 1)}
 	if err := c.enter(r); err != nil {
 		return res, err
 	}
@@ -86,10 +100,15 @@ func (c *Committer[Req, Res]) enter(r *request[Req, Res]) error {
 	if c.stopping {
 		return ErrStopped
 	}
+	if c.bytes.Add(int64(r.size)) > int64(c.cfg.MaxWaitingBytes) && r.size > 0 {
+		c.bytes.Add(-int64(r.size))
+		return ErrFull
+	}
 	select {
 	case c.queue <- r:
 		return nil
 	default:
+		c.bytes.Add(-int64(r.size))
 		return ErrFull
 	}
 }
@@ -132,18 +151,27 @@ func (c *Committer[Req, Res]) loop() {
 	}
 }
 
-// gather adds what is already waiting, and waits for nothing.
+// gather adds what is already waiting, and waits for nothing. The last one
+// may take the batch past MaxBytes, by its own size.
 func (c *Committer[Req, Res]) gather(batch []*request[Req, Res]) []*request[Req, Res] {
-	for len(batch) < c.cfg.MaxBatch {
+	size := c.leave(batch[0])
+	for len(batch) < c.cfg.MaxBatch && (size < c.cfg.MaxBytes || size == 0) {
 		select {
 		case r, ok := <-c.queue:
 			if !ok {
 				return batch
 			}
+			size += c.leave(r)
 			batch = append(batch, r)
 		default:
 			return batch
 		}
 	}
 	return batch
+}
+
+// leave takes a request's size off the queue, and returns it.
+func (c *Committer[Req, Res]) leave(r *request[Req, Res]) int {
+	c.bytes.Add(-int64(r.size))
+	return r.size
 }

@@ -3,6 +3,8 @@ package groupcommit_test
 import (
 	"context"
 	"errors"
+	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -66,7 +68,7 @@ func TestUnderLoad(t *testing.T) {
 	t.Parallel()
 	const callers, calls, maxBatch, committers = 100, 50, 16, 2
 	var running, most, commits, biggest atomic.Int64
-	c := groupcommit.New(groupcommit.Config{MaxBatch: maxBatch, MaxWaiting: callers, Committers: committers},
+	c := groupcommit.New(groupcommit.Config{MaxBatch: maxBatch, MaxWaiting: callers, Committers: committers}, nil,
 		func(batch []int) []groupcommit.Result[int] {
 			raise(&most, running.Add(1))
 			defer running.Add(-1)
@@ -115,7 +117,7 @@ func raise(to *atomic.Int64, n int64) {
 // gated is a committer of one whose commits wait to be let go.
 func gated(maxBatch, maxWaiting int) (c *committer, batches chan []int, let chan struct{}) {
 	batches, let = make(chan []int), make(chan struct{})
-	return groupcommit.New(groupcommit.Config{MaxBatch: maxBatch, MaxWaiting: maxWaiting, Committers: 1},
+	return groupcommit.New(groupcommit.Config{MaxBatch: maxBatch, MaxWaiting: maxWaiting, Committers: 1}, nil,
 		func(batch []int) []groupcommit.Result[int] {
 			batches <- append([]int(nil), batch...)
 			<-let
@@ -189,7 +191,7 @@ func TestEachGetsItsOwnError(t *testing.T) {
 	t.Parallel()
 	odd := errors.New("odd")
 	first := make(chan struct{})
-	c := groupcommit.New(groupcommit.Config{MaxBatch: 8, MaxWaiting: 8, Committers: 1}, func(batch []int) []groupcommit.Result[int] {
+	c := groupcommit.New(groupcommit.Config{MaxBatch: 8, MaxWaiting: 8, Committers: 1}, nil, func(batch []int) []groupcommit.Result[int] {
 		<-first
 		out := doubled(batch)
 		for i, n := range batch {
@@ -297,7 +299,7 @@ func TestStopUnderFire(t *testing.T) {
 	t.Parallel()
 	for range 20 {
 		var committed, answered atomic.Int64
-		c := groupcommit.New(groupcommit.Config{MaxBatch: 4, MaxWaiting: 64, Committers: 2}, func(batch []int) []groupcommit.Result[int] {
+		c := groupcommit.New(groupcommit.Config{MaxBatch: 4, MaxWaiting: 64, Committers: 2}, nil, func(batch []int) []groupcommit.Result[int] {
 			committed.Add(int64(len(batch)))
 			return doubled(batch)
 		})
@@ -328,4 +330,46 @@ func TestStopUnderFire(t *testing.T) {
 			t.Errorf("%d were committed and %d answered: want the same", committed.Load(), answered.Load())
 		}
 	}
+}
+
+// Requests are bounded by their size as well: a batch ends with the one that
+// fills it, and what waits beyond the bound is refused, not kept.
+func TestBytesAreBounded(t *testing.T) {
+	t.Parallel()
+	entered, release := make(chan []int, 8), make(chan struct{})
+	c := groupcommit.New(groupcommit.Config{MaxBatch: 64, MaxWaiting: 64, Committers: 1, MaxBytes: 100, MaxWaitingBytes: 250},
+		func(n int) int { return n },
+		func(batch []int) []groupcommit.Result[int] {
+			entered <- slices.Clone(batch)
+			<-release
+			return doubled(batch)
+		})
+	stop := start(t, c)
+	var wg sync.WaitGroup
+	do := func(n int) {
+		wg.Go(func() {
+			if _, err := c.Do(t.Context(), n); err != nil {
+				t.Errorf("Do(%d): got %v, want it committed", n, err)
+			}
+		})
+	}
+	do(1)
+	<-entered // the committer is busy; what follows waits
+	for i, n := range []int{60, 60, 60, 60} {
+		do(n)
+		for c.Waiting() <= i {
+			runtime.Gosched()
+		}
+	}
+	if _, err := c.Do(t.Context(), 60); !errors.Is(err, groupcommit.ErrFull) {
+		t.Errorf("past the bytes that may wait: got %v, want ErrFull", err)
+	}
+	close(release)
+	for range 2 {
+		if batch := <-entered; len(batch) != 2 {
+			t.Errorf("got the batch %v, want two of 60 bytes: the second fills it", batch)
+		}
+	}
+	wg.Wait()
+	stop()
 }

@@ -91,7 +91,7 @@ func (h *Handlers) flushActivity(ctx context.Context) error {
 // is above it is answered the same and counted, but not stored: strangers
 // must not be able to fill the database.
 const (
-	rejectedPerSecond = 5
+	rejectedPerSecond = 1
 	rejectedBurst     = 50
 	rejectedSources   = 10_000 // whose budgets are remembered
 )

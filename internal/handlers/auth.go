@@ -34,8 +34,11 @@ func (h *Handlers) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 		snapshot := h.cfg.Directory.Current()
 		key := snapshot.Key(text)
 		if key == nil {
-			snapshot = h.cfg.Directory.Refresh(c.Request().Context())
-			key = snapshot.Key(text)
+			var err error
+			snapshot, err = h.cfg.Directory.Refresh(c.Request().Context())
+			if key = snapshot.Key(text); key == nil && err != nil {
+				return err
+			}
 		}
 		if key == nil {
 			return relay.Errorf(relay.Unauthorized, "invalid_api_key", "this API key is not known, or was revoked")

@@ -92,14 +92,13 @@ type secret struct {
 }
 
 func showSecret(s relay.SourceSecret) secret {
-	return secret{ID: s.ID, CreatedAt: stamp(s.CreatedAt), ExpiresAt: optionalStamp(s.ExpiresAt), LastUsedAt: optionalStamp(s.LastUsedAt)}
+	return secret{ID: s.ID, CreatedAt: stamp(s.CreatedAt), ExpiresAt: optionalStamp(s.ExpiresAt)}
 }
 
 func showSource(s *directory.Source) source {
 	out := source{
 		Name: s.Name, Provider: s.Provider, TokenField: nullable(s.TokenField), KeyField: nullable(s.KeyField),
 		PublicURL: nullable(s.PublicURL), AwaitingSecret: s.AwaitsSecret(), Events: []string{}, Setup: []string{},
-		LastEventAt: optionalStamp(s.LastEventAt), LastError: nullable(s.LastError),
 		Secrets: all(s.Secrets, showSecret).Data, CreatedAt: stamp(s.CreatedAt), UpdatedAt: stamp(s.UpdatedAt),
 	}
 	if s.Provider == relay.InlineProvider {
@@ -121,34 +120,48 @@ func showSource(s *directory.Source) source {
 }
 
 func (h *Handlers) listSources(c echo.Context) error {
-	project, err := h.withActivity(c)
+	shown, err := h.showSources(c, callerOf(c).project.Sources()...)
 	if err != nil {
 		return err
 	}
-	return c.JSON(http.StatusOK, all(project.Sources(), showSource))
+	return c.JSON(http.StatusOK, list[source]{Data: shown})
 }
 
 func (h *Handlers) getSource(c echo.Context) error {
-	project, err := h.withActivity(c)
-	if err != nil {
-		return err
-	}
-	s := project.Source(c.Param("name"))
+	s := callerOf(c).project.Source(c.Param("name"))
 	if s == nil {
 		return missing(directory.KindSource, c.Param("name"))
 	}
-	return c.JSON(http.StatusOK, showSource(s))
+	shown, err := h.showSources(c, s)
+	if err != nil {
+		return err
+	}
+	return c.JSON(http.StatusOK, shown[0])
 }
 
-// withActivity reads the configuration anew: when a source was last heard of
-// changes all the time and is no reason for nodes to re-read theirs.
-func (h *Handlers) withActivity(c echo.Context) (*directory.Project, error) {
-	if err := h.cfg.Directory.Load(c.Request().Context()); err != nil {
+// showSources shows sources with when they were last heard of. That changes
+// all the time, and is no part of the configuration that nodes hold.
+func (h *Handlers) showSources(c echo.Context, sources ...*directory.Source) ([]source, error) {
+	ctx, project := c.Request().Context(), callerOf(c).project
+	seen, err := h.cfg.Store.Activity(ctx, project.ID)
+	if err != nil {
 		return nil, err
 	}
-	who := callerOf(c)
-	who.use(h.cfg.Directory.Current())
-	return who.project, nil
+	out := make([]source, 0, len(sources))
+	for _, s := range sources {
+		shown := showSource(s)
+		if a, ok := seen[s.ID]; ok {
+			shown.LastEventAt = optionalStamp(a.LastEventAt)
+			if s.Err == nil {
+				shown.LastError = nullable(a.LastError)
+			}
+			for i := range shown.Secrets {
+				shown.Secrets[i].LastUsedAt = optionalStamp(a.SecretsUsed[shown.Secrets[i].ID])
+			}
+		}
+		out = append(out, shown)
+	}
+	return out, nil
 }
 
 // postSecret gives a source a new current secret.

@@ -284,13 +284,19 @@ func (h *Handlers) endByHand(c echo.Context, outcome relay.Outcome, with *store.
 	if err != nil {
 		return err
 	}
+	// The plan of a wait never changes: it is read before the wait is locked,
+	// so that nobody who holds a lock waits for another connection.
+	found, err := h.cfg.Store.Correlation(ctx, who.project.ID, id)
+	if err != nil {
+		return err
+	}
+	p, err := h.cfg.Plans.Get(ctx, found.PlanID)
+	if err != nil {
+		return err
+	}
 	decide := func(w *relay.Wait) (store.Ending, error) {
 		if w.Status != relay.Pending {
 			return store.Ending{}, relay.Errorf(relay.Conflict, "not_pending", "the wait is %s already", w.Status)
-		}
-		p, err := h.cfg.Plans.Get(ctx, w.PlanID)
-		if err != nil {
-			return store.Ending{}, err
 		}
 		paymentID := ""
 		if with != nil && with.Payment != nil {

@@ -28,13 +28,14 @@ import (
 
 // The bounds of a request.
 const (
-	maxBody       = 1 << 20                 // bytes, of callbacks and of API calls
-	maxHeaders    = 64 << 10                // bytes
-	headerTimeout = 5 * time.Second         // to send the headers
-	readTimeout   = 15 * time.Second        // to send everything
-	writeTimeout  = 30 * time.Second        // from the headers to the end of the answer
-	idleTimeout   = 120 * time.Second       // of a kept connection
-	answerTimeout = 2800 * time.Millisecond // of a callback: providers give up after 3 s
+	maxBody        = 1 << 20                 // bytes, of callbacks and of API calls
+	maxHeaders     = 64 << 10                // bytes
+	headerTimeout  = 5 * time.Second         // to send the headers
+	readTimeout    = 15 * time.Second        // to send everything
+	writeTimeout   = 30 * time.Second        // from the headers to the end of the answer
+	idleTimeout    = 120 * time.Second       // of a kept connection
+	answerTimeout  = 2800 * time.Millisecond // of a callback: providers give up after 3 s
+	requestTimeout = 10 * time.Second        // of everything else
 )
 
 // Config is what the handlers work with.
@@ -119,6 +120,7 @@ func (q quiet) Enabled(ctx context.Context, _ slog.Level) bool {
 // public is all routes of the public listener.
 func (h *Handlers) public() *echo.Echo {
 	e := h.echo()
+	e.Use(within(requestTimeout))
 	e.GET("/healthz", h.healthz)
 	e.GET("/readyz", h.readyz)
 
@@ -180,6 +182,20 @@ func (h *Handlers) echo() *echo.Echo {
 	e.HTTPErrorHandler = h.answerError
 	e.Use(h.observe)
 	return e
+}
+
+var errRequestTimeout = errors.New("the request took too long")
+
+// within bounds what a request may wait for.
+func within(d time.Duration) echo.MiddlewareFunc {
+	return func(next echo.HandlerFunc) echo.HandlerFunc {
+		return func(c echo.Context) error {
+			ctx, cancel := context.WithTimeoutCause(c.Request().Context(), d, errRequestTimeout)
+			defer cancel()
+			c.SetRequest(c.Request().WithContext(ctx))
+			return next(c)
+		}
+	}
 }
 
 // observe logs one line per request that failed on our side, turns a panic

@@ -45,7 +45,9 @@ func (h *Handlers) callback(c echo.Context) error {
 		return err
 	}
 	in := &inbound{src: src, received: received, req: requestOf(c, src, body)}
-	if err := h.verify(ctx, in); err != nil {
+	if err := h.verify(ctx, in); relay.IsKind(err, relay.Busy) {
+		return err // nobody can tell whether it is genuine
+	} else if err != nil {
 		return h.reject(ctx, in, err)
 	}
 	readings, err := in.src.Endpoint.Read(in.req)
@@ -77,7 +79,10 @@ func (h *Handlers) findSource(ctx context.Context, project, name string) (*direc
 	}
 	src := find(h.cfg.Directory.Current())
 	if src == nil {
-		src = find(h.cfg.Directory.Refresh(ctx))
+		fresh, err := h.cfg.Directory.Refresh(ctx)
+		if src = find(fresh); src == nil && err != nil {
+			return nil, err
+		}
 	}
 	switch {
 	case src == nil || src.Err == nil && src.Endpoint.Preset().Internal:
@@ -107,7 +112,11 @@ func requestOf(c echo.Context, src *directory.Source, body []byte) *provider.Req
 func (h *Handlers) verify(ctx context.Context, in *inbound) error {
 	used, ids, err := verifyWith(in)
 	if err != nil {
-		now := h.cfg.Directory.Refresh(ctx).SourceByID(in.src.ID)
+		fresh, unsure := h.cfg.Directory.Refresh(ctx)
+		now := fresh.SourceByID(in.src.ID)
+		if unsure != nil {
+			return unsure
+		}
 		if now == nil || now == in.src || now.Err != nil {
 			return err
 		}

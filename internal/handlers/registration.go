@@ -145,7 +145,11 @@ func (h *Handlers) resolveFlow(c echo.Context, who *caller, req *registration) (
 	if req.Flow != "" {
 		f := who.project.Flow(req.Flow)
 		if f == nil {
-			who.use(h.cfg.Directory.Refresh(c.Request().Context()))
+			fresh, err := h.cfg.Directory.Refresh(c.Request().Context())
+			if err != nil {
+				return nil, err
+			}
+			who.use(fresh)
 			f = who.project.Flow(req.Flow)
 		}
 		if f == nil {
@@ -254,7 +258,7 @@ func (h *Handlers) showRegistered(s *directory.Snapshot, w *relay.Wait, p *relay
 	return registered{
 		ID: w.ID, Token: w.Token, Status: w.Status, Flow: nullable(w.Flow), UserID: w.UserID, Key: nullable(w.Key),
 		URL: h.linkOf(w, p), CallbackURL: h.callbackURL(s, w), ModuleID: p.On[string(relay.Completed)].ModuleID,
-		ExpiresAt: stamp(w.ExpiresAt), CreatedAt: stamp(w.CreatedAt), Warnings: directory.Warnings(p),
+		ExpiresAt: stamp(w.ExpiresAt), CreatedAt: stamp(w.CreatedAt), Warnings: s.Warnings(p, w.SourceIDs),
 	}
 }
 

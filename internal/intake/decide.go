@@ -4,6 +4,8 @@ import (
 	"context"
 	"slices"
 
+	"github.com/google/uuid"
+
 	"relay.example/relay/internal/plan"
 	"relay.example/relay/internal/relay"
 	"relay.example/relay/internal/store"
@@ -87,9 +89,11 @@ func (in *Intake) applyOne(ctx context.Context, c *relay.Callback, facts *store.
 		return store.Decision{}, err
 	}
 	if err != nil {
-		in.cfg.Log.Error("callback not taken: the plan of its wait cannot be used",
+		// Kept and acknowledged: a provider that is refused for ever
+		// switches the endpoint off.
+		in.cfg.Log.Error("callback kept without effect: the plan of its wait cannot be used",
 			"correlation_id", w.ID, "project_id", w.ProjectID, "plan_id", w.PlanID, "event_id", c.ID, "error", err)
-		return store.Decision{}, errUnusablePlan
+		return store.Decision{Match: relay.GuardFailed, Rule: "plan_unusable", Outcome: c.Reading.Outcome, Wait: w}, nil
 	}
 	r := &c.Reading
 	scope := plan.ScopeOf(w, r.Outcome, r.Payment, r.Form, r.Format, c.Body)
@@ -99,6 +103,14 @@ func (in *Intake) applyOne(ctx context.Context, c *relay.Callback, facts *store.
 	}
 	d := store.Decision{Outcome: outcome, Wait: w, Teaches: teaches(c, w, facts)}
 	d.Step = w.Apply(outcome, paymentID(r.Payment))
+	if d.Step.Fires == relay.Mismatch || d.Step.Fires == relay.PaidAgain {
+		if told(c, w, facts) {
+			d.Step = relay.Step{Match: relay.Duplicate, Rule: "same_payment"}
+		} else if ref := toldRef(c); ref != uuid.Nil {
+			facts.ByRef[ref] = append(facts.ByRef[ref], store.RefHit{Wait: w, Active: true})
+			d.Teaches = append(d.Teaches, ref)
+		}
+	}
 	d.Match, d.Rule, d.ExtendBy = d.Step.Match, d.Step.Rule, p.ProcessingFor()
 	if d.Fires = p.Delivery(w, d.Step); d.Fires != nil {
 		d.Fires.EventID = c.ID

@@ -25,12 +25,22 @@ import (
 
 // The bounds of intake.
 const (
-	maxBatch      = 256
-	maxWaiting    = 4096            // callbacks; above it intake sheds with 503
-	committers    = 2               // commits at the same time
-	commitTimeout = 6 * time.Second // of one batch; callers give up before
-	maxConflicts  = 20              // times one batch is repeated after losing to another: at even odds, that is never
+	maxBatch        = 256
+	maxWaiting      = 4096    // callbacks; above it intake sheds with 503
+	maxBatchBytes   = 8 << 20 // of memory, by callbackSize
+	maxWaitingBytes = 64 << 20
+	committers      = 2               // commits at the same time
+	commitTimeout   = 6 * time.Second // of one batch; callers give up before
+	maxConflicts    = 20              // times one batch is repeated after losing to another: at even odds, that is never
 )
+
+// callbackSize is about what a callback holds in memory: its bytes, and what
+// was read out of them.
+func callbackSize(c relay.Callback) int { return 2*len(c.Body) + len(c.Headers) + 512 }
+
+func registrationSize(r store.Registration) int {
+	return len(r.Plan) + len(r.Wait.Data) + len(r.Wait.CustomVars) + 512
+}
 
 // Config is what an Intake works with.
 type Config struct {
@@ -55,10 +65,13 @@ func New(cfg Config) (*Intake, error) {
 		return nil, errors.New("intake: Config has a field that is nil")
 	}
 	in := &Intake{cfg: cfg}
-	bounds := groupcommit.Config{MaxBatch: maxBatch, MaxWaiting: maxWaiting, Committers: committers}
-	in.callbacks = groupcommit.New(bounds, in.commitCallbacks)
+	bounds := groupcommit.Config{
+		MaxBatch: maxBatch, MaxWaiting: maxWaiting, Committers: committers,
+		MaxBytes: maxBatchBytes, MaxWaitingBytes: maxWaitingBytes,
+	}
+	in.callbacks = groupcommit.New(bounds, callbackSize, in.commitCallbacks)
 	bounds.Committers = 1
-	in.registrations = groupcommit.New(bounds, in.commitRegistrations)
+	in.registrations = groupcommit.New(bounds, registrationSize, in.commitRegistrations)
 	return in, nil
 }
 
@@ -75,20 +88,23 @@ func (in *Intake) Run(ctx context.Context) error {
 func (in *Intake) Accept(ctx context.Context, c relay.Callback) (relay.Receipt, error) {
 	c.DedupeKey = dedupeKey(&c)
 	receipt, err := in.callbacks.Do(ctx, c)
-	return receipt, busy(err)
+	return receipt, busy(ctx, err)
 }
 
 // Register registers one wait. It returns after the commit.
 func (in *Intake) Register(ctx context.Context, r store.Registration) (store.Registered, error) {
 	registered, err := in.registrations.Do(ctx, r)
-	return registered, busy(err)
+	return registered, busy(ctx, err)
 }
 
-// busy makes the committer's own refusals something a caller can act upon.
-func busy(err error) error {
+// busy makes what may work at another time something a caller can act upon: a
+// full queue, a caller's time that is up, a batch that lost to others again
+// and again.
+func busy(ctx context.Context, err error) error {
 	switch {
-	case errors.Is(err, groupcommit.ErrFull), errors.Is(err, groupcommit.ErrStopped),
-		errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+	case err == nil:
+		return nil
+	case errors.Is(err, groupcommit.ErrFull), errors.Is(err, groupcommit.ErrStopped), ctx.Err() != nil, store.Conflicted(err):
 		return errors.Join(relay.Errorf(relay.Busy, "overloaded", "this node cannot take more at the moment: try again"), err)
 	}
 	return err
@@ -96,7 +112,7 @@ func busy(err error) error {
 
 // commitCallbacks commits one batch, whatever it takes: a batch that lost to
 // another transaction is repeated, a batch with a row that the database
-// refuses, or whose wait has a plan that cannot be used, is taken apart.
+// refuses is taken apart.
 func (in *Intake) commitCallbacks(batch []relay.Callback) []groupcommit.Result[relay.Receipt] {
 	ctx, cancel := context.WithTimeoutCause(context.Background(), commitTimeout, errCommitTimeout)
 	defer cancel()
@@ -104,7 +120,7 @@ func (in *Intake) commitCallbacks(batch []relay.Callback) []groupcommit.Result[r
 	switch {
 	case err == nil:
 		return values(receipts)
-	case !store.Poisoned(err) && (len(batch) == 1 || !errors.Is(err, errUnusablePlan)):
+	case !store.Poisoned(err):
 		return failed[relay.Receipt](len(batch), err)
 	case len(batch) == 1:
 		return in.commitPoison(ctx, batch[0], err)
@@ -118,17 +134,13 @@ func (in *Intake) commitCallbacks(batch []relay.Callback) []groupcommit.Result[r
 
 var errCommitTimeout = errors.New("the database did not commit in time")
 
-// errUnusablePlan fails a callback alone. It is not kept, so that its provider
-// sends it again: another program, newer or older, may be able to use the plan.
-var errUnusablePlan = relay.Errorf(relay.Busy, "plan_unusable", "what its wait is to do cannot be read at the moment: try again")
-
 // commitPoison keeps a callback that the database refuses as it is: its bytes
-// and what identifies it, without the values that were read out of it. The
-// wait still closes; what is missing is null to its action.
+// and what identifies it, without the values that were read out of it. What is
+// missing is null to expectations and actions.
 func (in *Intake) commitPoison(ctx context.Context, c relay.Callback, cause error) []groupcommit.Result[relay.Receipt] {
 	in.cfg.Log.Error("callback cannot be stored as it was read; keeping its bytes alone",
 		"project_id", c.ProjectID, "source_id", c.SourceID, "event_id", c.ID, "error", cause)
-	c.Reading.Payment, c.Reading.Form, c.Headers = nil, nil, nil
+	c.Reading.Payment, c.Reading.Form, c.Reading.References, c.Headers = nil, nil, nil, nil
 	c.Reading.Type, c.Reading.EventID, c.Reason = "", "", "its values could not be stored"
 	receipts, err := repeat(ctx, func() ([]relay.Receipt, error) { return in.commitOnce(ctx, []relay.Callback{c}) })
 	if err != nil {

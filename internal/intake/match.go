@@ -12,7 +12,8 @@ import (
 )
 
 // namesOf says under which names a callback may find its wait. A forgery and
-// a type that means nothing look for none.
+// a type that means nothing look for none. What nobody has signed goes by the
+// token alone: a key may be guessed, and an order number often can.
 func namesOf(c *relay.Callback) (n store.Names) {
 	if c.Verdict == relay.Rejected || c.Reading.Outcome == "" {
 		return n
@@ -21,12 +22,41 @@ func namesOf(c *relay.Callback) (n store.Names) {
 		if relay.IsToken(candidate.Value) {
 			n.Tokens = append(n.Tokens, candidate.Value)
 		}
-		n.Refs = append(n.Refs, store.RefHash(c.SourceID, candidate.Value))
+		if c.Verdict != relay.Unsigned {
+			n.Refs = append(n.Refs, store.RefHash(c.SourceID, candidate.Value))
+		}
+	}
+	if c.Verdict == relay.Unsigned {
+		return n
 	}
 	for _, reference := range c.Reading.References {
 		n.Refs = append(n.Refs, store.RefHash(c.SourceID, reference.Value))
 	}
+	if told := toldRef(c); told != uuid.Nil {
+		n.Refs = append(n.Refs, told)
+	}
 	return n
+}
+
+// toldRef is the name under which a wait remembers a success that did not
+// close it: a mismatch, or a second payment. The same payment told by another
+// event type then fires nothing more.
+func toldRef(c *relay.Callback) uuid.UUID {
+	id := paymentID(c.Reading.Payment)
+	if id == "" || c.Reading.Outcome != relay.Completed {
+		return uuid.Nil
+	}
+	return store.RefHash(c.SourceID, "told\x00"+id)
+}
+
+// told reports whether w remembers the payment of c.
+func told(c *relay.Callback, w *relay.Wait, facts *store.Facts) bool {
+	for _, hit := range facts.ByRef[toldRef(c)] {
+		if hit.Wait == w {
+			return true
+		}
+	}
+	return false
 }
 
 // dedupeKey identifies a callback at its source. A forgery takes none, or it
@@ -110,16 +140,13 @@ func lookUp(c *relay.Callback, value string, facts *store.Facts) found {
 			return found{wait: w, rule: "token"}
 		}
 	}
-	var best *store.RefHit
-	for _, hit := range facts.ByRef[store.RefHash(c.SourceID, value)] {
-		if hit.Key && (best == nil || newer(hit, *best)) {
-			best = &hit
-		}
-	}
-	if best == nil {
+	if c.Verdict == relay.Unsigned {
 		return found{}
 	}
-	return found{wait: best.Wait, rule: "key"}
+	if key := lastKey(facts.ByRef[store.RefHash(c.SourceID, value)]); key != nil {
+		return found{wait: key.Wait, rule: "key"}
+	}
+	return found{}
 }
 
 // newer prefers the pending wait of a key, then the one that had it last.
@@ -130,20 +157,35 @@ func newer(a, b store.RefHit) bool {
 	return a.Wait.ID.String() > b.Wait.ID.String()
 }
 
-// byReference finds the one wait that learned any of the provider's ids.
+// byReference finds the one wait that learned any of the provider's ids, or
+// whose caller gave one of them as its key.
 func byReference(c *relay.Callback, facts *store.Facts) (f found) {
 	for _, reference := range c.Reading.References {
-		for _, hit := range facts.ByRef[store.RefHash(c.SourceID, reference.Value)] {
-			if hit.Key {
-				continue
-			}
+		hits := facts.ByRef[store.RefHash(c.SourceID, reference.Value)]
+		if key := lastKey(hits); key != nil {
+			hits = []store.RefHit{*key}
+		}
+		for _, hit := range hits {
 			if f.wait != nil && f.wait != hit.Wait {
 				return found{match: relay.Ambiguous, rule: "references_differ"}
 			}
-			f = found{wait: hit.Wait, rule: "reference"}
+			if f = (found{wait: hit.Wait, rule: "reference"}); hit.Key {
+				f.rule = "key"
+			}
 		}
 	}
 	return f
+}
+
+// lastKey returns the hit of the pending wait with this key, else of the one
+// that had it last, or nil.
+func lastKey(hits []store.RefHit) (best *store.RefHit) {
+	for _, hit := range hits {
+		if hit.Key && (best == nil || newer(hit, *best)) {
+			best = &hit
+		}
+	}
+	return best
 }
 
 func unmatchedRule(c *relay.Callback) string {
@@ -163,7 +205,7 @@ next:
 	for _, reference := range c.Reading.References {
 		ref := store.RefHash(c.SourceID, reference.Value)
 		for _, hit := range facts.ByRef[ref] {
-			if hit.Wait == w && !hit.Key {
+			if hit.Wait == w {
 				continue next
 			}
 		}

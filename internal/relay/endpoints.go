@@ -66,8 +66,6 @@ type Source struct {
 	Secrets     []SourceSecret    `json:"-"`
 	CreatedAt   time.Time         `json:"-"`
 	UpdatedAt   time.Time         `json:"-"`
-	LastEventAt *time.Time        `json:"-"`
-	LastError   string            `json:"-"`
 }
 
 // InlineProvider is the Provider of a source whose preset the user wrote.
@@ -75,11 +73,10 @@ const InlineProvider = "inline"
 
 // SourceSecret is one secret that callbacks of a source may be signed with.
 type SourceSecret struct {
-	ID         uuid.UUID
-	Secret     string
-	CreatedAt  time.Time
-	ExpiresAt  *time.Time
-	LastUsedAt *time.Time
+	ID        uuid.UUID
+	Secret    string
+	CreatedAt time.Time
+	ExpiresAt *time.Time
 }
 
 // APIKey is what a caller of the API holds. The key itself is stored nowhere.

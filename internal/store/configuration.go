@@ -92,7 +92,7 @@ func (s *Store) readDestinations(ctx context.Context, tx pgx.Tx, c *Configuratio
 func (s *Store) readSources(ctx context.Context, tx pgx.Tx, c *Configuration) error {
 	secrets := map[int64][]relay.SourceSecret{}
 	rows, _ := tx.Query(ctx, `
-		SELECT x.source_id, x.id, x.sealed, x.created_at, x.expires_at, x.last_used_at
+		SELECT x.source_id, x.id, x.sealed, x.created_at, x.expires_at
 		FROM source_secrets x JOIN sources s ON s.id = x.source_id
 		WHERE s.deleted_at IS NULL AND (x.expires_at IS NULL OR x.expires_at > now())
 		ORDER BY x.source_id, x.expires_at DESC NULLS FIRST, x.id DESC`)
@@ -101,7 +101,7 @@ func (s *Store) readSources(ctx context.Context, tx pgx.Tx, c *Configuration) er
 		secret   relay.SourceSecret
 		sealed   []byte
 	)
-	_, err := pgx.ForEachRow(rows, []any{&sourceID, &secret.ID, &sealed, &secret.CreatedAt, &secret.ExpiresAt, &secret.LastUsedAt}, func() error {
+	_, err := pgx.ForEachRow(rows, []any{&sourceID, &secret.ID, &sealed, &secret.CreatedAt, &secret.ExpiresAt}, func() error {
 		plain, err := s.keys.Open(sealed, secretContext(secret.ID))
 		if err != nil {
 			return fmt.Errorf("secret of source %d: %w", sourceID, err)
@@ -115,15 +115,13 @@ func (s *Store) readSources(ctx context.Context, tx pgx.Tx, c *Configuration) er
 		return err
 	}
 	rows, _ = tx.Query(ctx, `
-		SELECT s.id, s.project_id, s.name, s.provider, s.doc, s.credentials, s.created_at, s.updated_at,
-		       a.last_event_at, coalesce(a.last_error, '')
-		FROM sources s LEFT JOIN source_activity a ON a.source_id = s.id
+		SELECT s.id, s.project_id, s.name, s.provider, s.doc, s.credentials, s.created_at, s.updated_at
+		FROM sources s
 		WHERE s.deleted_at IS NULL
 		ORDER BY s.project_id, s.name`)
 	c.Sources, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (src relay.Source, err error) {
 		var doc, sealed []byte
-		err = row.Scan(&src.ID, &src.ProjectID, &src.Name, &src.Provider, &doc, &sealed, &src.CreatedAt, &src.UpdatedAt,
-			&src.LastEventAt, &src.LastError)
+		err = row.Scan(&src.ID, &src.ProjectID, &src.Name, &src.Provider, &doc, &sealed, &src.CreatedAt, &src.UpdatedAt)
 		if err != nil {
 			return src, err
 		}

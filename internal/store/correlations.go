@@ -258,7 +258,8 @@ func endWaits(ctx context.Context, tx pgx.Tx, lease uuid.UUID, endings []Ending)
 // Plan returns the document of a plan.
 func (s *Store) Plan(ctx context.Context, id uuid.UUID) (*relay.Plan, error) {
 	var doc []byte
-	err := s.pool.QueryRow(ctx, `SELECT doc FROM plans WHERE id = $1`, id).Scan(&doc)
+	// On the hot pool: those who ask hold a wait, and must not queue behind lists.
+	err := s.hot.QueryRow(ctx, `SELECT doc FROM plans WHERE id = $1`, id).Scan(&doc)
 	if _, err = oneOrNotFound(doc, err, "plan"); err != nil {
 		return nil, translate("reading a plan", err)
 	}

@@ -160,25 +160,30 @@ func (s *Store) RecordAttempts(ctx context.Context, attempts []relay.Attempt) ([
 		                $8::text[], $9::text[], $10::text[], $11::text[], $12::float8[])
 		      AS x (project_id, id, lease, started_at, duration_ms, http_status, class, next, reason, response, notes, delay)
 		), a AS (
-		    SELECT g.*, d.attempts AS before,
+		    SELECT g.*, d.attempts AS before, d.started_at AS b_started_at, d.duration_ms AS b_duration_ms, d.class AS b_class,
+		           d.http_status AS b_http_status, d.reason AS b_reason, d.response AS b_response, d.notes AS b_notes,
 		           CASE WHEN g.next = 'scheduled' AND clock_timestamp() + g.delay * interval '1 second' > d.give_up_at
 		                THEN 'dead' ELSE g.next END AS becomes
 		    FROM given g JOIN deliveries d ON d.project_id = g.project_id AND d.id = g.id
+		), recorded AS (
+		    UPDATE deliveries d
+		    SET attempts = d.attempts + 1, status = a.becomes, lease = NULL,
+		        due_at = CASE WHEN a.becomes = 'scheduled' THEN clock_timestamp() + a.delay * interval '1 second' END,
+		        finished_at = CASE WHEN a.becomes IN ('delivered', 'dead', 'skipped') THEN clock_timestamp() END,
+		        started_at = a.started_at, duration_ms = a.duration_ms, class = a.class, http_status = a.http_status,
+		        reason = a.reason, response = a.response, notes = a.notes::json
+		    FROM a
+		    WHERE d.project_id = a.project_id AND d.id = a.id AND d.lease = a.lease
+		    RETURNING d.project_id, d.id, d.status, a.lease, a.before, a.b_started_at, a.b_duration_ms, a.b_class,
+		              a.b_http_status, a.b_reason, a.b_response, a.b_notes
 		), earlier AS (
+		    -- From what was updated, not from what was seen: a stale lease moves nothing.
 		    INSERT INTO attempts (delivery_id, number, project_id, started_at, duration_ms, class, http_status, reason, response, notes)
-		    SELECT d.id, d.attempts, d.project_id, d.started_at, d.duration_ms, d.class, d.http_status, d.reason, d.response, d.notes
-		    FROM a JOIN deliveries d ON d.project_id = a.project_id AND d.id = a.id AND d.lease = a.lease
-		    WHERE a.before > 0
+		    SELECT id, before, project_id, b_started_at, b_duration_ms, b_class, b_http_status, b_reason, b_response, b_notes
+		    FROM recorded
+		    WHERE before > 0
 		)
-		UPDATE deliveries d
-		SET attempts = d.attempts + 1, status = a.becomes, lease = NULL,
-		    due_at = CASE WHEN a.becomes = 'scheduled' THEN clock_timestamp() + a.delay * interval '1 second' END,
-		    finished_at = CASE WHEN a.becomes IN ('delivered', 'dead', 'skipped') THEN clock_timestamp() END,
-		    started_at = a.started_at, duration_ms = a.duration_ms, class = a.class, http_status = a.http_status,
-		    reason = a.reason, response = a.response, notes = a.notes::json
-		FROM a
-		WHERE d.project_id = a.project_id AND d.id = a.id AND d.lease = a.lease
-		RETURNING d.id, a.lease, d.status`,
+		SELECT id, lease, status FROM recorded`,
 		projects, ids, leases, started, durations, httpStatuses, classes, nexts, reasons, responses, note, delays)
 	var id, lease uuid.UUID
 	var status relay.DeliveryStatus

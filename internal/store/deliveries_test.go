@@ -366,3 +366,28 @@ func TestResolutionReachesItsDelivery(t *testing.T) {
 		t.Errorf("the wait: got %s by %s with %q, want completed by api with pi_9", c.Status, c.ResolvedBy, c.PaymentID)
 	}
 }
+
+// A node that records a second attempt under a lease that it has lost writes
+// nothing at all: not the attempt before it either, which the next node moves.
+func TestStaleRecordMovesNothing(t *testing.T) {
+	t.Parallel()
+	p, url := project(t)
+	first := owe(t, p)
+	must(p.Store.RecordAttempts(t.Context(), []relay.Attempt{attemptAt(&first, relay.Retry)}))(t)
+	storetest.Exec(t, url, `UPDATE deliveries SET due_at = now()`)
+	old := must(p.Store.ClaimDue(t.Context(), uuid.New(), 1, []int64{}))(t)[0]
+	endLeases(t, url)
+	now := must(p.Store.ClaimDue(t.Context(), uuid.New(), 1, []int64{}))(t)[0]
+	if got := must(p.Store.RecordAttempts(t.Context(), []relay.Attempt{attemptAt(&old, relay.OK)}))(t); !got[0].Stale {
+		t.Error("the old lease: got it recorded, want it stale")
+	}
+	if got := storetest.Query[int](t, url, `SELECT count(*) FROM attempts`); got != 0 {
+		t.Errorf("a stale record moved %d attempts, want none", got)
+	}
+	if got := must(p.Store.RecordAttempts(t.Context(), []relay.Attempt{attemptAt(&now, relay.OK)}))(t); got[0].Status != relay.Delivered {
+		t.Errorf("the new lease: got %+v, want delivered", got[0])
+	}
+	if row, want := storetest.Query[string](t, url, deliverySQL, first.ID), "delivered attempts=2 rows=2 class=ok finished"; row != want {
+		t.Errorf("the row: got %q, want %q", row, want)
+	}
+}

@@ -1,8 +1,11 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -134,8 +137,9 @@ func (s *Store) NoteActivity(ctx context.Context, seen []SourceActivity) error {
 	for i, a := range seen {
 		sources[i], projects[i] = a.SourceID, a.ProjectID
 		events[i], lastErrors[i], errorsAt[i] = optionalTime(a.LastEventAt), optional(clean(a.LastError)), optionalTime(a.LastErrorAt)
-		for id, at := range a.SecretsUsed {
-			secrets, usedAt = append(secrets, id), append(usedAt, at)
+		// Sorted, so that two nodes lock the same secrets in the same order.
+		for _, id := range slices.SortedFunc(maps.Keys(a.SecretsUsed), func(x, y uuid.UUID) int { return bytes.Compare(x[:], y[:]) }) {
+			secrets, usedAt = append(secrets, id), append(usedAt, a.SecretsUsed[id])
 		}
 	}
 	return s.inTx(ctx, "noting source activity", func(tx pgx.Tx) error {
@@ -159,4 +163,40 @@ func (s *Store) NoteActivity(ctx context.Context, seen []SourceActivity) error {
 			WHERE s.id = x.id`, secrets, usedAt)
 		return err
 	})
+}
+
+// LastSeen is what was noted of a source.
+type LastSeen struct {
+	LastEventAt *time.Time
+	LastError   string
+	SecretsUsed map[uuid.UUID]*time.Time
+}
+
+// Activity returns what was noted of a project's sources, by their ids.
+func (s *Store) Activity(ctx context.Context, projectID int64) (map[int64]LastSeen, error) {
+	seen := map[int64]LastSeen{}
+	rows, _ := s.pool.Query(ctx, `
+		SELECT s.id, a.last_event_at, coalesce(a.last_error, ''), x.id, x.last_used_at
+		FROM sources s
+		LEFT JOIN source_activity a ON a.source_id = s.id
+		LEFT JOIN source_secrets x ON x.source_id = s.id
+		WHERE s.project_id = $1 AND s.deleted_at IS NULL`, projectID)
+	var (
+		sourceID        int64
+		eventAt, usedAt *time.Time
+		lastError       string
+		secretID        *uuid.UUID
+	)
+	_, err := pgx.ForEachRow(rows, []any{&sourceID, &eventAt, &lastError, &secretID, &usedAt}, func() error {
+		of, ok := seen[sourceID]
+		if !ok {
+			of = LastSeen{LastEventAt: eventAt, LastError: lastError, SecretsUsed: map[uuid.UUID]*time.Time{}}
+			seen[sourceID] = of
+		}
+		if secretID != nil {
+			of.SecretsUsed[*secretID] = usedAt
+		}
+		return nil
+	})
+	return seen, translate("reading source activity", err)
 }

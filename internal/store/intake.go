@@ -74,6 +74,25 @@ type Decision struct {
 	Fires       *relay.Delivery // the delivery that the step owes, without lease
 }
 
+// TakesKey reports whether the event keeps later ones with its dedupe key out.
+// One that came to nothing does not: sent again, it may find its wait.
+func (d *Decision) TakesKey() bool {
+	return d.Match != relay.Unmatched && d.Match != relay.OtherProject && d.Rule != "plan_unusable"
+}
+
+// maxStranger is how many bytes are kept of a body that proves nothing: of a
+// forgery, or of what nobody signed and nobody waits for. Strangers send them.
+const maxStranger = 64 << 10
+
+// bodyOf is what is kept of a callback's bytes.
+func bodyOf(c *relay.Callback, d *Decision) []byte {
+	strange := c.Verdict == relay.Rejected || c.Verdict == relay.Unsigned && d.Wait == nil
+	if strange && len(c.Body) > maxStranger {
+		return nil
+	}
+	return c.Body
+}
+
 // CommitCallbacks keeps a batch of callbacks and what follows from them, in
 // one transaction and two round trips: lock the waits and look for the dedupe
 // keys, then write what decide makes of them. A key that another node takes
@@ -217,11 +236,12 @@ func readRefs(results pgx.BatchResults, f *Facts) error {
 	var ref, id uuid.UUID
 	var hit RefHit
 	_, err := pgx.ForEachRow(rows, []any{&ref, &id, &hit.Key, &hit.Active}, func() error {
-		// A reference learned after our snapshot names a wait we did not
-		// lock; its event will be looked at again.
-		if hit.Wait = f.Waits[id]; hit.Wait != nil {
-			f.ByRef[ref] = append(f.ByRef[ref], hit)
+		if hit.Wait = f.Waits[id]; hit.Wait == nil {
+			// Learned after the waits were looked up: it names one that we
+			// have not locked. Repeated, the batch locks it too.
+			return errOvertaken
 		}
+		f.ByRef[ref] = append(f.ByRef[ref], hit)
 		return nil
 	})
 	return err
@@ -267,10 +287,10 @@ func queueEvents(b *pgx.Batch, callbacks []relay.Callback, decisions []Decision)
 		}
 		if d.DuplicateOf != uuid.Nil {
 			duplicatesOf[i] = &d.DuplicateOf
-		} else if c.DedupeKey != nil {
+		} else if c.DedupeKey != nil && d.TakesKey() {
 			dedupeKeys[i] = (*uuid.UUID)(c.DedupeKey)
 		}
-		bodies[i], packed[i] = pack(c.Body)
+		bodies[i], packed[i] = pack(bodyOf(c, d))
 	}
 	b.Queue(`
 		INSERT INTO events (project_id, source_id, id, received_at, verdict, match, rule, format,

@@ -104,6 +104,7 @@ func withMigrate(ctx context.Context, url string, fn func(*migrate.Migrate) erro
 	if err != nil {
 		return fmt.Errorf("preparing to migrate: %w", err)
 	}
+	defer func() { _, _ = m.Close() }()
 	m.LockTimeout = migrateWait
 	stop := context.AfterFunc(ctx, func() { m.GracefulStop <- true })
 	defer stop()

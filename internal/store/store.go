@@ -101,6 +101,7 @@ func newPool(ctx context.Context, url string, size int32, prepare func(map[strin
 	cfg.MinConns = min(1, size)
 	cfg.MaxConnIdleTime = 5 * time.Minute
 	cfg.HealthCheckPeriod = 15 * time.Second
+	cfg.PingTimeout = time.Second // a host that vanished answers no ping
 	cfg.AfterConnect = registerUUID
 	cfg.ConnConfig.ConnectTimeout = connectTimeout
 	params := cfg.ConnConfig.RuntimeParams
@@ -181,11 +182,12 @@ func unavailable(err error) bool {
 	var pgErr *pgconn.PgError
 	if errors.As(err, &pgErr) {
 		switch pgErr.Code[:2] {
-		case "08", "53", "57", "58": // connection, resources, operator, system
+		case "08", "28", "53", "57", "58": // connection, who we are, resources, operator, system
 			return true
 		}
-		// A standby that was taken for the primary; a lock not had in time.
-		return pgErr.Code == "25006" || pgErr.Code == "55P03"
+		// A standby that was taken for the primary; a transaction that idled
+		// too long; a lock not had in time.
+		return pgErr.Code == "25006" || pgErr.Code == "25P03" || pgErr.Code == "55P03"
 	}
 	var netErr net.Error
 	var connectErr *pgconn.ConnectError

@@ -27,6 +27,7 @@ const (
 	expireBatch    = 500 // waits per transaction
 	clearInterval  = time.Minute
 	clearBatch     = 5_000 // rows per transaction
+	passTimeout    = 10 * time.Second
 )
 
 // Config is what a Sweeper works with.
@@ -72,7 +73,7 @@ func (s *Sweeper) every(
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for {
-		n, err := pass(ctx)
+		n, err := bounded(ctx, pass)
 		if err != nil && ctx.Err() == nil {
 			s.cfg.Log.Warn("a sweep failed; the next one repeats it", "sweep", what, "error", err)
 		}
@@ -85,6 +86,14 @@ func (s *Sweeper) every(
 		case <-tick.C:
 		}
 	}
+}
+
+// bounded gives one pass its time. A database host that vanished answers
+// nothing, not even that it is gone.
+func bounded(ctx context.Context, pass func(context.Context) (int, error)) (int, error) {
+	ctx, cancel := context.WithTimeout(ctx, passTimeout)
+	defer cancel()
+	return pass(ctx)
 }
 
 // ExpireOnce ends one batch of waits whose deadline has passed and returns
