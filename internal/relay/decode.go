@@ -61,6 +61,9 @@ func wrongType(at, got string, want reflect.Type) *Error {
 
 // jsonName says which JSON goes into a type.
 func jsonName(t reflect.Type) string {
+	if t == reflect.TypeFor[json.Number]() {
+		return "a number"
+	}
 	switch t.Kind() {
 	case reflect.Struct, reflect.Map:
 		return "an object"
@@ -178,6 +181,9 @@ func fits(tok json.Token, into reflect.Type) (got string, ok bool) {
 		return "object", kind == reflect.Struct || kind == reflect.Map || kind == reflect.Interface
 	case json.Delim('['):
 		return "array", kind == reflect.Slice || kind == reflect.Array || kind == reflect.Interface
+	}
+	if into == reflect.TypeFor[json.Number]() { // quoted or not
+		kind = reflect.Interface
 	}
 	switch tok.(type) {
 	case string:

@@ -21,12 +21,13 @@ type body struct {
 	Raw   json.RawMessage `json:"raw"`
 	List  []relay.Action  `json:"list"`
 	Wait  relay.Delay     `json:"wait"`
+	Sum   json.Number     `json:"sum"`
 }
 
 func TestDecode(t *testing.T) {
 	t.Parallel()
 	var got body
-	err := relay.Decode([]byte(` {"name":"a","count":2,"any":{"X":[1,null]},"raw":{"b":1},"source":"stripe","expires_in":"45m","processing_for":null,
+	err := relay.Decode([]byte(` {"name":"a","count":2,"sum":20.50,"any":{"X":[1,null]},"raw":{"b":1},"source":"stripe","expires_in":"45m","processing_for":null,
 		"link":{"stripe":"https://a.example"},"on":{"completed":{"module_id":5,"fallback":{"text":"t"}}},"expect":null} `), &got)
 	if err != nil {
 		t.Fatal(err)
@@ -36,7 +37,7 @@ func TestDecode(t *testing.T) {
 			Source: relay.Names{"stripe"}, ExpiresIn: 45 * 60e9, Link: relay.Links{BySource: map[string]string{"stripe": "https://a.example"}},
 			On: map[string]relay.Action{"completed": {ModuleID: 5.0, Fallback: &relay.Action{Text: "t"}}},
 		},
-		Name: "a", Count: 2, Any: map[string]any{"X": []any{1.0, nil}}, Raw: json.RawMessage(`{"b":1}`),
+		Name: "a", Count: 2, Sum: "20.50", Any: map[string]any{"X": []any{1.0, nil}}, Raw: json.RawMessage(`{"b":1}`),
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -77,6 +78,8 @@ func TestDecodeRefuses(t *testing.T) {
 		{"wrong type, of an embedded field", `{"on_conflict":true}`, relay.Invalid, "wrong_type", "on_conflict: a JSON bool"},
 		{"wrong type, in a list", `{"list":[{},[]]}`, relay.Invalid, "wrong_type", "list[1]: a JSON array does not go here: want an object"},
 		{"a fraction", `{"count":2.5}`, relay.Invalid, "wrong_type", "count: a JSON number 2.5 does not go here: want a whole number"},
+		{"an object for a number", `{"sum":{}}`, relay.Invalid, "wrong_type", "sum: a JSON object does not go here: want a number"},
+		{"no number", `{"sum":true}`, relay.Invalid, "wrong_type", "sum: a JSON bool does not go here: want a number"},
 		{"not an object", `[1]`, relay.Invalid, "wrong_type", "the body: a JSON array does not go here: want an object"},
 		{"no duration", `{"processing_for":"soon"}`, relay.Invalid, "invalid_value", "processing_for: "},
 		{"a duration as a number", `{"retry_for":5}`, relay.Invalid, "wrong_type", "retry_for: write it like 90s, 45m, 36h or 3d"},
