@@ -90,7 +90,11 @@ func (d *Directory) Delete(ctx context.Context, project string, kind Kind, name 
 		if err := e.remove(ctx, p, kind, name); err != nil {
 			return err
 		}
-		return e.checkFlows(ctx, p.Name)
+		broken, err := e.broken(ctx, p.Name)
+		if err != nil || len(broken) == 0 {
+			return err
+		}
+		return relay.Errorf(relay.Conflict, "in_use", "the flow %q depends on it: change or delete the flow first", broken[0].Name)
 	})
 }
 
@@ -182,7 +186,11 @@ func (e *editor) apply(ctx context.Context, doc Document, prune bool) error {
 			return err
 		}
 	}
-	return e.checkFlows(ctx, doc.Project)
+	broken, err := e.broken(ctx, doc.Project)
+	if err != nil || len(broken) == 0 {
+		return err
+	}
+	return relay.Errorf(relay.Conflict, "in_use", "the flow %q would no longer work: %s", broken[0].Name, relay.DetailOf(broken[0].Err))
 }
 
 // place names an object of a list as far as it can be read.
@@ -320,20 +328,21 @@ func (e *editor) remove(ctx context.Context, p *Project, kind Kind, name string)
 	return err
 }
 
-// checkFlows refuses a change that would take from a flow what it needs. A
-// flow that did not work before is no reason: it could never be mended.
-func (e *editor) checkFlows(ctx context.Context, project string) error {
+// broken lists the flows from which the change would take what they need. A
+// flow that did not work before is no reason to refuse a change: it could
+// never be mended.
+func (e *editor) broken(ctx context.Context, project string) (flows []*Flow, err error) {
 	now, err := e.after(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	before := e.before.Project(project)
 	for _, f := range now.Project(project).Flows() {
 		if f.Err != nil && before != nil && before.flows[f.Name] != nil && before.flows[f.Name].Err == nil {
-			return relay.Errorf(relay.Conflict, "in_use", "the flow %q would no longer work: %v", f.Name, f.Err)
+			flows = append(flows, f)
 		}
 	}
-	return nil
+	return flows, nil
 }
 
 // after is the configuration as the change has made it so far.

@@ -143,7 +143,7 @@ func TestApplyRefuses(t *testing.T) {
 	}{
 		{"project's name", named("Shop B"), "invalid_name", "project: name: "},
 		{"no JSON", d(`{`), "malformed_json", "destinations[0]: "},
-		{"no object", s(`"pay"`), "wrong_type", "sources[0]: "},
+		{"no object", s(`"pay"`), "wrong_type", "sources[0]: a JSON string does not go here: want an object"},
 		{"a key twice", f(`{"name":"a","name":"b"}`), "duplicate_key", "flows.b: name: "},
 		{"two destinations of a name", document(list(bot, bot), nil, nil), "duplicate_name", `the name "bot"`},
 		{"two sources of a name", document(nil, list(pay, pay), nil), "duplicate_name", `the name "pay"`},
@@ -152,30 +152,35 @@ func TestApplyRefuses(t *testing.T) {
 		{"no name", d(`{"platform":"certainly","token":"t"}`), "invalid_name", "destinations[0]: name: "},
 		{"a name with blanks", d(`{"name":"my bot","platform":"certainly","token":"t"}`), "invalid_name", "destinations.my bot: name: "},
 		{"a long name", d(`{"name":"` + strings.Repeat("a", 64) + `","platform":"certainly","token":"t"}`), "invalid_name", ""},
-		{"unknown platform", d(`{"name":"b","platform":"certainty"}`), "unknown_platform", "destinations.b: platform: "},
+		{"unknown platform", d(`{"name":"b","platform":"certainty"}`), "unknown_platform", `destinations.b: platform: "certainty" is none of certainly`},
+		{"no platform", d(`{"name":"b","token":"t"}`), "unknown_platform", "destinations.b: platform is missing: give one of certainly"},
+		{"platform misspelt", d(`{"name":"b","platfrom":"certainly","token":"t"}`), "unknown_platform", "destinations.b: platform is missing: give one of certainly; there is no field platfrom"},
 		{"token missing", d(`{"name":"b","platform":"certainly"}`), "setting_required", "destinations.b: token: "},
 		{"token empty", d(`{"name":"b","platform":"certainly","token":""}`), "setting_required", "destinations.b: token: "},
 		{"token a number", d(`{"name":"b","platform":"certainly","token":5}`), "wrong_type", "destinations.b: token: "},
 		{"unknown field", d(`{"name":"b","platform":"certainly","token":"t","max_concurency":"5"}`), "unknown_field", "destinations.b: max_concurency: "},
 		{"unknown field, a number", d(`{"name":"b","platform":"certainly","token":"t","max_concurency":5}`), "unknown_field", "destinations.b: max_concurency: "},
-		{"base_url, a private address", d(`{"name":"b","platform":"certainly","token":"t","base_url":"https://10.0.0.1"}`), "address_refused", "destinations.b: base_url: "},
-		{"base_url, plain", d(`{"name":"b","platform":"certainly","token":"t","base_url":"http://bots.example"}`), "address_refused", "destinations.b: base_url: "},
+		{"base_url, a private address", d(`{"name":"b","platform":"certainly","token":"t","base_url":"https://10.0.0.1"}`), "address_refused", "destinations.b: base_url: 10.0.0.1 is not "},
+		{"base_url, plain", d(`{"name":"b","platform":"certainly","token":"t","base_url":"http://bots.example"}`), "address_refused", "destinations.b: base_url: plain http is not allowed: use https, or allow it with RELAY_ALLOW_PRIVATE_TARGETS"},
 		{"base_url with a query", d(`{"name":"b","platform":"certainly","token":"t","base_url":"https://bots.example/?a=b"}`), "invalid_destination", "destinations.b: base_url "},
 		{"a line break in a token", d(`{"name":"b","platform":"certainly","token":"t\nx"}`), "invalid_destination", "destinations.b: the destination's token "},
 		{"max_concurrency", d(`{"name":"b","platform":"certainly","token":"t","max_concurrency":1025}`), "invalid_max_concurrency", ""},
 		{"max_concurrency below", d(`{"name":"b","platform":"certainly","token":"t","max_concurrency":-1}`), "invalid_max_concurrency", ""},
 		{"rate", d(`{"name":"b","platform":"certainly","token":"t","rate":"50"}`), "invalid_rate", ""},
+		{"rate a number", d(`{"name":"b","platform":"certainly","token":"t","rate":50}`), "wrong_type", `destinations.b: rate: write it like "50/s"`},
 		{"rate of zero", d(`{"name":"b","platform":"certainly","token":"t","rate":"0/s"}`), "invalid_rate", ""},
 		{"rate that is no number", d(`{"name":"b","platform":"certainly","token":"t","rate":"NaN/s"}`), "invalid_rate", ""},
 		{"rate without end", d(`{"name":"b","platform":"certainly","token":"t","rate":"Inf/s"}`), "invalid_rate", ""},
 		{"timeout too long for a lease", d(`{"name":"b","platform":"certainly","token":"t","timeout":"21s"}`), "invalid_timeout", ""},
 		{"timeout too short", d(`{"name":"b","platform":"certainly","token":"t","timeout":"99ms"}`), "invalid_timeout", ""},
+		{"timeout a number", d(`{"name":"b","platform":"certainly","token":"t","timeout":30}`), "wrong_type", "destinations.b: timeout: write it like 90s"},
 		{"timeout no duration", d(`{"name":"b","platform":"certainly","token":"t","timeout":"fast"}`), "invalid_value", "destinations.b: timeout: "},
 		{"on_unknown", d(`{"name":"b","platform":"certainly","token":"t","on_unknown":"ask"}`), "invalid_on_unknown", ""},
 
 		{"the built-in source", s(`{"name":"form","provider":"html-form"}`), "built_in", "sources.form: "},
-		{"no provider", s(`{"name":"s"}`), "provider_required", "sources.s: provider: "},
-		{"unknown provider", s(`{"name":"s","provider":"strype"}`), "unknown_provider", "sources.s: provider: "},
+		{"no provider", s(`{"name":"s"}`), "provider_required", "sources.s: provider is missing: name a preset, or give one inline"},
+		{"provider misspelt", s(`{"name":"s","provder":"stripe","username":"u"}`), "provider_required", "sources.s: provider is missing: name a preset, or give one inline; there is no field provder"},
+		{"unknown provider", s(`{"name":"s","provider":"strype"}`), "unknown_provider", `sources.s: provider: "strype" is none of generic-apikey, generic-basic, `},
 		{"an internal provider", s(`{"name":"s","provider":"form"}`), "unknown_provider", "sources.s: provider: "},
 		{"unknown field", s(`{"name":"s","provider":"stripe","webhook_secret":"x"}`), "unknown_field", "sources.s: webhook_secret: "},
 		{"unknown field, a flag", s(`{"name":"s","provider":"stripe","live":true}`), "unknown_field", "sources.s: live: "},
@@ -194,6 +199,7 @@ func TestApplyRefuses(t *testing.T) {
 		{"unknown destination", f(`{"name":"x","source":"pay","destination":"bta","module_id":5}`), "unknown_destination", "flows.x: destination: "},
 		{"unknown destination of an action", f(`{"name":"x",` + on + `{"failed":{"module_id":5,"destination":"bta"}}}`), "unknown_destination", "flows.x: on.failed: "},
 		{"unknown source", f(`{"name":"x","source":["pay","pai"],"module_id":5}`), "unknown_source", "flows.x: source: "},
+		{"module_id negative", f(`{"name":"x","module_id":-1}`), "module_id_invalid", "flows.x: on.completed: module_id must be a positive whole number, such as 1068935"},
 		{"module_id twice", f(`{"name":"x",` + on + `{"completed":{"module_id":5}},"module_id":6}`), "module_id_twice", "flows.x: "},
 		{"expires_in too long", f(`{"name":"x","module_id":5,"expires_in":"31d"}`), "invalid_duration", "flows.x: expires_in: "},
 		{"expires_in too short", f(`{"name":"x","module_id":5,"expires_in":"999ms"}`), "invalid_duration", "flows.x: expires_in: "},
@@ -352,13 +358,13 @@ func TestInUse(t *testing.T) {
 		{directory.KindSource, "two", "other"},
 	} {
 		err := n.Delete(t.Context(), relay.DefaultProject, test.kind, test.name)
-		if !isCode(err, "in_use") || !relay.IsKind(err, relay.Conflict) || !strings.Contains(err.Error(), `"`+test.flow+`"`) {
+		if !isCode(err, "in_use") || !relay.IsKind(err, relay.Conflict) || relay.DetailOf(err) != `the flow "`+test.flow+`" depends on it: change or delete the flow first` {
 			t.Errorf("delete %s %s: got %v, want in_use by %s", test.kind, test.name, err, test.flow)
 		}
 	}
 	// Not only deleting takes away what a flow needs.
 	err := n.Put(t.Context(), relay.DefaultProject, directory.KindSource, json.RawMessage(`{"name":"two","provider":"html-form"}`))
-	if !isCode(err, "in_use") {
+	if !isCode(err, "in_use") || !strings.HasPrefix(relay.DetailOf(err), `the flow "other" would no longer work: on.failed: `) {
 		t.Errorf("a source that no longer tells of failures: got %v, want in_use", err)
 	}
 	for _, step := range []struct {

@@ -59,7 +59,7 @@ type destinationFields struct {
 	Platform       string         `json:"platform"`
 	BaseURL        string         `json:"base_url"`
 	MaxConcurrency int            `json:"max_concurrency"`
-	Rate           string         `json:"rate"`
+	Rate           rate           `json:"rate"`
 	Timeout        relay.Duration `json:"timeout"`
 	OnUnknown      string         `json:"on_unknown"`
 }
@@ -76,16 +76,16 @@ func (e *editor) putDestination(ctx context.Context, p *Project, raw json.RawMes
 	if err := checkName(f.Name); err != nil {
 		return f.Name, err
 	}
-	on, ok := platform.Lookup(f.Platform)
-	if !ok {
-		return f.Name, relay.Errorf(relay.Invalid, "unknown_platform", "platform: %q is none of %s", f.Platform, strings.Join(platform.Names(), ", "))
+	on, err := lookupPlatform(f.Platform, own)
+	if err != nil {
+		return f.Name, err
 	}
 	if err := e.checkDestination(f, on); err != nil {
 		return f.Name, err
 	}
 	d := relay.Destination{
 		ProjectID: p.ID, Name: f.Name, Platform: f.Platform, BaseURL: strings.TrimSuffix(f.BaseURL, "/"),
-		MaxConcurrency: f.MaxConcurrency, Rate: f.Rate, Timeout: f.Timeout, OnUnknown: f.OnUnknown,
+		MaxConcurrency: f.MaxConcurrency, Rate: string(f.Rate), Timeout: f.Timeout, OnUnknown: f.OnUnknown,
 		Settings: map[string]string{}, Secrets: map[string]string{},
 	}
 	old := p.destinations[f.Name]
@@ -108,11 +108,40 @@ func (e *editor) putDestination(ctx context.Context, p *Project, raw json.RawMes
 	return f.Name, e.c.PutDestination(ctx, d)
 }
 
+// lookupPlatform finds a destination's platform.
+func lookupPlatform(name string, own map[string]json.RawMessage) (*platform.Platform, error) {
+	if p, ok := platform.Lookup(name); ok {
+		return p, nil
+	}
+	names := strings.Join(platform.Names(), ", ")
+	if name != "" {
+		return nil, relay.Errorf(relay.Invalid, "unknown_platform", "platform: %q is none of %s", name, names)
+	}
+	var fields []string // of any platform
+	for _, name := range platform.Names() {
+		p, _ := platform.Lookup(name)
+		for _, setting := range p.Settings {
+			fields = append(fields, setting.Name)
+		}
+	}
+	return nil, relay.Errorf(relay.Invalid, "unknown_platform", "platform is missing: give one of %s%s", names, misspelt(own, fields))
+}
+
+// misspelt names the fields that nothing reads, beside one that is missing:
+// they may be what was meant for it.
+func misspelt(own map[string]json.RawMessage, known []string) string {
+	unknown := slices.DeleteFunc(slices.Sorted(maps.Keys(own)), func(field string) bool { return slices.Contains(known, field) })
+	if len(unknown) == 0 {
+		return ""
+	}
+	return "; there is no field " + strings.Join(unknown, ", ")
+}
+
 func (e *editor) checkDestination(f destinationFields, on *platform.Platform) error {
 	if base := cmp.Or(f.BaseURL, on.DefaultBaseURL); base == "" {
 		return relay.Errorf(relay.Invalid, "base_url_required", "base_url: %s has no address of its own: give yours", on.Name)
 	} else if err := egress.CheckURL(base, e.cfg.Policy); err != nil {
-		return relay.Errorf(relay.Invalid, "address_refused", "base_url: %v", err)
+		return relay.Errorf(relay.Invalid, "address_refused", "base_url: %s", relay.DetailOf(err))
 	}
 	if f.MaxConcurrency < 0 || f.MaxConcurrency > relay.MaxConcurrency {
 		return relay.Errorf(relay.Invalid, "invalid_max_concurrency", "max_concurrency: %d is not between 1 and %d", f.MaxConcurrency, relay.MaxConcurrency)
@@ -123,16 +152,27 @@ func (e *editor) checkDestination(f destinationFields, on *platform.Platform) er
 	if f.OnUnknown != "" && f.OnUnknown != "retry" && f.OnUnknown != "hold" && f.OnUnknown != "confirm" {
 		return relay.Errorf(relay.Invalid, "invalid_on_unknown", "on_unknown: %q is none of retry, hold, confirm", f.OnUnknown)
 	}
-	return checkRate(f.Rate)
+	return f.Rate.check()
 }
 
-func checkRate(rate string) error {
-	if rate == "" {
+// rate is calls per second, as people write them: "50/s".
+type rate string
+
+// UnmarshalJSON reads a string, and says of anything else how to write it.
+func (r *rate) UnmarshalJSON(b []byte) error {
+	if err := json.Unmarshal(b, (*string)(r)); err != nil {
+		return relay.Errorf(relay.Invalid, "wrong_type", "write it like \"50/s\"")
+	}
+	return nil
+}
+
+func (r rate) check() error {
+	if r == "" {
 		return nil
 	}
-	n, ok := strings.CutSuffix(rate, "/s")
+	n, ok := strings.CutSuffix(string(r), "/s")
 	if v, err := strconv.ParseFloat(n, 64); !ok || err != nil || !(v > 0 && v <= 100_000) { // not a number is neither
-		return relay.Errorf(relay.Invalid, "invalid_rate", "rate: %q is not calls per second such as \"50/s\"", rate)
+		return relay.Errorf(relay.Invalid, "invalid_rate", "rate: %q is not calls per second such as \"50/s\"", string(r))
 	}
 	return nil
 }
@@ -209,7 +249,7 @@ func (e *editor) putSource(ctx context.Context, p *Project, raw json.RawMessage)
 		ProjectID: p.ID, Name: f.Name, Tolerance: f.Tolerance, TokenField: f.TokenField, KeyField: f.KeyField,
 		PublicURL: f.PublicURL, Settings: map[string]string{}, Credentials: map[string]string{},
 	}
-	if src.Provider, src.Preset, err = readProvider(f.Provider); err != nil {
+	if src.Provider, src.Preset, err = readProvider(f.Provider, own); err != nil {
 		return f.Name, err
 	}
 	old := p.sources[f.Name]
@@ -292,9 +332,10 @@ func standingSecrets(s *Source) (out []string) {
 }
 
 // readProvider reads a preset's name, or an inline preset.
-func readProvider(raw json.RawMessage) (name string, inline json.RawMessage, err error) {
+func readProvider(raw json.RawMessage, own map[string]json.RawMessage) (name string, inline json.RawMessage, err error) {
 	if len(raw) == 0 {
-		return "", nil, relay.Errorf(relay.Invalid, "provider_required", "provider: name a preset, or give one inline")
+		return "", nil, relay.Errorf(relay.Invalid, "provider_required", "provider is missing: name a preset, or give one inline%s",
+			misspelt(own, slices.Collect(maps.Keys(sourceSettings))))
 	}
 	if err := json.Unmarshal(raw, &name); err == nil {
 		return name, nil, nil

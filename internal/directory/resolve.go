@@ -63,7 +63,7 @@ func (s *Snapshot) Resolve(p *Project, f relay.Flow) (*Resolved, error) {
 	if r.Compiled, err = plan.Check(&doc, s.PlatformOf); err != nil {
 		return nil, err
 	}
-	r.CanFire = canFire(f, r.Sources)
+	r.CanFire = canFire(f.Expect, r.Sources)
 	if err := reachable(doc.On, r.CanFire); err != nil {
 		return nil, err
 	}
@@ -71,7 +71,7 @@ func (s *Snapshot) Resolve(p *Project, f relay.Flow) (*Resolved, error) {
 		return nil, err
 	}
 	r.PlanID = store.PlanID(p.ID, r.Plan)
-	r.Warnings = Warnings(&doc)
+	r.Warnings = warnings(&doc, r.CanFire)
 	if r.Scope = "flow/" + f.Name; f.Name == "" {
 		r.Scope = scopeWithoutFlow(&doc, destination)
 	}
@@ -252,9 +252,9 @@ func (s *Snapshot) PlatformOf(destinationID int64) *platform.Platform {
 	return nil
 }
 
-// canFire lists the outcomes that waits of a flow can come to: those that its
-// sources tell of, and those that the relay makes itself.
-func canFire(f relay.Flow, sources []*Source) []relay.Outcome {
+// canFire lists the outcomes that waits at some sources can come to: those that
+// the sources tell of, and those that the relay makes itself.
+func canFire(expect *relay.Expect, sources []*Source) []relay.Outcome {
 	can := map[relay.Outcome]bool{relay.Expired: true, relay.Cancelled: true}
 	for _, src := range sources {
 		for _, o := range src.Endpoint.Preset().Outcomes() {
@@ -263,7 +263,7 @@ func canFire(f relay.Flow, sources []*Source) []relay.Outcome {
 	}
 	if can[relay.Completed] {
 		can[relay.PaidAgain] = true
-		can[relay.Mismatch] = f.Expect != nil
+		can[relay.Mismatch] = expect != nil
 	}
 	var out []relay.Outcome
 	for _, name := range relay.ActionNames {
@@ -296,14 +296,25 @@ func reachable(on map[string]relay.Action, can []relay.Outcome) error {
 	return nil
 }
 
-// Warnings names the terminal outcomes of a plan that would pass in silence.
-func Warnings(doc *relay.Plan) []string {
+// Warnings names the terminal outcomes that a wait at some sources can come to
+// and that its plan would pass in silence.
+func (s *Snapshot) Warnings(doc *relay.Plan, sourceIDs []int64) []string {
+	var sources []*Source
+	for _, id := range sourceIDs {
+		if src := s.sources[id]; src != nil && src.Err == nil {
+			sources = append(sources, src)
+		}
+	}
+	return warnings(doc, canFire(doc.Expect, sources))
+}
+
+func warnings(doc *relay.Plan, can []relay.Outcome) []string {
 	if _, ok := doc.On[relay.DefaultAction]; ok {
 		return []string{}
 	}
 	var silent []string
 	for _, o := range []relay.Outcome{relay.Completed, relay.Expired, relay.Cancelled, relay.Failed} {
-		if _, ok := doc.On[string(o)]; !ok {
+		if _, ok := doc.On[string(o)]; !ok && slices.Contains(can, o) {
 			silent = append(silent, string(o))
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/url"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -139,9 +140,17 @@ func PresetOf(src relay.Source) (*provider.Preset, error) {
 	}
 	preset, ok := provider.Lookup(src.Provider)
 	if !ok {
-		return nil, fmt.Errorf("this program knows no provider %q", src.Provider)
+		return nil, fmt.Errorf("%q is none of %s", src.Provider, strings.Join(providers(), ", "))
 	}
 	return preset, nil
+}
+
+// providers lists the presets that a source may name.
+func providers() []string {
+	return slices.DeleteFunc(provider.Names(), func(name string) bool {
+		preset, _ := provider.Lookup(name)
+		return preset.Internal
+	})
 }
 
 func settingsOf(src relay.Source) provider.Settings {

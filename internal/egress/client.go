@@ -120,7 +120,7 @@ func (c *Client) Close() { c.transport.CloseIdleConnections() }
 type plainKey struct{}
 
 // errRefused is what the guard says of an address.
-var errRefused = errors.New("its address may not be called")
+var errRefused = errors.New("its address may not be called: see RELAY_ALLOW_PRIVATE_TARGETS")
 
 // guard judges an address at the last moment, when the socket exists and is
 // about to be connected.

@@ -74,11 +74,14 @@ func neverError(network, never netip.Prefix) error {
 	return fmt.Errorf("%s cannot be allowed: it has addresses of %s, which are never called; list only what is needed", network, never)
 }
 
+// forbidden reports whether no policy can allow addr.
+func forbidden(addr netip.Addr) bool { return within(never, addr) || within(metadata, addr) }
+
 // allows reports whether addr may be called, and by plain http if plain.
 func (p Policy) allows(addr netip.Addr, plain bool) bool {
 	addr = unwrap(addr)
 	switch {
-	case !addr.IsValid() || within(never, addr) || within(metadata, addr):
+	case !addr.IsValid() || forbidden(addr):
 		return false
 	case within(p.listed, addr):
 		return true

@@ -171,3 +171,18 @@ func FuzzCheckURL(f *testing.F) {
 		}
 	})
 }
+
+// TestRefusalNamesTheSetting holds that who is refused a private address is
+// told which setting allows it, and only where one can.
+func TestRefusalNamesTheSetting(t *testing.T) {
+	const setting = "RELAY_ALLOW_PRIVATE_TARGETS"
+	for url, want := range map[string]bool{
+		"http://bots.example": true, "https://10.0.0.1": true, "https://localhost": true, "https://100.64.0.1": true,
+		"https://169.254.169.254": false, "https://[::ffff:169.254.169.254]": false, "https://100.100.100.200": false, "ftp://bots.example": false,
+	} {
+		err := egress.CheckURL(url, egress.Policy{})
+		if err == nil || strings.Contains(err.Error(), setting) != want {
+			t.Errorf("CheckURL(%q): got %v, want it to name %s: %t", url, err, setting, want)
+		}
+	}
+}

@@ -41,7 +41,7 @@ func checkURL(raw string, p Policy) (*url.URL, error) {
 	plain := u.Scheme == "http"
 	switch {
 	case plain && !p.allowsPlain():
-		return nil, relay.Errorf(relay.Invalid, codeBadURL, "plain http is not allowed: use https, or allow private targets on this installation")
+		return nil, relay.Errorf(relay.Invalid, codeBadURL, "plain http is not allowed: use https, or allow it with RELAY_ALLOW_PRIVATE_TARGETS")
 	case !plain && u.Scheme != "https":
 		return nil, relay.Errorf(relay.Invalid, codeBadURL, "a URL must begin with https://")
 	case u.User != nil:
@@ -76,8 +76,11 @@ func checkHost(host string, p Policy, plain bool) error {
 	switch {
 	case !addr.IsValid():
 		return nil
+	case forbidden(unwrap(addr)):
+		return relay.Errorf(relay.Invalid, codeRefused, "%s is an address that is never called: use another", host)
 	case !p.allows(addr, plain):
-		return relay.Errorf(relay.Invalid, codeRefused, "%s is not an address that may be called: use a public one, or allow its network on this installation", host)
+		return relay.Errorf(relay.Invalid, codeRefused,
+			"%s is not an address that may be called: use a public one, or allow its network with RELAY_ALLOW_PRIVATE_TARGETS", host)
 	case odd:
 		return relay.Errorf(relay.Invalid, codeBadURL, "%s is read as an address by some and as a name by others: write %s", host, addr)
 	default:

@@ -95,7 +95,7 @@ func checkCertainlyVars(vars map[string]any) error {
 func certainlyModule(v any) (int64, error) {
 	n, ok := wholeNumber(v)
 	if !ok || n < 1 {
-		return 0, fmt.Errorf("module_id must be a positive whole number, not a value of type %T", v)
+		return 0, errors.New("module_id must be a positive whole number, such as 1068935")
 	}
 	return n, nil
 }

@@ -170,7 +170,7 @@ func TestCertainlyCheckAction(t *testing.T) {
 		{"unknown action", relay.Action{Action: relay.SendMessage, Text: "x"}, "action_unknown"},
 		{"nothing to do", relay.Action{Action: relay.TriggerResponse}, "module_id_required"},
 		{"module of letters", relay.Action{ModuleID: "pay"}, "module_id_invalid"},
-		{"module negative", relay.Action{ModuleID: -1}, "module_id_invalid"},
+		{"module negative", relay.Action{ModuleID: -1.0}, "module_id_invalid"},
 		{"wait negative", relay.Action{ModuleID: 1, WaitTime: -1}, "wait_time_invalid"},
 		{"variable begins with a digit", relay.Action{ModuleID: 1, CustomVars: map[string]any{"1a": 1}}, "custom_vars_invalid"},
 		{"variable without a name", relay.Action{ModuleID: 1, CustomVars: map[string]any{"": 1}}, "custom_vars_invalid"},
