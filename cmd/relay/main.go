@@ -15,10 +15,10 @@ import (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// Output that nobody reads any more must not end a relay that works.
+	signal.Ignore(syscall.SIGPIPE)
+	ctx, stop := signalled(context.Background())
 	defer stop()
-	// A second signal ends the process at once.
-	context.AfterFunc(ctx, stop)
 	err := run(ctx, os.Args[1:], os.LookupEnv, os.Stdout, os.Stderr)
 	var code exitError
 	switch {
@@ -28,6 +28,33 @@ func main() {
 		fmt.Fprintln(os.Stderr, "relay:", err)
 		os.Exit(1)
 	}
+}
+
+// signalled returns a context that the first signal to stop ends. The second
+// one says that there is no time to drain: everything still stops in order. The
+// third ends the process at once.
+func signalled(parent context.Context) (context.Context, context.CancelFunc) {
+	hurry := make(chan struct{})
+	ctx, cancel := context.WithCancel(context.WithValue(parent, hurryKey{}, hurry))
+	signals := make(chan os.Signal, 3)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	go func() {
+		<-signals
+		cancel()
+		<-signals
+		close(hurry)
+		<-signals
+		os.Exit(1)
+	}()
+	return ctx, cancel
+}
+
+type hurryKey struct{}
+
+// hurried is closed when there is no time to drain.
+func hurried(ctx context.Context) <-chan struct{} {
+	hurry, _ := ctx.Value(hurryKey{}).(chan struct{})
+	return hurry // nil: never
 }
 
 // exitError ends the process after everything has been said.

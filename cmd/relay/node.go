@@ -72,7 +72,7 @@ func newNode(ctx context.Context, f *nodeFlags, s *store.Store, log *slog.Logger
 func (n *node) build() (err error) {
 	plans := plan.NewCache(n.store.Plan)
 	n.engine, err = deliver.New(deliver.Config{
-		Store: n.store, Directory: n.directory, Plans: plans, Client: n.client, Log: n.log, Grace: n.flags.ShutdownTimeout,
+		Store: n.store, Directory: n.directory, Plans: plans, Client: n.client, Log: n.log, Grace: n.half(),
 	})
 	if err != nil {
 		return err
@@ -155,11 +155,11 @@ func (n *node) run(ctx context.Context) error {
 	n.log.Info("relay is up", "listen", n.public.Addr().String(), "ops_listen", n.ops.Addr().String(), "public_url", n.url)
 
 	<-ctx.Done()
-	n.drain(context.Cause(ctx))
-	closing, cancel := context.WithTimeout(context.Background(), n.flags.ShutdownTimeout)
+	n.drain(ctx)
+	closing, cancel := context.WithTimeout(context.Background(), n.half())
 	defer cancel()
 	if err := public.Shutdown(closing); err != nil {
-		n.log.Warn("requests were cut off", "after", n.flags.ShutdownTimeout, "error", err)
+		n.log.Warn("requests were cut off", "after", n.half().String(), "error", err)
 		_ = public.Close()
 	}
 	commits.end()
@@ -175,11 +175,20 @@ func (n *node) run(ctx context.Context) error {
 }
 
 // drain tells balancers to send no more, and serves on while they learn it.
-func (n *node) drain(cause error) {
+func (n *node) drain(ctx context.Context) {
 	n.handlers.Drain()
-	n.log.Info("stopping", "cause", cause, "drain_delay", n.flags.DrainDelay)
-	time.Sleep(n.flags.DrainDelay)
+	n.log.Info("stopping", "cause", context.Cause(ctx), "drain_delay", n.flags.DrainDelay.String())
+	delay := time.NewTimer(n.flags.DrainDelay)
+	defer delay.Stop()
+	select {
+	case <-delay.C:
+	case <-hurried(ctx):
+	}
 }
+
+// half is what each of the two stages of a shutdown may take: requests, then
+// sends.
+func (n *node) half() time.Duration { return n.flags.ShutdownTimeout / 2 }
 
 func listen(ctx context.Context, address string) (net.Listener, error) {
 	return new(net.ListenConfig).Listen(ctx, "tcp", address)

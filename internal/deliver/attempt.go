@@ -33,6 +33,12 @@ func (e *Engine) deliver(ctx context.Context, d relay.Delivery) {
 	if !made {
 		return
 	}
+	if a.Class == relay.Credentials {
+		e.refused.Do(func() {
+			e.cfg.Log.Warn("a destination refuses its credentials: give it new ones; its calls are tried again",
+				"project_id", d.ProjectID, "destination", destination.Name, "reason", a.Reason)
+		})
+	}
 	recorded, err := e.recorder.Do(context.WithoutCancel(ctx), a)
 	switch {
 	case err != nil:

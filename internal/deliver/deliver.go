@@ -35,6 +35,7 @@ import (
 
 	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 
 	"relay.example/relay/internal/directory"
 	"relay.example/relay/internal/egress"
@@ -46,19 +47,20 @@ import (
 
 // The bounds of delivery.
 const (
-	maxQueued     = 20_000            // deliveries in all lanes together
-	maxQueuedSize = 32 << 20          // bytes of callback bodies that they hold
-	laneFull      = maxQueued / 4     // of them in one lane: the rest is for the others
-	laneFullSize  = maxQueuedSize / 4 // and of the bytes
-	claimSize     = 256               // rows per claim
-	pollInterval  = 500 * time.Millisecond
-	claimTimeout  = 10 * time.Second // of one claim
-	returnTimeout = 5 * time.Second  // of giving leases back
-	recordTry     = 4 * time.Second  // of one statement that records attempts
-	recordTimeout = 10 * time.Second // of all tries: results are not thrown away for a hiccup
-	recordBatch   = 256
-	recorders     = 2               // batches of attempts at the same time
-	leaseMargin   = 5 * time.Second // lease that must be left after the timeout of a send, to record it
+	maxQueued       = 20_000            // deliveries in all lanes together
+	maxQueuedSize   = 32 << 20          // bytes of callback bodies that they hold
+	laneFull        = maxQueued / 4     // of them in one lane: the rest is for the others
+	laneFullSize    = maxQueuedSize / 4 // and of the bytes
+	claimSize       = 256               // rows per claim
+	pollInterval    = 500 * time.Millisecond
+	refusedInterval = 10 * time.Second // between log lines about refused credentials
+	claimTimeout    = 10 * time.Second // of one claim
+	returnTimeout   = 5 * time.Second  // of giving leases back
+	recordTry       = 4 * time.Second  // of one statement that records attempts
+	recordTimeout   = 10 * time.Second // of all tries: results are not thrown away for a hiccup
+	recordBatch     = 256
+	recorders       = 2               // batches of attempts at the same time
+	leaseMargin     = 5 * time.Second // lease that must be left after the timeout of a send, to record it
 )
 
 // Config is what an Engine works with.
@@ -76,7 +78,8 @@ type Config struct {
 type Engine struct {
 	cfg      Config
 	recorder *groupcommit.Committer[relay.Attempt, store.Recorded]
-	wake     chan struct{} // a hint to poll now; polling is the promise
+	wake     chan struct{}  // a hint to poll now; polling is the promise
+	refused  rate.Sometimes // tells of refused credentials, not of every call
 
 	mu       sync.Mutex
 	lanes    map[int64]*lane
@@ -103,7 +106,7 @@ func New(cfg Config) (*Engine, error) {
 	if cfg.Store == nil || cfg.Directory == nil || cfg.Plans == nil || cfg.Client == nil || cfg.Log == nil {
 		return nil, errors.New("deliver: Config has a field that is nil")
 	}
-	e := &Engine{cfg: cfg, lanes: map[int64]*lane{}, wake: make(chan struct{}, 1)}
+	e := &Engine{cfg: cfg, lanes: map[int64]*lane{}, wake: make(chan struct{}, 1), refused: rate.Sometimes{First: 1, Interval: refusedInterval}}
 	// As many attempts as can be in flight may wait to be recorded.
 	bounds := groupcommit.Config{MaxBatch: recordBatch, MaxWaiting: maxQueued, Committers: recorders}
 	e.recorder = groupcommit.New(bounds, nil, e.commitAttempts)

@@ -67,7 +67,8 @@ type Handlers struct {
 	activity *activity
 	rejected *rejectedBudget
 	draining atomic.Bool
-	shed     rate.Sometimes
+	shed     rate.Sometimes // tells that requests are shed, not of each
+	forged   rate.Sometimes // the same of callbacks that are not genuine
 }
 
 // New returns the handlers. Run flushes what they notice of sources.
@@ -80,7 +81,7 @@ func New(cfg Config) (*Handlers, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Handlers{cfg: cfg, pages: pages, activity: newActivity(), rejected: newRejectedBudget(), shed: rate.Sometimes{Interval: time.Second}}, nil
+	return &Handlers{cfg: cfg, pages: pages, activity: newActivity(), rejected: newRejectedBudget(), shed: rate.Sometimes{Interval: time.Second}, forged: rate.Sometimes{First: 1, Interval: 10 * time.Second}}, nil
 }
 
 // Run flushes what was noticed of sources, until ctx is done.

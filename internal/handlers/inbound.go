@@ -174,12 +174,16 @@ func (in *inbound) headers(names []string) []byte {
 // per source, so that an operator can see what was sent and replay it once
 // the secret is right; whether it could be kept changes nothing for the sender.
 func (h *Handlers) reject(ctx context.Context, in *inbound, cause error) error {
-	reason := "rejected"
+	reason, detail := "rejected", "the callback is not genuine: compare the source's secret with the provider's"
 	var rejection *provider.Rejection
 	if errors.As(cause, &rejection) {
-		reason = string(rejection.Reason)
+		reason, detail = string(rejection.Reason), rejection.Detail()
 	}
 	h.activity.failure(in.src, in.received, reason)
+	h.forged.Do(func() {
+		h.cfg.Log.Warn("callbacks are rejected: they are forged, or the source's secret is wrong",
+			"project_id", in.src.ProjectID, "source", in.src.Name, "reason", reason)
+	})
 	if h.rejected.allow(in.src.ID) {
 		cb := in.callbackOf(relay.Rejected, relay.Reading{Format: relay.FormatText})
 		cb.Reason, cb.Headers = reason, in.headers(in.src.Endpoint.HeadersRead())
@@ -187,7 +191,6 @@ func (h *Handlers) reject(ctx context.Context, in *inbound, cause error) error {
 			h.cfg.Log.Warn("rejected callback not kept", "source_id", in.src.ID, "error", err)
 		}
 	}
-	detail := "the callback is not genuine: compare the source's secret with the provider's"
 	if in.src.AwaitsSecret() {
 		reason, detail = "awaiting_secret", "this source has no secret yet: give it the provider's"
 	}

@@ -182,6 +182,9 @@ func (s *Server) up(ctx context.Context) error {
 	case !errors.Is(err, errNoSurvivor):
 		return err
 	}
+	if err := removeStaleSocket(s.socket); err != nil {
+		return err
+	}
 	if proc, err = s.launch(ctx); err != nil {
 		return err
 	}

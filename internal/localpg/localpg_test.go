@@ -368,9 +368,9 @@ func TestStartAdoptsTheServerOfAKilledRelay(t *testing.T) {
 
 func TestStartAfterTheServerWasKilled(t *testing.T) {
 	t.Parallel()
-	for name, leave := range map[string]func(t *testing.T, pidFile string){
-		"number unused": func(*testing.T, string) {},
-		"number is another process's by now": func(t *testing.T, pidFile string) {
+	for name, leave := range map[string]func(t *testing.T, pidFile, lockFile string){
+		"number unused": func(*testing.T, string, string) {},
+		"number is another process's by now": func(t *testing.T, pidFile, lockFile string) {
 			other := exec.CommandContext(t.Context(), "sleep", "600")
 			info, err := os.Stat(pidFile)
 			if err != nil {
@@ -391,8 +391,10 @@ func TestStartAfterTheServerWasKilled(t *testing.T) {
 				t.Fatal(err)
 			}
 			_, rest, _ := strings.Cut(string(text), "\n")
-			if err := os.WriteFile(pidFile, fmt.Appendf(nil, "%d\n%s", other.Process.Pid, rest), 0o600); err != nil {
-				t.Fatal(err)
+			for _, file := range []string{pidFile, lockFile} {
+				if err := os.WriteFile(file, fmt.Appendf(nil, "%d\n%s", other.Process.Pid, rest), 0o600); err != nil {
+					t.Fatal(err)
+				}
 			}
 		},
 	} {
@@ -403,7 +405,11 @@ func TestStartAfterTheServerWasKilled(t *testing.T) {
 			tell(t, first.URL(), "CREATE TABLE kept AS SELECT 'kept'::text AS word")
 			kill(t, first.PID())
 			stop(t, first) // gives the lock back
-			leave(t, filepath.Join(dir, "cluster", "postmaster.pid"))
+			at, err := url.Parse(first.URL())
+			if err != nil {
+				t.Fatal(err)
+			}
+			leave(t, filepath.Join(dir, "cluster", "postmaster.pid"), filepath.Join(at.Query().Get("host"), ".s.PGSQL.5432.lock"))
 
 			second := start(t, localpg.Config{DataDir: dir})
 			if got := ask(t, second.URL(), "SELECT word FROM kept"); got != "kept" {

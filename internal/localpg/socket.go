@@ -80,3 +80,16 @@ func removeSocketDir(dir, home string) error {
 	}
 	return err
 }
+
+// removeStaleSocket removes what a killed server has left of its socket. The
+// caller holds the directory and knows that no server of it runs; PostgreSQL
+// itself takes a lock file seriously while the process it names exists, if
+// only as a zombie that nobody has waited for.
+func removeStaleSocket(dir string) error {
+	for _, name := range []string{".s.PGSQL." + port, ".s.PGSQL." + port + ".lock"} {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("removing the socket of a server that was killed: %w", err)
+		}
+	}
+	return nil
+}
