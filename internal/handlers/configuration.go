@@ -179,7 +179,7 @@ func (h *Handlers) postSecret(c echo.Context) error {
 	}
 	if src.Err == nil {
 		if err := src.Endpoint.Preset().CheckSecret(req.Secret); err != nil {
-			return relay.Errorf(relay.Invalid, "invalid_secret", "secret: %v", err)
+			return relay.Errorf(relay.Invalid, "invalid_secret", "secret: %s", relay.DetailOf(err))
 		}
 	}
 	if req.ExpireOthersIn != nil && *req.ExpireOthersIn < 0 {

@@ -88,7 +88,7 @@ func TestSecretRotation(t *testing.T) {
 		return ids
 	}
 	for _, c := range []struct{ body, code, word string }{
-		{`{"secret": ""}`, "invalid_secret", "secret"},
+		{`{"secret": ""}`, "invalid_secret", "secret: that is no secret of"},
 		{`{}`, "invalid_secret", "secret"},
 		{`{"secret": "x", "expire_others_in": "-1s"}`, "invalid_duration", "expire_others_in"},
 		{`{"secret": "x", "expire_others_in": "soon"}`, "", "expire_others_in"},

@@ -409,6 +409,18 @@ func TestCredentialHeadersAreNotKept(t *testing.T) {
 	}
 }
 
+// A callback that is not genuine is told what is wrong with it, and nothing
+// that would help to forge one.
+func TestRejectedDetail(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	send := func(settings ...setting) *answer {
+		return n.hook("/in/default/stripe", `{"id": "evt_1"}`, settings...)
+	}
+	send().refused(http.StatusUnauthorized, "missing_header", "the header Stripe-Signature is missing")
+	send(header("Stripe-Signature", "t=1,v1=00")).refused(http.StatusUnauthorized, "signature_mismatch", "compare the secret")
+}
+
 func TestAwaitingSecret(t *testing.T) {
 	t.Parallel()
 	n := newNode(t)

@@ -140,11 +140,11 @@ func (v *verifier) sentAt(s *scope) (time.Time, error) {
 		return time.Time{}, nil
 	}
 	if s.repeats(v.stamp) {
-		return time.Time{}, reject(BadHeader)
+		return time.Time{}, rejectAt(BadHeader, v.words(&v.stamp[0]))
 	}
 	text, ok := s.text(v.stamp)
 	if !ok {
-		return time.Time{}, reject(MissingHeader)
+		return time.Time{}, v.missing(s, v.stamp)
 	}
 	if len(text) > 15 || strings.Trim(text, "0123456789") != "" {
 		return time.Time{}, reject(BadTimestamp)
@@ -169,7 +169,7 @@ func (v *verifier) match(s *scope, keys []signingKey) (int, error) {
 		s.secret = keys[i].text
 		for _, message := range v.messages {
 			if s.repeats(message) {
-				return 0, reject(BadHeader)
+				return 0, rejectAt(BadHeader, v.source.words())
 			}
 			sum, ok := v.sum(s, &keys[i], message)
 			if !ok {
@@ -182,9 +182,25 @@ func (v *verifier) match(s *scope, keys []signingKey) (int, error) {
 		}
 	}
 	if !signed {
-		return 0, reject(MissingHeader)
+		return 0, v.missing(s, v.messages[0])
 	}
 	return 0, reject(SignatureMismatch)
+}
+
+// missing rejects a callback without a place that is signed.
+func (v *verifier) missing(s *scope, t template) *Rejection {
+	if p := s.missing(t); p != nil {
+		return rejectAt(MissingHeader, v.words(p))
+	}
+	return reject(MissingHeader)
+}
+
+// words names a place of the signature: a pair stands where the signature does.
+func (v *verifier) words(p *part) string {
+	if p.kind == partSig {
+		return p.name + " in " + v.source.words()
+	}
+	return p.words()
 }
 
 // matchToken compares what was sent with the secrets themselves. Both are

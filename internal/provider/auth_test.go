@@ -134,6 +134,74 @@ func TestStripeRejections(t *testing.T) {
 	}
 }
 
+// TestRejectionsSayWhatToDo holds that a rejection names the place that it is
+// about, as the preset does, and that every reason has words of its own.
+func TestRejectionsSayWhatToDo(t *testing.T) {
+	const sent = "sent-by-a-stranger"
+	for _, test := range []struct {
+		preset string
+		header http.Header
+		want   string
+	}{
+		{"stripe", nil, "the header Stripe-Signature is missing"},
+		{"stripe", http.Header{"Stripe-Signature": {"v1=00"}}, "t in the header Stripe-Signature is missing"},
+		{"stripe", http.Header{"Stripe-Signature": {sent}}, "the header Stripe-Signature cannot be read"},
+		{"stripe", http.Header{"Stripe-Signature": {"t=" + sent + ",v1=00"}}, "the signed time is not a time"},
+		{"stripe", http.Header{"Stripe-Signature": {"t=1,v1=00"}}, "the signature is not made with this source's secret"},
+		{"svix", http.Header{"Svix-Id": {sent}, "Svix-Signature": {"v1,AAAA"}}, "the header Svix-Timestamp is missing"},
+		{"svix", http.Header{"Svix-Timestamp": {"1"}, "Svix-Signature": {"v1,AAAA"}}, "the header Svix-Id is missing"},
+		{"generic-apikey", nil, "the header X-Api-Key is missing"},
+		{"generic-apikey", http.Header{"X-Api-Key": {sent}}, "the credentials are not this source's"},
+		{"generic-basic", http.Header{"Authorization": {"Bearer " + sent}}, "the header Authorization, with Basic credentials, is missing"},
+	} {
+		_, err := endpoint(t, test.preset, provider.Settings{}).Verify(&provider.Request{Header: test.header}, []string{secretFor(test.preset)}, clock)
+		var rejection *provider.Rejection
+		if !errors.As(err, &rejection) || !strings.HasPrefix(rejection.Detail(), test.want) || strings.Contains(rejection.Detail(), sent) {
+			t.Errorf("%s with %v: got %+v, want %q", test.preset, test.header, rejection, test.want)
+		}
+	}
+	seen := map[string]provider.Reason{}
+	for _, reason := range append(provider.Reasons, "another") {
+		detail := (&provider.Rejection{Reason: reason}).Detail()
+		if before, ok := seen[detail]; ok {
+			t.Errorf("%s and %s say the same: %s", before, reason, detail)
+		}
+		seen[detail] = reason
+	}
+	for reason, word := range map[provider.Reason]string{provider.OutsideTolerance: "`tolerance`", provider.SignatureMismatch: "compare the secret"} {
+		if got := (&provider.Rejection{Reason: reason}).Detail(); !strings.Contains(got, word) {
+			t.Errorf("%s: got %q, want it to say %q", reason, got, word)
+		}
+	}
+}
+
+// TestSecretOfAnotherKind holds that a secret that is obviously something else
+// is refused, and with words that say what to look for.
+func TestSecretOfAnotherKind(t *testing.T) {
+	preset, _ := provider.Lookup("stripe")
+	for secret, want := range map[string]string{
+		"whsec_1": "", "sk": "",
+		"sk_test_1": "unusable_secret: this is an API key; the signing secret begins with whsec_",
+		"pk_live_1": "unusable_secret: this is an API key; the signing secret begins with whsec_",
+		"rk_live_1": "unusable_secret: this is an API key; the signing secret begins with whsec_",
+	} {
+		got := ""
+		if err := preset.CheckSecret(secret); err != nil {
+			got = err.Error()
+		}
+		if got != want {
+			t.Errorf("CheckSecret(%q): got %q, want %q", secret, got, want)
+		}
+	}
+	if preset, _ := provider.Lookup("generic-hmac"); preset.CheckSecret("sk_test_1") != nil {
+		t.Error("generic-hmac refuses a secret that may well be one")
+	}
+	_, err := provider.Parse([]byte("name: x\nauth: {alg: none}\nsecret: {not_prefix: sk_}\n"))
+	if err == nil || !strings.Contains(err.Error(), "line 3: secret.because: is missing") {
+		t.Errorf("a rule without words: got %v, want secret.because", err)
+	}
+}
+
 func TestTolerance(t *testing.T) {
 	for _, test := range []struct {
 		name      string

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"relay.example/relay/internal/relay"
@@ -135,7 +136,7 @@ func (e *Endpoint) verifyItems(s *scope, keys []signingKey, now time.Time) (int,
 func (e *Endpoint) checkCredentials(req *Request) error {
 	sent, ok := basicCredentials(req.Header)
 	if !ok {
-		return reject(MissingHeader)
+		return rejectAt(MissingHeader, credentialsPlace)
 	}
 	got, want := sha256.Sum256([]byte(sent)), sha256.Sum256([]byte(e.credentials))
 	if subtle.ConstantTimeCompare(got[:], want[:]) != 1 {
@@ -164,7 +165,7 @@ func (e *Endpoint) Read(req *Request) ([]relay.Reading, error) {
 }
 
 // CheckSecret refuses a secret that could never verify anything: an empty
-// one, or one that is no key of this preset.
+// one, one that is no key of this preset, or one that is known for another.
 func (p *Preset) CheckSecret(secret string) error {
 	e, err := p.Endpoint(Settings{})
 	if err != nil {
@@ -172,6 +173,9 @@ func (p *Preset) CheckSecret(secret string) error {
 	}
 	if e.auth.alg == algNone {
 		return relay.Errorf(relay.Invalid, "secret_unused", "%s signs nothing: leave the secret out", p.Name)
+	}
+	if rule := p.spec.Secret; slices.ContainsFunc(rule.NotPrefix, func(prefix string) bool { return strings.HasPrefix(secret, prefix) }) {
+		return relay.Errorf(relay.Invalid, string(UnusableSecret), "%s", rule.Because)
 	}
 	_, err = e.auth.keys([]string{secret}, "")
 	var rejection *Rejection

@@ -60,6 +60,22 @@ type part struct {
 	nonzero  bool
 }
 
+// words names a place to whoever has to look for it.
+func (p *part) words() string {
+	switch p.kind {
+	case partHeader:
+		return "the header " + p.name
+	case partQuery:
+		return "the parameter " + p.name
+	case partForm, partJSON, partItem:
+		return "the field " + p.name
+	case partPath:
+		return "the token in the path"
+	default:
+		return ""
+	}
+}
+
 type template []part
 
 // compiler gathers what the places of one preset need: the paths of the body
@@ -305,6 +321,17 @@ func (s *scope) text(t template) (string, bool) {
 		b.WriteString(v.text)
 	}
 	return b.String(), b.Len() > 0
+}
+
+// missing returns the first place of a template that has no value and needs
+// one, or nil.
+func (s *scope) missing(t template) *part {
+	for i := range t {
+		if v := s.value(&t[i]); (v.kind != scalar || v.text == "") && !t[i].optional {
+			return &t[i]
+		}
+	}
+	return nil
 }
 
 // firstText returns the text of the first template that has one.

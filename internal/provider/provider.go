@@ -30,6 +30,7 @@
 package provider
 
 import (
+	"cmp"
 	"net/http"
 	"net/url"
 )
@@ -85,11 +86,42 @@ var Reasons = []Reason{
 //nolint:errname // a rejection is what it is, RejectionError would say it twice
 type Rejection struct {
 	Reason Reason
+	Place  string // that is missing or cannot be read, by its name in the preset; or ""
 }
 
 func (r *Rejection) Error() string { return "callback rejected: " + string(r.Reason) }
 
+// Detail says what to do about it.
+func (r *Rejection) Detail() string {
+	place := cmp.Or(r.Place, "what proves the callback")
+	switch r.Reason {
+	case NoSecret:
+		return "no secret of this source holds at the moment: give it the provider's"
+	case UnusableSecret:
+		return "this source's secret is no key of its provider: paste it as the provider shows it"
+	case MissingHeader:
+		return place + " is missing: send callbacks from the source's provider, and let nothing on the way drop it"
+	case BadHeader:
+		return place + " cannot be read: is it the source's provider that sends?"
+	case BadTimestamp:
+		return "the signed time is not a time: is it the source's provider that sends?"
+	case OutsideTolerance:
+		return "the callback is genuine, but signed too long ago or in the future: check the clock of this machine, or raise the source's `tolerance`"
+	case SignatureMismatch:
+		return "the signature is not made with this source's secret, or not over this body: compare the secret with the provider's, " +
+			"and let nothing on the way change the body"
+	case CredentialsMismatch:
+		return "the credentials are not this source's: compare them with the provider's"
+	case UnreadableBody:
+		return "the signature stands in the body, and the body cannot be read: is it the source's provider that sends?"
+	default:
+		return "the callback is not genuine: compare the source's secret with the provider's"
+	}
+}
+
 func reject(r Reason) *Rejection { return &Rejection{Reason: r} }
+
+func rejectAt(r Reason, place string) *Rejection { return &Rejection{Reason: r, Place: place} }
 
 // The codes of an Unreadable.
 const (

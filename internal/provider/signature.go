@@ -54,13 +54,13 @@ func (src *signatureSource) read(s *scope) (*signatures, error) {
 	for _, whole := range src.wholes(s) {
 		for element := range src.elements(whole) {
 			if count++; count > MaxSignatures {
-				return nil, reject(BadHeader)
+				return nil, rejectAt(BadHeader, src.words())
 			}
 			src.take(element, found)
 		}
 	}
 	if count == 0 {
-		return nil, reject(MissingHeader)
+		return nil, rejectAt(MissingHeader, src.words())
 	}
 	for _, text := range found.texts {
 		if raw, err := src.decode(text); err == nil && len(raw) > 0 {
@@ -68,7 +68,7 @@ func (src *signatureSource) read(s *scope) (*signatures, error) {
 		}
 	}
 	if len(found.decoded) == 0 {
-		return nil, reject(BadHeader)
+		return nil, rejectAt(BadHeader, src.words())
 	}
 	return found, nil
 }
@@ -91,6 +91,21 @@ func (src *signatureSource) wholes(s *scope) []string {
 	}
 	return nil
 }
+
+// words names the source as a place does.
+func (src *signatureSource) words() string {
+	switch {
+	case src.basic:
+		return credentialsPlace
+	case src.prefixed != "":
+		return "the header " + src.prefixed + "*"
+	default:
+		return src.place.words()
+	}
+}
+
+// credentialsPlace is where Basic credentials stand.
+const credentialsPlace = "the header Authorization, with Basic credentials,"
 
 func headersWith(header http.Header, prefix string) []string {
 	var found []string

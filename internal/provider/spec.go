@@ -28,9 +28,10 @@ type spec struct {
 	Link            string      `yaml:"link"` // query:NAME, where a link carries the token
 	Respond         respondSpec `yaml:"respond"`
 
-	Auth authSpec `yaml:"auth"`
-	Body string   `yaml:"body"` // json (default) or fields: urlencoded, multipart or JSON
-	Each string   `yaml:"each"` // the path to the events of a batch, with [*]
+	Auth   authSpec   `yaml:"auth"`
+	Secret secretSpec `yaml:"secret"`
+	Body   string     `yaml:"body"` // json (default) or fields: urlencoded, multipart or JSON
+	Each   string     `yaml:"each"` // the path to the events of a batch, with [*]
 
 	ID          texts           `yaml:"id"`
 	Type        texts           `yaml:"type"`
@@ -72,6 +73,12 @@ type keySpec struct {
 	Strip  string `yaml:"strip"`
 	Part   int    `yaml:"part"`
 	Derive string `yaml:"derive"` // sha1
+}
+
+// secretSpec tells what people paste by mistake from the secret itself.
+type secretSpec struct {
+	NotPrefix texts  `yaml:"not_prefix"` // no secret begins with any of these
+	Because   string `yaml:"because"`    // what it is then, and what to look for
 }
 
 type timeSpec struct {
@@ -277,6 +284,9 @@ func (s *spec) preset() (*Preset, error) {
 	}
 	if s.Link != "" && (!strings.HasPrefix(s.Link, "query:") || s.Link == "query:") {
 		return nil, wrong("link", "%q is not written like query:NAME", s.Link)
+	}
+	if len(s.Secret.NotPrefix) > 0 && s.Secret.Because == "" {
+		return nil, wrong("secret.because", "is missing: what is a secret that begins like this?")
 	}
 	return p, s.Respond.answer(p)
 }
