@@ -1,0 +1,185 @@
+package archtest_test
+
+import (
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"relay.example/relay/internal/provider"
+)
+
+// page reads a page of docs.
+func page(t *testing.T, name string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(root, "docs", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// refusals say where the code names what it refuses with: in which package
+// ("" means all), by which expression, and what goes before the name.
+var refusals = []struct {
+	pkg, prefix string
+	expression  *regexp.Regexp
+}{
+	{"", "", regexp.MustCompile(`Errorf\((?:relay\.)?[A-Z]\w+,\s*"([a-z_]+)",`)},
+	{"mapping", "", regexp.MustCompile(`errorCode = "([a-z_]+)"`)},
+	{"directory", "", regexp.MustCompile(`asInvalid\("([a-z_]+)",`)},
+	{"provider", "", regexp.MustCompile(`(?m)^\t[A-Z]\w+\s+Reason = "([a-z_]+)"`)},  // of a 401
+	{"provider", "", regexp.MustCompile(`(?m)^\t[A-Z]\w+\s+= "([a-z]+_[a-z_]+)"$`)}, // of a 400
+	{"handlers", "", regexp.MustCompile(`newProblem\([^"\n]+"([a-z_]+)",`)},
+	{"handlers", "", regexp.MustCompile(`(?:reason|code)(?:, detail)? :?= "([a-z_]+)"`)},
+	{"handlers", "invalid_", regexp.MustCompile(`oneOf\(c, "([a-z_]+)"`)},
+}
+
+// indirect is what stands where a code is no literal. All but the last two are
+// found by one of the expressions above; those of the egress only ever stand
+// in the detail of another refusal.
+var indirect = []string{"code", "reason", "errorCode", "string(UnusableSecret)", "string(rejection.Reason)", `"invalid_"+name`, "codeBadURL", "codeRefused"}
+
+// codes collects the stable codes of the API and of callbacks. The sandbox is
+// part of neither.
+func codes(t *testing.T) []string {
+	t.Helper()
+	found := map[string]bool{}
+	named := regexp.MustCompile(`relay\.Errorf\(relay\.\w+,\s*([^,\s]+),`)
+	err := filepath.WalkDir(filepath.Join(root, "internal"), func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && d.Name() == "sandbox":
+			return fs.SkipDir
+		case !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go"):
+			return nil
+		}
+		source, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		for _, r := range refusals {
+			if r.pkg != "" && r.pkg != filepath.Base(filepath.Dir(path)) {
+				continue
+			}
+			for _, m := range r.expression.FindAllStringSubmatch(string(source), -1) {
+				found[r.prefix+m[1]] = true
+			}
+		}
+		for _, m := range named.FindAllStringSubmatch(string(source), -1) {
+			if literal := regexp.MustCompile(`^"[a-z_]+"$`).MatchString(m[1]); !literal && !slices.Contains(indirect, m[1]) {
+				t.Errorf("%s: got the code %s, which this test cannot follow: want a literal, or an expression in refusals", path, m[1])
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.Sorted(maps.Keys(found))
+}
+
+// TestCodesAreDocumented holds that whoever meets a code finds it in
+// docs/api.md or docs/configuration.md, and that no code is told of that
+// nothing answers.
+func TestCodesAreDocumented(t *testing.T) {
+	t.Parallel()
+	inCode := codes(t)
+	if len(inCode) < 100 {
+		t.Errorf("found %d codes: want them all", len(inCode))
+	}
+	api, configuration := page(t, "api.md"), page(t, "configuration.md")
+	for _, code := range inCode {
+		if !strings.Contains(api+configuration, "`"+code+"`") {
+			t.Errorf("neither docs/api.md nor docs/configuration.md tells of the code %s", code)
+		}
+	}
+	quoted := regexp.MustCompile("`([a-z_]+)`")
+	_, refused, _ := strings.Cut(api, "| code of a 401 |")
+	refused, _, _ = strings.Cut(refused, "\n\n")
+	_, errors, _ := strings.Cut(api, "## Errors\n")
+	for _, row := range regexp.MustCompile(`(?m)^\| (.*?) \|`).FindAllStringSubmatch(refused+errors, -1) {
+		for _, code := range quoted.FindAllStringSubmatch(row[1], -1) {
+			if !slices.Contains(inCode, code[1]) {
+				t.Errorf("docs/api.md tells of the code %s, with which nothing is refused", code[1])
+			}
+		}
+	}
+	for _, row := range regexp.MustCompile("(?m)^\\| `[a-z_]+` \\|(?:[^|\n]*\\|){3} ([^|\n]*) \\|$").FindAllStringSubmatch(configuration, -1) {
+		for _, code := range quoted.FindAllStringSubmatch(row[1], -1) {
+			if !slices.Contains(inCode, code[1]) {
+				t.Errorf("docs/configuration.md tells of the code %s, with which nothing is refused", code[1])
+			}
+		}
+	}
+}
+
+// TestRoutesAreDocumented holds docs/api.md against the routes.
+func TestRoutesAreDocumented(t *testing.T) {
+	t.Parallel()
+	api := page(t, "api.md")
+	source, err := os.ReadFile(filepath.Join(root, "internal", "handlers", "handlers.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var routes []string
+	param := regexp.MustCompile(`:(\w+)`)
+	for _, m := range regexp.MustCompile(`\b(e|v1)\.(GET|POST|PUT|DELETE|PATCH|Any)\("([^"]+)"`).FindAllStringSubmatch(string(source), -1) {
+		path := param.ReplaceAllString(m[3], "{$1}")
+		if m[1] == "v1" {
+			path = "/v1" + path
+		}
+		if !strings.HasSuffix(path, "/*") { // told of with the route that it adds a token to
+			routes = append(routes, strings.ToUpper(m[2])+" "+path)
+		}
+	}
+	if len(routes) < 35 {
+		t.Errorf("found the routes %v: want them all", routes)
+	}
+	for _, route := range routes {
+		if !strings.Contains(api, "`"+route+"`") {
+			t.Errorf("docs/api.md does not tell of %s", route)
+		}
+	}
+	for _, m := range regexp.MustCompile("`((?:GET|POST|PUT|DELETE|ANY) [^`?]+)`").FindAllStringSubmatch(api, -1) {
+		if !slices.Contains(routes, m[1]) && !strings.Contains(m[1], "/debug/pprof/") {
+			t.Errorf("docs/api.md tells of %s, which is no route", m[1])
+		}
+	}
+}
+
+// TestProvidersAreDocumented holds the list in docs/configuration.md against
+// the presets: their names, outcomes and the events to tick.
+func TestProvidersAreDocumented(t *testing.T) {
+	t.Parallel()
+	_, section, _ := strings.Cut(page(t, "configuration.md"), "### Providers\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	rows := map[string]string{}
+	for _, row := range regexp.MustCompile("(?m)^\\| `([a-z-]+)` \\|(.*)\\|$").FindAllStringSubmatch(section, -1) {
+		rows[row[1]] = row[2]
+	}
+	if got := slices.Sorted(maps.Keys(rows)); !slices.Equal(got, provider.Names()) {
+		t.Errorf("docs/configuration.md tells of the providers %v, want %v", got, provider.Names())
+	}
+	for name, row := range rows {
+		preset, ok := provider.Lookup(name)
+		if !ok {
+			continue
+		}
+		for _, outcome := range preset.Outcomes() {
+			if !strings.Contains(row, "`"+string(outcome)+"`") {
+				t.Errorf("docs/configuration.md, provider %s: want it to tell of %s", name, outcome)
+			}
+		}
+		for _, event := range preset.Events {
+			if !strings.Contains(section, "`"+event+"`") {
+				t.Errorf("docs/configuration.md, provider %s: want it to tell of the event %s", name, event)
+			}
+		}
+	}
+}
