@@ -136,7 +136,7 @@ func (e *Endpoint) verifyItems(s *scope, keys []signingKey, now time.Time) (int,
 func (e *Endpoint) checkCredentials(req *Request) error {
 	sent, ok := basicCredentials(req.Header)
 	if !ok {
-		return rejectAt(MissingHeader, credentialsPlace)
+		return rejectAt(MissingHeader, basicHeader)
 	}
 	got, want := sha256.Sum256([]byte(sent)), sha256.Sum256([]byte(e.credentials))
 	if subtle.ConstantTimeCompare(got[:], want[:]) != 1 {

@@ -96,7 +96,7 @@ func (src *signatureSource) wholes(s *scope) []string {
 func (src *signatureSource) words() string {
 	switch {
 	case src.basic:
-		return credentialsPlace
+		return basicHeader
 	case src.prefixed != "":
 		return "the header " + src.prefixed + "*"
 	default:
@@ -104,8 +104,8 @@ func (src *signatureSource) words() string {
 	}
 }
 
-// credentialsPlace is where Basic credentials stand.
-const credentialsPlace = "the header Authorization, with Basic credentials,"
+// basicHeader is where Basic credentials stand.
+const basicHeader = "the header Authorization, with Basic credentials,"
 
 func headersWith(header http.Header, prefix string) []string {
 	var found []string
