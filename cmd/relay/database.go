@@ -21,6 +21,7 @@ const (
 	hotConnections = 12
 	connections    = 8
 	databaseWait   = 60 * time.Second // for a database that is starting, too
+	databaseTold   = 10 * time.Second // between two lines about that
 	stopWait       = 30 * time.Second // for the private server to stop
 )
 
@@ -126,13 +127,19 @@ func (db *database) open(ctx context.Context) (*store.Store, error) {
 func (db *database) await(ctx context.Context) error {
 	waiting, cancel := context.WithTimeout(ctx, databaseWait)
 	defer cancel()
+	var told time.Time
 	for {
 		_, err := store.Migrations(waiting, db.url)
 		if err == nil || !store.Starting(err) {
 			return err
 		}
-		db.log.Info("waiting for the database", "error", err)
+		if ctx.Err() == nil && time.Since(told) >= databaseTold {
+			db.log.Info("waiting for the database", "error", err)
+			told = time.Now()
+		}
 		select {
+		case <-ctx.Done():
+			return errors.New("stopped while waiting for the database")
 		case <-waiting.Done():
 			return fmt.Errorf("the database did not come up within %s: %w", databaseWait, err)
 		case <-time.After(time.Second):

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/golang-migrate/migrate/v4"
@@ -90,7 +91,7 @@ func withMigrate(ctx context.Context, url string, fn func(*migrate.Migrate) erro
 	db := stdlib.OpenDB(*cfg)
 	defer func() { _ = db.Close() }()
 	if err := db.PingContext(ctx); err != nil {
-		return fmt.Errorf("connecting to migrate: %w", err)
+		return &connectError{err}
 	}
 	driver, err := migratepgx.WithInstance(db, &migratepgx.Config{})
 	if err != nil {
@@ -113,6 +114,24 @@ func withMigrate(ctx context.Context, url string, fn func(*migrate.Migrate) erro
 	}
 	return nil
 }
+
+// connectError tells in one line why there is no connection, and every cause
+// once: the driver tries each address with TLS and without it.
+type connectError struct{ err error }
+
+func (e *connectError) Error() string {
+	first, more, _ := strings.Cut(e.err.Error(), "\n")
+	text, between := "connecting to the database: "+first, " "
+	for line := range strings.Lines(more) {
+		if line = strings.TrimSpace(line); !strings.Contains(text, line) {
+			text += between + line
+			between = "; "
+		}
+	}
+	return text
+}
+
+func (e *connectError) Unwrap() error { return e.err }
 
 // migrateConfig is the connection that migrates.
 func migrateConfig(url string) (*pgx.ConnConfig, error) {

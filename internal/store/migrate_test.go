@@ -190,3 +190,15 @@ func constantsOf(t *testing.T, dir string) map[string][]string {
 	}
 	return out
 }
+
+// TestNoConnection holds that a database that is not there is told in one
+// line, and its cause once: the driver tries with TLS and without.
+func TestNoConnection(t *testing.T) {
+	t.Parallel()
+	_, err := store.Migrations(t.Context(), "postgres://relay:hunter2@127.0.0.1:1/relay")
+	const want = "connecting to the database: failed to connect to `user=relay database=relay`: " +
+		"127.0.0.1:1 (127.0.0.1): dial error: dial tcp 127.0.0.1:1: connect: connection refused"
+	if err == nil || err.Error() != want || !store.Starting(err) {
+		t.Errorf("got %v, want %s, of a database that may come up", err, want)
+	}
+}
