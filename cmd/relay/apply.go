@@ -127,7 +127,7 @@ func readDocuments(in io.Reader, lookup func(string) (string, bool)) ([]director
 		if err := dec.Decode(&tree); errors.Is(err, io.EOF) {
 			return docs, nil
 		} else if err != nil {
-			return nil, fmt.Errorf("the configuration is not YAML: %w", err)
+			return nil, fmt.Errorf("the configuration is not YAML: %w%s", err, quoteHint(raw))
 		}
 		if tree == nil {
 			continue
@@ -142,6 +142,15 @@ func readDocuments(in io.Reader, lookup func(string) (string, bool)) ([]director
 		seen[doc.Project] = true
 		docs = append(docs, doc)
 	}
+}
+
+// quoteHint is for those who wrote a reference or an expression as it is: to
+// YAML their braces are a map.
+func quoteHint(raw []byte) string {
+	if bytes.Contains(raw, []byte("${")) || bytes.Contains(raw, []byte("{{")) {
+		return "\nput ${…} and {{…}} in quotes"
+	}
+	return ""
 }
 
 func readDocument(tree any, lookup func(string) (string, bool)) (doc directory.Document, err error) {

@@ -229,6 +229,47 @@ func TestServeConfigRefused(t *testing.T) {
 	wantRefusal(t, err, "SANDBOX is not set")
 }
 
+// TestServeConfigDropsSecrets starts a node whose configuration does not name
+// a secret that was added through the API: that is told, by its id alone.
+func TestServeConfigDropsSecrets(t *testing.T) {
+	t.Parallel()
+	env := settingsOf(storetest.URL(t, true))
+	file := writeFile(t, "relay.yaml", "sources: [{name: pay, provider: stripe, secret: '${STRIPE_WEBHOOK_SECRET}'}]")
+	first := startNode(t, env, "--config", file)
+	var added object
+	first.call(t, http.MethodPost, "/v1/sources/pay/secrets", object{"secret": "whsec_added_by_hand"}, &added, http.StatusCreated)
+	first.end(t)
+
+	second := startNode(t, env, "--config", file)
+	said, _ := second.log.line("a secret was dropped: the configuration does not name it")
+	if said["level"] != "WARN" || said["source"] != "pay" || said["project"] != "default" || said["secret_id"] != added["id"] {
+		t.Errorf("got %v, want a warning of the secret %v of pay", said, added["id"])
+	}
+	checkLog(t, second.log.String(), []string{env["RELAY_ENCRYPTION_KEY"]})
+	second.end(t)
+
+	third := startNode(t, env, "--config", file)
+	if said, _ := third.log.line("a secret was dropped: the configuration does not name it"); said != nil {
+		t.Errorf("a start that drops nothing: got %v", said)
+	}
+}
+
+// TestQuotes holds that who forgets quotes around braces is told of them.
+func TestQuotes(t *testing.T) {
+	t.Parallel()
+	const hint = "put ${…} and {{…}} in quotes"
+	for text, want := range map[string]bool{
+		"destinations: [{name: bot, token: ${TOKEN}}]":       true,
+		"flows: [{name: a, when: {{ payment.amount > 5 }}}]": true,
+		"destinations: [{name: bot":                          false,
+	} {
+		_, err := readDocuments(strings.NewReader(text), lookupIn(nil))
+		if err == nil || strings.Contains(err.Error(), hint) != want {
+			t.Errorf("%s: got %v, want it to say %q: %t", text, err, hint, want)
+		}
+	}
+}
+
 // openDir makes a directory that the private server's account can enter: the
 // testing package closes its own to others.
 func openDir(t *testing.T) string {
@@ -245,16 +286,25 @@ func openDir(t *testing.T) string {
 func TestDemo(t *testing.T) {
 	t.Parallel()
 	dir := openDir(t)
-	for _, start := range []string{"the first", "the second"} { // on the same data
-		out := mustRun(t, nil, "demo", "--once", "--listen=127.0.0.1:0", "--data-dir", dir)
-		for _, want := range []string{"form: resumed", "checkout: resumed", "both conversations were resumed"} {
+	busy, err := listen(t.Context(), "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = busy.Close() }()
+	const moved = "cannot be had: bind: address already in use"
+	for start, address := range map[string]string{"a demo": "127.0.0.1:0", "a demo whose port is taken": busy.Addr().String()} { // on the same data
+		out := mustRun(t, nil, "demo", "--once", "--listen", address, "--data-dir", dir)
+		for _, want := range []string{"form: resumed", "checkout: resumed", "both conversations were resumed", "health checks and profiles are at http://127.0.0.1:"} {
 			if !strings.Contains(out, want) {
-				t.Errorf("%s demo does not say %q:\n%s", start, want, out)
+				t.Errorf("%s does not say %q:\n%s", start, want, out)
 			}
+		}
+		if got, want := strings.Contains(out, moved), address == busy.Addr().String(); got != want {
+			t.Errorf("%s: it says %q: %t, want %t:\n%s", start, moved, got, want, out)
 		}
 		for line := range strings.Lines(out) {
 			if !regexp.MustCompile(`^ +\d+\.\d{3}s  `).MatchString(line) {
-				t.Errorf("%s demo: got the line %q, want each to begin with its time", start, line)
+				t.Errorf("%s: got the line %q, want each to begin with its time", start, line)
 			}
 		}
 	}

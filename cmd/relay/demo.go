@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"path/filepath"
@@ -46,7 +47,7 @@ func (c *demoCommand) Run(ctx context.Context, p *program) error {
 	if err != nil {
 		return fmt.Errorf("the sandbox's address: %w", err)
 	}
-	serve, err := c.node(ctx)
+	serve, moved, err := c.node(ctx)
 	if err != nil {
 		_ = listener.Close()
 		return err
@@ -62,7 +63,10 @@ func (c *demoCommand) Run(ctx context.Context, p *program) error {
 		}
 		err := serve.serve(ctx, &quiet, func(n *node) {
 			address = n.url
-			d.relay = n.url
+			d.relay, d.ops = n.url, "http://"+n.ops.Addr().String()
+			if moved != nil {
+				d.say("the relay took the address %s, since %s cannot be had: %v", n.public.Addr(), c.Listen, moved)
+			}
 			g.Go(func() error {
 				err := d.play(ctx)
 				if err != nil || c.Once {
@@ -80,25 +84,29 @@ func (c *demoCommand) Run(ctx context.Context, p *program) error {
 }
 
 // node is the relay's part of the demo: a node like any other, with a data
-// directory of its own so that the demo touches nobody's data.
-func (c *demoCommand) node(ctx context.Context) (*serveCommand, error) {
+// directory of its own so that the demo touches nobody's data. moved says why
+// it listens on another address than the wanted one.
+func (c *demoCommand) node(ctx context.Context) (s *serveCommand, moved, err error) {
 	address := c.Listen
 	if l, err := listen(ctx, address); err != nil {
-		address = "127.0.0.1:0"
+		address, moved = "127.0.0.1:0", err
+		if op := (*net.OpError)(nil); errors.As(err, &op) {
+			moved = op.Err // without the address again
+		}
 	} else if err := l.Close(); err != nil {
-		return nil, fmt.Errorf("--listen: %w", err)
+		return nil, nil, fmt.Errorf("--listen: %w", err)
 	}
-	s := &serveCommand{nodeFlags: nodeFlags{
+	s = &serveCommand{nodeFlags: nodeFlags{
 		databaseFlags: databaseFlags{DatabaseURL: embedded, DataDir: c.DataDir, Log: "text"},
 		Listen:        address, OpsListen: "127.0.0.1:0", APIKey: "demo-" + rand.Text(), AllowPrivateTargets: "true",
-		Migrate: "auto", ShutdownTimeout: 10 * time.Second,
+		Migrate: "auto", ShutdownTimeout: span(10 * time.Second),
 	}}
 	dir, err := s.dataDir()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	s.DataDir = filepath.Join(dir, "demo")
-	return s, nil
+	return s, moved, nil
 }
 
 // demo is one run of it, as a bot builder and an end user would do it: over
@@ -109,6 +117,7 @@ type demo struct {
 	box     *sandbox.Sandbox
 	sandbox string
 	relay   string
+	ops     string
 	key     string
 }
 
@@ -118,6 +127,7 @@ func (d *demo) say(format string, args ...any) {
 
 func (d *demo) play(ctx context.Context) error {
 	d.say("the relay is up at %s, the sandbox at %s", d.relay, d.sandbox)
+	d.say("health checks and profiles are at %s/readyz and %s/debug/pprof/", d.ops, d.ops)
 	if err := d.configure(ctx); err != nil {
 		return fmt.Errorf("configuring: %w", err)
 	}

@@ -177,8 +177,8 @@ func (n *node) run(ctx context.Context) error {
 // drain tells balancers to send no more, and serves on while they learn it.
 func (n *node) drain(ctx context.Context) {
 	n.handlers.Drain()
-	n.log.Info("stopping", "cause", context.Cause(ctx), "drain_delay", n.flags.DrainDelay.String())
-	delay := time.NewTimer(n.flags.DrainDelay)
+	n.log.Info("stopping", "cause", context.Cause(ctx), "drain_delay", time.Duration(n.flags.DrainDelay))
+	delay := time.NewTimer(time.Duration(n.flags.DrainDelay))
 	defer delay.Stop()
 	select {
 	case <-delay.C:
@@ -188,7 +188,7 @@ func (n *node) drain(ctx context.Context) {
 
 // half is what each of the two stages of a shutdown may take: requests, then
 // sends.
-func (n *node) half() time.Duration { return n.flags.ShutdownTimeout / 2 }
+func (n *node) half() time.Duration { return time.Duration(n.flags.ShutdownTimeout) / 2 }
 
 func listen(ctx context.Context, address string) (net.Listener, error) {
 	return new(net.ListenConfig).Listen(ctx, "tcp", address)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"os"
 )
 
 // serveCommand runs a node.
@@ -23,6 +24,9 @@ func (c *serveCommand) serve(ctx context.Context, p *program, ready func(*node))
 		return err
 	}
 	log := newLogger(p.stderr, c.Log)
+	for _, name := range strangers(os.Environ()) {
+		log.Warn("an environment variable is named like a setting and is none: see relay --help", "name", name)
+	}
 	db, err := openDatabase(ctx, &c.databaseFlags, log)
 	if err != nil {
 		return err
@@ -63,6 +67,9 @@ func (c *serveCommand) prepare(ctx context.Context, p *program, n *node, log *sl
 	}
 	for _, e := range edits {
 		log.Info("configuration applied", "verb", e.Verb, "kind", e.Kind, "project", e.Project, "name", e.Name)
+		for _, id := range e.DroppedSecrets {
+			log.Warn("a secret was dropped: the configuration does not name it", "project", e.Project, "source", e.Name, "secret_id", id)
+		}
 	}
 	return nil
 }

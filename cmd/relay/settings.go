@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -70,6 +71,26 @@ func fromEnvironment(lookup func(string) (string, bool)) kong.Resolver {
 	})
 }
 
+// notSettings are names of the relay's own that serve does not read, and what
+// Kubernetes sets for a service called relay.
+var notSettings = regexp.MustCompile(`^RELAY_(VECTORS|TEST_DATABASE_URL|(.+_)?SERVICE_(HOST|PORT(_.+)?)|(.+_)?PORT(_[0-9]+_.+)?)$`)
+
+// strangers lists the variables of an environment that are named like settings
+// and are none: a misspelt one would have no effect, silently.
+func strangers(environ []string) (names []string) {
+	known := map[string]bool{}
+	for _, s := range settings {
+		known[s.env], known[s.env+"_FILE"] = true, true
+	}
+	for _, variable := range environ {
+		name, _, _ := strings.Cut(variable, "=")
+		if strings.HasPrefix(name, "RELAY_") && !known[name] && !notSettings.MatchString(name) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
 // helpWithSettings adds the table of settings to the help of the program.
 func helpWithSettings(options kong.HelpOptions, ctx *kong.Context) error {
 	if err := kong.DefaultHelpPrinter(options, ctx); err != nil {
@@ -124,14 +145,32 @@ func (f *databaseFlags) dataDir() (string, error) {
 // nodeFlags are the settings of a node.
 type nodeFlags struct {
 	databaseFlags
-	Listen              string        `default:"127.0.0.1:8080" help:"Address of callbacks, API and pages (RELAY_LISTEN)."`
-	OpsListen           string        `default:"127.0.0.1:9090" help:"Address of health checks and profiles (RELAY_OPS_LISTEN)."`
-	PublicURL           string        `help:"How the world reaches the listen address (RELAY_PUBLIC_URL)."`
-	APIKey              string        `help:"A first admin key (RELAY_API_KEY)."`
-	AllowPrivateTargets string        `help:"Private networks that may be called (RELAY_ALLOW_PRIVATE_TARGETS)."`
-	Migrate             string        `enum:"auto,check" default:"auto" help:"auto or check (RELAY_MIGRATE)."`
-	DrainDelay          time.Duration `default:"5s" help:"Serve on for this long after SIGTERM (RELAY_DRAIN_DELAY)."`
-	ShutdownTimeout     time.Duration `default:"20s" help:"Finish within this time (RELAY_SHUTDOWN_TIMEOUT)."`
+	Listen              string `default:"127.0.0.1:8080" help:"Address of callbacks, API and pages (RELAY_LISTEN)."`
+	OpsListen           string `default:"127.0.0.1:9090" help:"Address of health checks and profiles (RELAY_OPS_LISTEN)."`
+	PublicURL           string `help:"How the world reaches the listen address (RELAY_PUBLIC_URL)."`
+	APIKey              string `help:"A first admin key (RELAY_API_KEY)."`
+	AllowPrivateTargets string `help:"Private networks that may be called (RELAY_ALLOW_PRIVATE_TARGETS)."`
+	Migrate             string `enum:"auto,check" default:"auto" help:"auto or check (RELAY_MIGRATE)."`
+	DrainDelay          span   `default:"5s" help:"Serve on for this long after SIGTERM (RELAY_DRAIN_DELAY)."`
+	ShutdownTimeout     span   `default:"20s" help:"Finish within this time (RELAY_SHUTDOWN_TIMEOUT)."`
+}
+
+// span is a time span among the settings.
+type span time.Duration
+
+// Decode reads a span, or says which setting it is and how to write one.
+func (s *span) Decode(ctx *kong.DecodeContext) error {
+	var text string
+	if err := ctx.Scan.PopValueInto("time span", &text); err != nil {
+		return err
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		name := "RELAY_" + strings.ToUpper(strings.ReplaceAll(ctx.Value.Name, "-", "_"))
+		return fmt.Errorf("%s: %q is not a time span: write it like %s", name, text, ctx.Value.Default)
+	}
+	*s = span(d)
+	return nil
 }
 
 // minKeyLength is the shortest RELAY_API_KEY, in characters.
@@ -165,9 +204,18 @@ func (f *nodeFlags) publicURL(l net.Listener) string {
 	return "http://" + l.Addr().String()
 }
 
+// spelled writes a time span as people do: JSON would make it a number of
+// nanoseconds.
+func spelled(_ []string, a slog.Attr) slog.Attr {
+	if a.Value.Kind() == slog.KindDuration {
+		a.Value = slog.StringValue(a.Value.Duration().String())
+	}
+	return a
+}
+
 func newLogger(w io.Writer, format string) *slog.Logger {
 	if format == "json" {
-		return slog.New(slog.NewJSONHandler(w, nil))
+		return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{ReplaceAttr: spelled}))
 	}
 	return slog.New(slog.NewTextHandler(w, nil))
 }

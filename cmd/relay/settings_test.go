@@ -2,12 +2,14 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"os"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/alecthomas/kong"
 	"github.com/google/go-cmp/cmp"
@@ -105,6 +107,8 @@ func TestRefusedSettings(t *testing.T) {
 		{name: "public URL", env: map[string]string{"DATABASE_URL": url, "RELAY_PUBLIC_URL": "relay.example"}, words: []string{"RELAY_PUBLIC_URL"}},
 		{name: "private targets", env: map[string]string{"DATABASE_URL": url, "RELAY_ALLOW_PRIVATE_TARGETS": "some"}, words: []string{"RELAY_ALLOW_PRIVATE_TARGETS"}},
 		{name: "drain delay", env: map[string]string{"DATABASE_URL": url, "RELAY_DRAIN_DELAY": "-1s"}, words: []string{"RELAY_DRAIN_DELAY"}},
+		{name: "drain delay without a unit", env: map[string]string{"DATABASE_URL": url, "RELAY_DRAIN_DELAY": "5"}, words: []string{"RELAY_DRAIN_DELAY", `"5" is not a time span`, "like 5s"}},
+		{name: "a flag without a unit", env: map[string]string{"DATABASE_URL": url}, args: []string{"--shutdown-timeout=30"}, words: []string{"RELAY_SHUTDOWN_TIMEOUT", "like 20s"}},
 		{name: "shutdown timeout", env: map[string]string{"DATABASE_URL": url, "RELAY_SHUTDOWN_TIMEOUT": "0s"}, words: []string{"RELAY_SHUTDOWN_TIMEOUT"}},
 		{name: "migrate", env: map[string]string{"DATABASE_URL": url, "RELAY_MIGRATE": "maybe"}, words: []string{"migrate", "auto", "check"}},
 		{name: "log", env: map[string]string{"DATABASE_URL": url, "RELAY_LOG": "xml"}, words: []string{"log", "text", "json"}},
@@ -121,6 +125,71 @@ func TestRefusedSettings(t *testing.T) {
 				t.Errorf("the error quotes the key: %v", err)
 			}
 		})
+	}
+}
+
+// TestStrangers finds what is named like a setting and is none.
+func TestStrangers(t *testing.T) {
+	t.Parallel()
+	environ := []string{"PATH=/bin", "RELAY_TEST_DATABASE_URL=x", "RELAY_VECTORS=x", "RELAY_LISTN=:80", "RELAY_PUBLIC_URL_FILES=x", "RELAY_=x"}
+	for _, s := range settings {
+		environ = append(environ, s.env+"=x", s.env+"_FILE=x")
+	}
+	// Kubernetes tells every pod of the services around it.
+	environ = append(environ, "RELAY_SERVICE_HOST=x", "RELAY_SERVICE_PORT=x", "RELAY_SERVICE_PORT_HTTP=x", "RELAY_PORT=x",
+		"RELAY_PORT_8080_TCP=x", "RELAY_PORT_8080_TCP_ADDR=x", "RELAY_POSTGRES_SERVICE_HOST=x", "RELAY_POSTGRES_PORT_5432_TCP_PROTO=x")
+	if diff := cmp.Diff([]string{"RELAY_LISTN", "RELAY_PUBLIC_URL_FILES", "RELAY_"}, strangers(environ)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// TestLogSpellsTimes holds that a log of either format writes a time span as
+// people do.
+func TestLogSpellsTimes(t *testing.T) {
+	t.Parallel()
+	for format, want := range map[string]string{"json": `"after":"1m30s"`, "text": "after=1m30s"} {
+		var out bytes.Buffer
+		newLogger(&out, format).Info("stopping", "after", 90*time.Second)
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%s: got %s, want %s", format, out.String(), want)
+		}
+	}
+}
+
+// TestStoppedWhileWaiting stops a node whose database answers nothing of use:
+// it says so, and has told of the waiting once.
+func TestStoppedWhileWaiting(t *testing.T) {
+	t.Parallel()
+	l, err := listen(t.Context(), "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	go func() { // several attempts later, stop the node
+		defer func() { _ = l.Close() }()
+		for range 6 {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_ = conn.Close()
+		}
+		stop()
+	}()
+	env, said := settingsOf("postgres://relay@"+l.Addr().String()+"/relay"), newLogs()
+	err = run(ctx, []string{"serve"}, lookupIn(env), io.Discard, said)
+	wantRefusal(t, err, "stopped while waiting for the database")
+	if err != nil && strings.Contains(err.Error(), "did not come up") {
+		t.Errorf("got %v, want no word of a time that did not pass", err)
+	}
+	if got := strings.Count(said.String(), "waiting for the database"); got != 1 {
+		t.Errorf("got %d lines about waiting, want 1:\n%s", got, said)
+	}
+	waiting, _ := said.line("waiting for the database")
+	cause, _ := waiting["error"].(string)
+	if !strings.HasPrefix(cause, "connecting to the database: failed to connect") || strings.Contains(cause, "\n") {
+		t.Errorf("got the cause %q, want it in one line", cause)
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/google/uuid"
+
 	"relay.example/relay/internal/relay"
 	"relay.example/relay/internal/store"
 )
@@ -42,6 +44,10 @@ type Edit struct {
 	Project string
 	Name    string
 	Fields  []string // that an update changes
+
+	// DroppedSecrets are those that callbacks of a source can no longer be
+	// signed with, since the document does not name them.
+	DroppedSecrets []uuid.UUID
 }
 
 // Apply makes the configuration what the documents say, as one transaction,

@@ -154,7 +154,7 @@ func TestApplyRefuses(t *testing.T) {
 		{"a long name", d(`{"name":"` + strings.Repeat("a", 64) + `","platform":"certainly","token":"t"}`), "invalid_name", ""},
 		{"unknown platform", d(`{"name":"b","platform":"certainty"}`), "unknown_platform", `destinations.b: platform: "certainty" is none of certainly`},
 		{"no platform", d(`{"name":"b","token":"t"}`), "unknown_platform", "destinations.b: platform is missing: give one of certainly"},
-		{"platform misspelt", d(`{"name":"b","platfrom":"certainly","token":"t"}`), "unknown_platform", "destinations.b: platform is missing: give one of certainly; there is no field platfrom"},
+		{"platform misspelt", d(`{"name":"b","plattform":"certainly","token":"t"}`), "unknown_platform", "destinations.b: platform is missing: give one of certainly; there is no field plattform"},
 		{"token missing", d(`{"name":"b","platform":"certainly"}`), "setting_required", "destinations.b: token: "},
 		{"token empty", d(`{"name":"b","platform":"certainly","token":""}`), "setting_required", "destinations.b: token: "},
 		{"token a number", d(`{"name":"b","platform":"certainly","token":5}`), "wrong_type", "destinations.b: token: "},

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
+
 	"relay.example/relay/internal/egress"
 	"relay.example/relay/internal/platform"
 	"relay.example/relay/internal/relay"
@@ -295,29 +297,34 @@ func (e *editor) writeSource(ctx context.Context, p *Project, src relay.Source, 
 	if err != nil || !replace {
 		return err
 	}
-	return e.replaceSecrets(ctx, p, id, old, secrets)
+	dropped, err := e.replaceSecrets(ctx, p, id, old, secrets)
+	e.edits[len(e.edits)-1].DroppedSecrets = dropped
+	return err
 }
 
 // replaceSecrets makes a source's secrets the given ones, the first current.
 // One that is on its way out keeps the time that its rotation gave it.
-func (e *editor) replaceSecrets(ctx context.Context, p *Project, sourceID int64, old *Source, secrets []string) error {
+func (e *editor) replaceSecrets(
+	ctx context.Context, p *Project, sourceID int64, old *Source, secrets []string,
+) (dropped []uuid.UUID, err error) {
 	for _, secret := range slices.Backward(secrets) { // the newest is current
 		if _, err := e.c.PutSecret(ctx, p.ID, sourceID, secret); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	if old == nil {
-		return nil
+		return nil, nil
 	}
 	for _, before := range old.Secrets {
 		if before.ExpiresAt != nil || slices.Contains(secrets, before.Secret) {
 			continue
 		}
 		if err := e.c.DeleteSecret(ctx, sourceID, before.ID); err != nil {
-			return err
+			return nil, err
 		}
+		dropped = append(dropped, before.ID)
 	}
-	return nil
+	return dropped, nil
 }
 
 // standingSecrets are the secrets of a source that no rotation has put an end
