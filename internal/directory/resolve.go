@@ -71,7 +71,7 @@ func (s *Snapshot) Resolve(p *Project, f relay.Flow) (*Resolved, error) {
 		return nil, err
 	}
 	r.PlanID = store.PlanID(p.ID, r.Plan)
-	r.Warnings = warnings(&doc, r.CanFire)
+	r.Warnings = Warnings(&doc)
 	if r.Scope = "flow/" + f.Name; f.Name == "" {
 		r.Scope = scopeWithoutFlow(&doc, destination)
 	}
@@ -296,25 +296,16 @@ func reachable(on map[string]relay.Action, can []relay.Outcome) error {
 	return nil
 }
 
-// Warnings names the terminal outcomes that a wait at some sources can come to
-// and that its plan would pass in silence.
-func (s *Snapshot) Warnings(doc *relay.Plan, sourceIDs []int64) []string {
-	var sources []*Source
-	for _, id := range sourceIDs {
-		if src := s.sources[id]; src != nil && src.Err == nil {
-			sources = append(sources, src)
-		}
-	}
-	return warnings(doc, canFire(doc.Expect, sources))
-}
-
-func warnings(doc *relay.Plan, can []relay.Outcome) []string {
+// Warnings names the terminal outcomes that a plan would pass in silence: also
+// those that its sources never tell of, because a person can end a wait with
+// any of them.
+func Warnings(doc *relay.Plan) []string {
 	if _, ok := doc.On[relay.DefaultAction]; ok {
 		return []string{}
 	}
 	var silent []string
 	for _, o := range []relay.Outcome{relay.Completed, relay.Expired, relay.Cancelled, relay.Failed} {
-		if _, ok := doc.On[string(o)]; !ok && slices.Contains(can, o) {
+		if _, ok := doc.On[string(o)]; !ok {
 			silent = append(silent, string(o))
 		}
 	}

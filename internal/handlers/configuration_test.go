@@ -194,12 +194,12 @@ func TestFlows(t *testing.T) {
 		{
 			"a form", `{"destination": "bot", "source": "contact", "on": {"completed": {"module_id": 1}, "expired": {"module_id": 2}}}`,
 			[]any{"completed", "cancelled", "expired", "paid_again"},
-			[]any{"cancelled: no action"},
+			[]any{"cancelled, failed: no action"},
 		},
 		{
 			"nothing at all", `{"destination": "bot", "source": "contact"}`,
 			[]any{"completed", "cancelled", "expired", "paid_again"},
-			[]any{"completed, expired, cancelled: no action"},
+			[]any{"completed, expired, cancelled, failed: no action"},
 		},
 		{
 			"silence on purpose", `{"destination": "bot", "source": "contact", "on": {"default": {"action": "none"}}}`,

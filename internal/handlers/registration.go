@@ -258,7 +258,7 @@ func (h *Handlers) showRegistered(s *directory.Snapshot, w *relay.Wait, p *relay
 	return registered{
 		ID: w.ID, Token: w.Token, Status: w.Status, Flow: nullable(w.Flow), UserID: w.UserID, Key: nullable(w.Key),
 		URL: h.linkOf(w, p), CallbackURL: h.callbackURL(s, w), ModuleID: p.On[string(relay.Completed)].ModuleID,
-		ExpiresAt: stamp(w.ExpiresAt), CreatedAt: stamp(w.CreatedAt), Warnings: s.Warnings(p, w.SourceIDs),
+		ExpiresAt: stamp(w.ExpiresAt), CreatedAt: stamp(w.CreatedAt), Warnings: directory.Warnings(p),
 	}
 }
 

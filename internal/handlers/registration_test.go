@@ -47,7 +47,7 @@ func TestRegistrationAnswer(t *testing.T) {
 			"a source that is known by its URL, a user that is a number", `{"user_id": 829, "key": 1042, "source": "contact", "on": {"expired": {"module_id": 7}}}`,
 			map[string]any{
 				"status": "pending", "url": nil, "callback_url": publicURL + "/in/default/contact/TOKEN", "flow": nil, "user_id": "829",
-				"key": "1042", "module_id": nil, "warnings": []any{"completed, cancelled: no action"},
+				"key": "1042", "module_id": nil, "warnings": []any{"completed, cancelled, failed: no action"},
 			},
 			24 * time.Hour,
 		},
