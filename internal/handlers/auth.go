@@ -2,6 +2,7 @@ package handlers
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/labstack/echo/v4"
 
@@ -59,20 +60,10 @@ func credentials(c echo.Context) string {
 	}
 	const scheme = "bearer "
 	header := r.Header.Get(echo.HeaderAuthorization)
-	if len(header) > len(scheme) && equalFold(header[:len(scheme)], scheme) {
+	if len(header) > len(scheme) && strings.EqualFold(header[:len(scheme)], scheme) {
 		return header[len(scheme):]
 	}
 	return ""
-}
-
-// equalFold compares ASCII, which is all that a scheme may be.
-func equalFold(a, lower string) bool {
-	for i := range len(lower) {
-		if a[i]|0x20 != lower[i]|0x20 {
-			return false
-		}
-	}
-	return true
 }
 
 func projectOf(c echo.Context, s *directory.Snapshot, key *relay.APIKey) (*directory.Project, error) {

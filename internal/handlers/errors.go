@@ -35,7 +35,6 @@ var statusOf = map[relay.Kind]int{
 	relay.Conflict:     http.StatusConflict,
 	relay.TooLarge:     http.StatusRequestEntityTooLarge,
 	relay.Unsupported:  http.StatusUnsupportedMediaType,
-	relay.Gone:         http.StatusGone,
 	relay.Busy:         http.StatusServiceUnavailable,
 }
 

@@ -235,7 +235,7 @@ func (h *Handlers) accept(ctx context.Context, in *inbound, readings []relay.Rea
 	g.SetLimit(maxItems)
 	for i, reading := range readings {
 		cb := in.callbackOf(in.verdict(), reading)
-		cb.Headers = headers
+		cb.Headers, cb.Item = headers, i
 		if len(readings) == 1 {
 			receipt, err := h.cfg.Intake.Accept(ctx, cb)
 			receipts[0] = receipt

@@ -3,6 +3,7 @@ package intake
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"strconv"
 	"strings"
 
 	"github.com/google/uuid"
@@ -78,7 +79,9 @@ func dedupeKey(c *relay.Callback) *[16]byte {
 		identity = "token and id\x00" + token + "\x00" + id
 	default:
 		sum := sha256.Sum256(c.Body)
-		identity = "token and body\x00" + token + "\x00" + hex.EncodeToString(sum[:])
+		// One body may hold several events: its items are not each other's
+		// duplicates.
+		identity = "token and body\x00" + token + "\x00" + hex.EncodeToString(sum[:]) + "\x00" + strconv.Itoa(c.Item)
 	}
 	key := store.DedupeHash(c.SourceID, identity)
 	return &key

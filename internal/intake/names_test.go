@@ -112,3 +112,27 @@ func TestUnmatchedTakesNoKey(t *testing.T) {
 		t.Errorf("sent again: got %+v, want it closed", got)
 	}
 }
+
+// The items of one body have no id between them and are still events each of
+// their own; the body sent again is the same ones.
+func TestItemsOfOneBody(t *testing.T) {
+	t.Parallel()
+	p, _ := project(t)
+	n := newNode(t, p.Store)
+	w := p.Wait(t, "u-1")
+	items := func() (out []relay.Callback) {
+		for i := range 2 {
+			c := p.Callback("", relay.AttemptFailed, w.Token)
+			c.Body, c.Item = []byte(`[{}, {}]`), i
+			out = append(out, c)
+		}
+		return out
+	}
+	for round, want := range []relay.Match{relay.Matched, relay.Duplicate} {
+		for i, got := range together(t, n, items()...) {
+			if got.Match != want {
+				t.Errorf("round %d, item %d: got %s, want %s", round, i, got.Match, want)
+			}
+		}
+	}
+}

@@ -44,6 +44,7 @@ func vectors(t *testing.T, file string) []vector {
 		dir = filepath.Join("..", "..", "..", "shared", "vectors")
 	}
 	text, err := os.ReadFile(filepath.Join(dir, file))
+	// The vectors are no part of the project. CI must have them.
 	if errors.Is(err, os.ErrNotExist) && os.Getenv("CI") == "" {
 		t.Skipf("no vectors in %s: set RELAY_VECTORS", dir)
 	}

@@ -48,6 +48,7 @@ type Callback struct {
 	Verdict    Verdict
 	Reason     string // why it was rejected or could not be read, "" else
 	Reading    Reading
+	Item       int       // which one of a body that holds several, from 0
 	DedupeKey  *[16]byte // nil: never deduplicated (rejected)
 	Body       []byte
 	Headers    []byte // JSON object of the headers the preset reads, or nil

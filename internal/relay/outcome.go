@@ -79,22 +79,22 @@ type Status string
 
 // The states of a correlation. All but Pending are final.
 const (
-	Pending           Status = "pending"
-	StatusCompleted   Status = "completed"
-	StatusFailed      Status = "failed"
-	StatusCancelled   Status = "cancelled"
-	StatusExpired     Status = "expired"
-	StatusSuperseded  Status = "superseded"
-	statusUnsupported Status = ""
+	Pending          Status = "pending"
+	StatusCompleted  Status = "completed"
+	StatusFailed     Status = "failed"
+	StatusCancelled  Status = "cancelled"
+	StatusExpired    Status = "expired"
+	StatusSuperseded Status = "superseded"
 )
 
 // Statuses lists the states of a correlation.
 var Statuses = []Status{Pending, StatusCompleted, StatusFailed, StatusCancelled, StatusExpired, StatusSuperseded}
 
-// Status returns the state in which a terminal outcome leaves its wait.
+// Status returns the state in which a terminal outcome leaves its wait, or ""
+// for one that is not terminal.
 func (o Outcome) Status() Status {
 	if !o.Terminal() {
-		return statusUnsupported
+		return ""
 	}
 	return Status(o)
 }

@@ -164,7 +164,6 @@ const (
 	Conflict                     // it contradicts what is there
 	TooLarge                     // more bytes than the stated bound
 	Unsupported                  // a content type that is not read here
-	Gone                         // it was there and has ended
 	Busy                         // try again later: full, or no database
 )
 

@@ -95,10 +95,10 @@ func bodyOf(c *relay.Callback, d *Decision) []byte {
 
 // CommitCallbacks keeps a batch of callbacks and what follows from them, in
 // one transaction and two round trips: lock the waits and look for the dedupe
-// keys, then write what decide makes of them. A key that another node takes
-// in between makes the batch conflict, and be repeated. names and decide answer for
-// each callback in order. The deliveries it returns are leased to the caller
-// under the given lease.
+// keys, then write what decide makes of them. A key that another node takes in
+// between makes the batch conflict, and be repeated. names and decide answer
+// for each callback in order. The deliveries it returns are leased to the
+// caller under the given lease.
 func (s *Store) CommitCallbacks(
 	ctx context.Context, lease uuid.UUID, callbacks []relay.Callback, names []Names,
 	decide func(context.Context, *Facts) ([]Decision, error),
