@@ -138,9 +138,10 @@ func (db *database) await(ctx context.Context) error {
 			told = time.Now()
 		}
 		select {
-		case <-ctx.Done():
-			return errors.New("stopped while waiting for the database")
-		case <-waiting.Done():
+		case <-waiting.Done(): // by its own time, or because ctx is done
+			if ctx.Err() != nil {
+				return errors.New("stopped while waiting for the database")
+			}
 			return fmt.Errorf("the database did not come up within %s: %w", databaseWait, err)
 		case <-time.After(time.Second):
 		}
