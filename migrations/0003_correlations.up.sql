@@ -2,6 +2,17 @@
 -- statements that hold the correlation's row lock, and a check per row would
 -- cost more than the insert.
 
+-- The words of the state machines are domains: Postgres reads a table's CHECK
+-- anew for every statement, word by word, and a domain's once for a session.
+CREATE DOMAIN correlation_status AS text CONSTRAINT correlation_status_check
+    CHECK (VALUE IN ('pending', 'completed', 'failed', 'cancelled', 'expired', 'superseded'));
+CREATE DOMAIN outcome AS text CONSTRAINT outcome_check
+    CHECK (VALUE IN ('completed', 'failed', 'cancelled', 'expired', 'attempt_failed',
+                     'processing', 'mismatch', 'refunded', 'disputed', 'paid_again'));
+-- What ended a wait.
+CREATE DOMAIN resolver AS text CONSTRAINT resolver_check
+    CHECK (VALUE IN ('event', 'deadline', 'api', 'newer_wait', 'late_success'));
+
 -- What a wait will do, frozen at its creation and stored once per content:
 -- id is a hash of the project and the document. A plan is kept while any
 -- correlation that could use it may exist: used_at is refreshed daily.
@@ -28,35 +39,32 @@ CREATE TABLE correlations (
     custom_vars  json,
     data         json,
     locale       text,
-    status       text NOT NULL DEFAULT 'pending',
+    status       correlation_status NOT NULL DEFAULT 'pending',
     created_at   timestamptz NOT NULL DEFAULT now(),
     expires_at   timestamptz NOT NULL,
     extended     boolean NOT NULL DEFAULT false,
     resolved_at  timestamptz,
-    resolved_by  text,             -- what ended it
+    resolved_by  resolver,
     event_id     uuid,             -- the event that did, or the late success
     payment_id   text,
     -- payment and form given by hand to `resolve`.
     resolution   json,
-    late_outcome text,
+    late_outcome outcome,
     late_at      timestamptz,
     CONSTRAINT correlations_token_key UNIQUE (token),
     CONSTRAINT correlations_token_check CHECK (token ~ '^[A-Za-z0-9]{22}$'),
-    CONSTRAINT correlations_status_check
-        CHECK (status IN ('pending', 'completed', 'failed', 'cancelled', 'expired', 'superseded')),
     CONSTRAINT correlations_resolved_check
         CHECK ((status = 'pending') = (resolved_at IS NULL) AND (resolved_at IS NULL) = (resolved_by IS NULL)),
-    CONSTRAINT correlations_resolved_by_check
-        CHECK (resolved_by IN ('event', 'deadline', 'api', 'newer_wait', 'late_success')),
     -- A late success comes after an end that was none.
     CONSTRAINT correlations_late_check
         CHECK ((late_outcome IS NULL) = (late_at IS NULL)
-               AND (late_outcome IS NULL OR status IN ('failed', 'cancelled', 'expired', 'superseded'))),
-    CONSTRAINT correlations_late_outcome_check CHECK (late_outcome IN ('completed'))
+               AND (late_outcome IS NULL OR late_outcome = 'completed' AND status <> 'pending' AND status <> 'completed'))
 ) WITH (
-    -- A wait is updated once or twice. With room left on its page, and no
-    -- index on what changes, the update is HOT: no index is written.
-    fillfactor = 80
+    -- A wait is updated once or twice. With room for a second version of each
+    -- row on its page, and no index on what changes, the update is HOT: no
+    -- index is written. Waits that were registered together also end together,
+    -- so less room would not do.
+    fillfactor = 45
 );
 CREATE INDEX correlations_list ON correlations (project_id, id);
 CREATE INDEX correlations_user ON correlations (project_id, user_id, id);
@@ -83,14 +91,12 @@ CREATE TABLE correlation_refs (
     ref            uuid NOT NULL,
     correlation_id uuid NOT NULL,
     project_id     bigint NOT NULL,
-    kind           text NOT NULL,
-    -- A key is active while its wait is pending, a reference always.
-    active         boolean NOT NULL DEFAULT true,
-    CONSTRAINT correlation_refs_pkey PRIMARY KEY (ref, correlation_id),
-    CONSTRAINT correlation_refs_kind_check CHECK (kind IN ('key', 'reference'))
-) WITH (fillfactor = 90);
-CREATE UNIQUE INDEX correlation_refs_key_in_use ON correlation_refs (ref) WHERE kind = 'key' AND active;
-CREATE INDEX correlation_refs_correlation ON correlation_refs (correlation_id) WHERE kind = 'key';
+    -- Of a caller's key: whether its wait is pending. NULL: a provider's id.
+    key_active     boolean,
+    CONSTRAINT correlation_refs_pkey PRIMARY KEY (ref, correlation_id)
+);
+CREATE UNIQUE INDEX correlation_refs_key_in_use ON correlation_refs (ref) WHERE key_active;
+CREATE INDEX correlation_refs_correlation ON correlation_refs (correlation_id) WHERE key_active IS NOT NULL;
 
 -- Idempotency-Key of POST /v1/correlations, for 24 h.
 CREATE TABLE idempotency_keys (

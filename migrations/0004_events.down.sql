@@ -1,1 +1,2 @@
 DROP TABLE events;
+DROP DOMAIN verdict, match, body_format;

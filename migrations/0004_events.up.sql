@@ -5,16 +5,24 @@
 -- but each project keeps for as long as it likes, and a unique dedupe key
 -- cannot span partitions.
 
+CREATE DOMAIN verdict AS text CONSTRAINT verdict_check
+    CHECK (VALUE IN ('verified', 'unsigned', 'rejected', 'fetched'));
+CREATE DOMAIN match AS text CONSTRAINT match_check
+    CHECK (VALUE IN ('matched', 'parked', 'late', 'paid_again', 'duplicate', 'ignored',
+                     'guard_failed', 'ambiguous', 'other_project', 'unmatched'));
+CREATE DOMAIN body_format AS text CONSTRAINT body_format_check
+    CHECK (VALUE IN ('json', 'form', 'text'));
+
 CREATE TABLE events (
     project_id        bigint NOT NULL,
     id                uuid NOT NULL,
     source_id         bigint NOT NULL,
     received_at       timestamptz NOT NULL,
-    verdict           text NOT NULL,
-    match             text NOT NULL,
+    verdict           verdict NOT NULL,
+    match             match NOT NULL,
     rule              text NOT NULL,  -- the rule that decided
     reason            text,           -- why it was rejected
-    outcome           text,
+    outcome           outcome,
     type              text,
     provider_event_id text,
     correlation_id    uuid,
@@ -22,7 +30,7 @@ CREATE TABLE events (
     token             text,           -- the first place that could name a wait, where none was
     payment           json,
     form              json,
-    format            text NOT NULL,
+    format            body_format NOT NULL,
     headers           json,          -- those that the preset reads
     -- What identifies the event at its source: a hash of source and provider
     -- event id, or of token and body. NULL where a first one holds it already,
@@ -32,12 +40,6 @@ CREATE TABLE events (
     body              bytea,          -- NULL once retention has blanked it
     packed            boolean NOT NULL DEFAULT false, -- body is in Snappy's block format
     CONSTRAINT events_pkey PRIMARY KEY (project_id, id),
-    CONSTRAINT events_verdict_check CHECK (verdict IN ('verified', 'unsigned', 'rejected', 'fetched')),
-    CONSTRAINT events_match_check CHECK (match IN ('matched', 'parked', 'late', 'paid_again', 'duplicate', 'ignored',
-                                                   'guard_failed', 'ambiguous', 'other_project', 'unmatched')),
-    CONSTRAINT events_outcome_check CHECK (outcome IN ('completed', 'failed', 'cancelled', 'expired', 'attempt_failed',
-                                                       'processing', 'mismatch', 'refunded', 'disputed')),
-    CONSTRAINT events_format_check CHECK (format IN ('json', 'form', 'text')),
     -- A forgery matches nothing and keeps nobody out.
     CONSTRAINT events_rejected_check CHECK (verdict <> 'rejected' OR correlation_id IS NULL AND dedupe_key IS NULL)
 );

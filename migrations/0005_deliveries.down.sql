@@ -1,1 +1,2 @@
 DROP TABLE attempts, deliveries;
+DROP DOMAIN delivery_status, attempt_class;

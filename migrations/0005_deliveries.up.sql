@@ -3,15 +3,20 @@
 -- ends: whoever finds due_at in the past may take the row. NULL: nothing is
 -- owed any more, or a person has to decide.
 
+CREATE DOMAIN delivery_status AS text CONSTRAINT delivery_status_check
+    CHECK (VALUE IN ('scheduled', 'sending', 'delivered', 'unknown', 'held', 'dead', 'skipped'));
+CREATE DOMAIN attempt_class AS text CONSTRAINT attempt_class_check
+    CHECK (VALUE IN ('ok', 'permanent', 'retry', 'credentials', 'unknown'));
+
 CREATE TABLE deliveries (
     project_id     bigint NOT NULL,
     id             uuid NOT NULL,
     correlation_id uuid NOT NULL,
     event_id       uuid,             -- NULL: fired by a deadline or by hand
     destination_id bigint NOT NULL,
-    outcome        text NOT NULL,
+    outcome        outcome NOT NULL,
     action         text NOT NULL,    -- the name under `on:` in the plan
-    status         text NOT NULL DEFAULT 'scheduled',
+    status         delivery_status NOT NULL DEFAULT 'scheduled',
     attempts       integer NOT NULL DEFAULT 0,
     due_at         timestamptz,
     lease          uuid,             -- of the node that holds it; a stale one writes nothing
@@ -22,16 +27,12 @@ CREATE TABLE deliveries (
     -- The last attempt. Most deliveries need one, and then it costs no row.
     started_at     timestamptz,
     duration_ms    integer,
-    class          text,
+    class          attempt_class,
     http_status    integer,          -- NULL where no answer came
     reason         text,
     response       text,             -- its first 2 KiB
     notes          json,             -- expressions that had no value
     CONSTRAINT deliveries_pkey PRIMARY KEY (project_id, id),
-    CONSTRAINT deliveries_outcome_check CHECK (outcome IN ('completed', 'failed', 'cancelled', 'expired', 'attempt_failed',
-                                                           'processing', 'mismatch', 'refunded', 'disputed', 'paid_again')),
-    CONSTRAINT deliveries_status_check CHECK (status IN ('scheduled', 'sending', 'delivered', 'unknown', 'held', 'dead', 'skipped')),
-    CONSTRAINT deliveries_class_check CHECK (class IN ('ok', 'permanent', 'retry', 'credentials', 'unknown')),
     -- Owed means due: no scheduled row is ever out of the poller's sight.
     CONSTRAINT deliveries_due_check CHECK ((due_at IS NOT NULL) = (status IN ('scheduled', 'sending'))),
     CONSTRAINT deliveries_lease_check CHECK (lease IS NULL OR due_at IS NOT NULL),
@@ -49,11 +50,10 @@ CREATE TABLE attempts (
     project_id  bigint NOT NULL,
     started_at  timestamptz NOT NULL,
     duration_ms integer NOT NULL,
-    class       text NOT NULL,
+    class       attempt_class NOT NULL,
     http_status integer,
     reason      text,
     response    text,
     notes       json,
-    CONSTRAINT attempts_pkey PRIMARY KEY (delivery_id, number),
-    CONSTRAINT attempts_class_check CHECK (class IN ('ok', 'permanent', 'retry', 'credentials', 'unknown'))
+    CONSTRAINT attempts_pkey PRIMARY KEY (delivery_id, number)
 );

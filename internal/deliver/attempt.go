@@ -39,18 +39,26 @@ func (e *Engine) deliver(ctx context.Context, d relay.Delivery) {
 				"project_id", d.ProjectID, "destination", destination.Name, "reason", a.Reason)
 		})
 	}
-	recorded, err := e.recorder.Do(context.WithoutCancel(ctx), a)
+	// The next send need not wait for the record of this one.
+	err := e.recorder.Post(a, func(r groupcommit.Result[store.Recorded]) { e.recorded(d, a, destination, r) })
+	if err != nil {
+		e.recorded(d, a, destination, groupcommit.Result[store.Recorded]{Err: err})
+	}
+}
+
+// recorded tells of records that an operator has to know of.
+func (e *Engine) recorded(d relay.Delivery, a relay.Attempt, to *directory.Destination, r groupcommit.Result[store.Recorded]) {
 	switch {
-	case err != nil:
+	case r.Err != nil:
 		e.cfg.Log.Error("attempt not recorded: it will be made again when its lease ends",
-			"delivery_id", d.ID, "project_id", d.ProjectID, "class", a.Class, "error", err)
-	case recorded.Stale:
+			"delivery_id", d.ID, "project_id", d.ProjectID, "class", a.Class, "error", r.Err)
+	case r.Value.Stale:
 		e.cfg.Log.Warn("attempt not recorded: its lease was lost, another node makes it again",
 			"delivery_id", d.ID, "project_id", d.ProjectID, "class", a.Class)
-	case recorded.Status == relay.Dead:
+	case r.Value.Status == relay.Dead:
 		e.cfg.Log.Warn("delivery is dead: a conversation was not resumed",
 			"delivery_id", d.ID, "project_id", d.ProjectID, "correlation_id", d.Wait.ID,
-			"destination", destination.Name, "outcome", d.Outcome, "class", a.Class, "reason", a.Reason)
+			"destination", to.Name, "outcome", d.Outcome, "class", a.Class, "reason", a.Reason)
 	}
 }
 

@@ -59,7 +59,7 @@ const (
 	recordTry       = 4 * time.Second  // of one statement that records attempts
 	recordTimeout   = 10 * time.Second // of all tries: results are not thrown away for a hiccup
 	recordBatch     = 256
-	recorders       = 2               // batches of attempts at the same time
+	recorders       = 1               // batches of attempts at the same time
 	leaseMargin     = 5 * time.Second // lease that must be left after the timeout of a send, to record it
 )
 
@@ -107,8 +107,9 @@ func New(cfg Config) (*Engine, error) {
 		return nil, errors.New("deliver: Config has a field that is nil")
 	}
 	e := &Engine{cfg: cfg, lanes: map[int64]*lane{}, wake: make(chan struct{}, 1), refused: rate.Sometimes{First: 1, Interval: refusedInterval}}
-	// As many attempts as can be in flight may wait to be recorded.
-	bounds := groupcommit.Config{MaxBatch: recordBatch, MaxWaiting: maxQueued, Committers: recorders}
+	// What waits here is sent again after a crash, so it is one batch at most;
+	// beyond it, sends wait for the database.
+	bounds := groupcommit.Config{MaxBatch: recordBatch, MaxWaiting: recordBatch, Committers: recorders}
 	e.recorder = groupcommit.New(bounds, nil, e.commitAttempts)
 	e.stopping = true // until Run
 	return e, nil

@@ -60,7 +60,7 @@ type Result[Res any] struct {
 type request[Req, Res any] struct {
 	req  Req
 	size int
-	done chan Result[Res]
+	then func(Result[Res])
 }
 
 // New returns a Committer; Run makes it work. commit is called from
@@ -82,16 +82,32 @@ func New[Req, Res any](cfg Config, size func(Req) int, commit func([]Req) []Resu
 // Do enters req into the next commit and waits for it. When ctx ends first,
 // the request is still committed and Do returns the cause.
 func (c *Committer[Req, Res]) Do(ctx context.Context, req Req) (res Res, err error) {
-	r := &request[Req, Res]{req: req, size: c.size(req), done: make(chan Result[Res], 1)}
+	done := make(chan Result[Res], 1)
+	r := &request[Req, Res]{req: req, size: c.size(req), then: func(result Result[Res]) { done <- result }}
 	if err := c.enter(r); err != nil {
 		return res, err
 	}
 	select {
-	case result := <-r.done:
+	case result := <-done:
 		return result.Value, result.Err
 	case <-ctx.Done():
 		return res, context.Cause(ctx)
 	}
+}
+
+// Post enters req into a later commit without waiting for that: then is told
+// what came of it, from the goroutine that commits, and must not block. Where
+// MaxWaiting requests wait already, Post waits for room, whatever their size.
+func (c *Committer[Req, Res]) Post(req Req, then func(Result[Res])) error {
+	r := &request[Req, Res]{req: req, size: c.size(req), then: then}
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if c.stopping {
+		return ErrStopped
+	}
+	c.bytes.Add(int64(r.size))
+	c.queue <- r // Run closes it under the write lock: until then it is emptied
+	return nil
 }
 
 func (c *Committer[Req, Res]) enter(r *request[Req, Res]) error {
@@ -144,7 +160,7 @@ func (c *Committer[Req, Res]) loop() {
 			reqs = append(reqs, r.req)
 		}
 		for i, result := range c.commit(reqs) {
-			batch[i].done <- result
+			batch[i].then(result)
 		}
 		clear(batch)
 		clear(reqs)

@@ -324,7 +324,7 @@ func TestSupersedeConcurrent(t *testing.T) {
 	if want := map[string]int{"pending": 1, "superseded": 19}; !maps.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
-	if deadlines, keys := n.count("deadlines"), n.count("correlation_refs WHERE active"); deadlines != 1 || keys != 1 {
+	if deadlines, keys := n.count("deadlines"), n.count("correlation_refs WHERE key_active"); deadlines != 1 || keys != 1 {
 		t.Errorf("got %d deadlines and %d active keys, want one of each", deadlines, keys)
 	}
 }

@@ -1,6 +1,7 @@
 package handlers
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -26,7 +27,7 @@ func readBody(c echo.Context) ([]byte, error) {
 	if r.ContentLength > maxBody {
 		return nil, tooLarge()
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(c.Response(), r.Body, maxBody))
+	body, err := readAll(http.MaxBytesReader(c.Response(), r.Body, maxBody), r.ContentLength)
 	var tooMany *http.MaxBytesError
 	switch {
 	case err == nil:
@@ -39,6 +40,17 @@ func readBody(c echo.Context) ([]byte, error) {
 	default:
 		return nil, relay.Errorf(relay.Malformed, "body_cut_off", "the body ended before it was complete")
 	}
+}
+
+// maxPresized is how much room a body gets on the word of its sender.
+const maxPresized = 64 << 10
+
+// readAll is io.ReadAll for a reader whose length was told.
+func readAll(r io.Reader, length int64) ([]byte, error) {
+	room := min(max(length, 0), maxPresized) + bytes.MinRead // which the buffer wants to see the end
+	buf := bytes.NewBuffer(make([]byte, 0, room))
+	_, err := buf.ReadFrom(r)
+	return buf.Bytes(), err
 }
 
 func tooLarge() error {

@@ -194,6 +194,9 @@ func DetailOf(err error) string {
 
 // IsKind reports whether err is, or wraps, an Error of the given kind.
 func IsKind(err error, kind Kind) bool {
+	if err == nil { // asked of every callback: the way below allocates
+		return false
+	}
 	var e *Error
 	return errors.As(err, &e) && e.Kind == kind
 }

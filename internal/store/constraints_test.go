@@ -33,7 +33,7 @@ var possible = map[string]map[string]string{
 		"correlation_id": `gen_random_uuid()`, "project_id": `1`, "expires_at": `now()`, "scope": `'00000000-0000-0000-0000-000000000001'`,
 	},
 	"correlation_refs": {
-		"ref": `'00000000-0000-0000-0000-000000000001'`, "correlation_id": `gen_random_uuid()`, "project_id": `1`, "kind": `'key'`,
+		"ref": `'00000000-0000-0000-0000-000000000001'`, "correlation_id": `gen_random_uuid()`, "project_id": `1`, "key_active": `true`,
 	},
 	"events": {
 		"project_id": `1`, "id": `gen_random_uuid()`, "source_id": `1`, "received_at": `now()`, "verdict": `'verified'`,
@@ -84,11 +84,11 @@ func TestImpossibleStates(t *testing.T) {
 		{"correlations_token_key", "correlations", "a token twice", nil, columns{}},
 		{"correlations_token_check", "correlations", "a short token", columns{"token": `'a'`}, nil},
 		{"correlations_token_check", "correlations", "a token with a dash", columns{"token": `'aaaaaaaaaaaaaaaaaaaaa-'`}, nil},
-		{"correlations_status_check", "correlations", "an unknown status", columns{"status": `'paid'`, "resolved_at": now, "resolved_by": `'event'`}, nil},
+		{"correlation_status_check", "correlations", "an unknown status", columns{"status": `'paid'`, "resolved_at": now, "resolved_by": `'event'`}, nil},
 		{"correlations_resolved_check", "correlations", "closed without a time", columns{"status": `'completed'`}, nil},
 		{"correlations_resolved_check", "correlations", "closed by nobody", columns{"status": `'completed'`, "resolved_at": now}, nil},
 		{"correlations_resolved_check", "correlations", "pending and resolved", columns{"resolved_at": now, "resolved_by": `'event'`}, nil},
-		{"correlations_resolved_by_check", "correlations", "closed by an unknown", columns{"status": `'completed'`, "resolved_at": now, "resolved_by": `'me'`}, nil},
+		{"resolver_check", "correlations", "closed by an unknown", columns{"status": `'completed'`, "resolved_at": now, "resolved_by": `'me'`}, nil},
 		{"correlations_late_check", "correlations", "late while pending", columns{"late_outcome": `'completed'`, "late_at": now}, nil},
 		{
 			"correlations_late_check", "correlations", "late after completed",
@@ -101,23 +101,22 @@ func TestImpossibleStates(t *testing.T) {
 			nil,
 		},
 		{
-			"correlations_late_outcome_check", "correlations", "a late failure",
+			"correlations_late_check", "correlations", "a late failure",
 			columns{"status": `'expired'`, "resolved_at": now, "resolved_by": `'deadline'`, "late_outcome": `'failed'`, "late_at": now},
 			nil,
 		},
 		{"deadlines_scope_key", "deadlines", "two pending waits of one scope", nil, columns{}},
-		{"correlation_refs_kind_check", "correlation_refs", "an unknown kind", columns{"kind": `'nickname'`}, nil},
 		{"correlation_refs_key_in_use", "correlation_refs", "a key of two pending waits", nil, columns{}},
 
-		{"events_verdict_check", "events", "an unknown verdict", columns{"verdict": `'guessed'`}, nil},
-		{"events_match_check", "events", "an unknown match", columns{"match": `'perhaps'`}, nil},
-		{"events_outcome_check", "events", "an unknown outcome", columns{"outcome": `'paid'`}, nil},
-		{"events_format_check", "events", "an unknown format", columns{"format": `'xml'`}, nil},
+		{"verdict_check", "events", "an unknown verdict", columns{"verdict": `'guessed'`}, nil},
+		{"match_check", "events", "an unknown match", columns{"match": `'perhaps'`}, nil},
+		{"outcome_check", "events", "an unknown outcome", columns{"outcome": `'paid'`}, nil},
+		{"body_format_check", "events", "an unknown format", columns{"format": `'xml'`}, nil},
 		{"events_rejected_check", "events", "a forgery that matched", columns{"verdict": `'rejected'`, "correlation_id": id}, nil},
 
-		{"deliveries_outcome_check", "deliveries", "an unknown outcome", columns{"outcome": `'paid'`}, nil},
-		{"deliveries_status_check", "deliveries", "an unknown status", columns{"status": `'lost'`, "due_at": `NULL`}, nil},
-		{"deliveries_class_check", "deliveries", "an unknown class", columns{"attempts": `1`, "started_at": `now()`, "class": `'fine'`}, nil},
+		{"outcome_check", "deliveries", "an unknown outcome", columns{"outcome": `'paid'`}, nil},
+		{"delivery_status_check", "deliveries", "an unknown status", columns{"status": `'lost'`, "due_at": `NULL`}, nil},
+		{"attempt_class_check", "deliveries", "an unknown class", columns{"attempts": `1`, "started_at": `now()`, "class": `'fine'`}, nil},
 		{"deliveries_attempt_check", "deliveries", "an attempt without a time", columns{"attempts": `1`, "class": `'ok'`}, nil},
 		{"deliveries_attempt_check", "deliveries", "a class without an attempt", columns{"class": `'ok'`}, nil},
 		{"deliveries_due_check", "deliveries", "scheduled and never due", columns{"due_at": `NULL`}, nil},
@@ -125,7 +124,7 @@ func TestImpossibleStates(t *testing.T) {
 		{"deliveries_lease_check", "deliveries", "leased and not due", columns{"status": `'held'`, "due_at": `NULL`, "lease": id}, nil},
 		{"deliveries_finished_check", "deliveries", "dead without an end", columns{"status": `'dead'`, "due_at": `NULL`}, nil},
 		{"deliveries_finished_check", "deliveries", "scheduled with an end", columns{"finished_at": now}, nil},
-		{"attempts_class_check", "attempts", "an unknown class", columns{"class": `'fine'`}, nil},
+		{"attempt_class_check", "attempts", "an unknown class", columns{"class": `'fine'`}, nil},
 	}
 	for _, tt := range cases {
 		t.Run(tt.table+" "+tt.state, func(t *testing.T) {

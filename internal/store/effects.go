@@ -13,7 +13,7 @@ import (
 type waitChange struct {
 	wait       *relay.Wait
 	step       relay.Step
-	by         string    // correlations_resolved_by_check lists the values
+	by         string    // the domain resolver lists the values
 	eventID    uuid.UUID // zero: no event did it
 	paymentID  string
 	resolution *string // JSON of a payment and form given by hand
@@ -65,8 +65,8 @@ func queueClosing(b *pgx.Batch, changes []waitChange) {
 	b.Queue(`DELETE FROM deadlines WHERE correlation_id = ANY($1::uuid[])`, ids)
 	if len(keyed) > 0 {
 		b.Queue(`
-			UPDATE correlation_refs SET active = false
-			WHERE correlation_id = ANY($1::uuid[]) AND kind = 'key'`, keyed)
+			UPDATE correlation_refs SET key_active = false
+			WHERE correlation_id = ANY($1::uuid[]) AND key_active`, keyed)
 	}
 }
 
@@ -101,9 +101,9 @@ func queueLate(b *pgx.Batch, changes []waitChange) {
 		    WHERE c.id = s.id AND c.status = 'pending'
 		    RETURNING c.id
 		), unnamed AS (
-		    UPDATE correlation_refs r SET active = false
+		    UPDATE correlation_refs r SET key_active = false
 		    FROM closed
-		    WHERE r.correlation_id = closed.id AND r.kind = 'key'
+		    WHERE r.correlation_id = closed.id AND r.key_active
 		)
 		DELETE FROM deadlines d USING closed WHERE d.correlation_id = closed.id`, scopes)
 }

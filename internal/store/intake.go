@@ -34,11 +34,12 @@ func DedupeHash(sourceID int64, identity string) [16]byte {
 
 // hash128 is the first half of a SHA-256, domain and number apart.
 func hash128(domain string, n int64, value string) uuid.UUID {
-	h := sha256.New()
-	h.Write([]byte(domain))
-	_ = binary.Write(h, binary.BigEndian, n)
-	h.Write([]byte(value))
-	return uuid.UUID(h.Sum(nil)[:16])
+	var short [128]byte // most fit, and then nothing is allocated
+	buf := append(short[:0], domain...)
+	buf = binary.BigEndian.AppendUint64(buf, uint64(n)) //nolint:gosec // the same bits
+	buf = append(buf, value...)
+	sum := sha256.Sum256(buf)
+	return uuid.UUID(sum[:16])
 }
 
 // Facts is what a batch of callbacks finds in the database. The waits are
@@ -176,7 +177,7 @@ func lockFacts(ctx context.Context, conn *pgx.Conn, callbacks []relay.Callback, 
 		ORDER BY c.id
 		FOR UPDATE`, tokens, refs)
 	b.Queue(`
-		SELECT ref, correlation_id, kind = 'key', active
+		SELECT ref, correlation_id, key_active IS NOT NULL, coalesce(key_active, true)
 		FROM correlation_refs
 		WHERE ref = ANY($1::uuid[])`, refs)
 	b.Queue(`SELECT dedupe_key, id FROM events WHERE dedupe_key = ANY($1::uuid[])`, keys)
@@ -341,8 +342,8 @@ func queueEffects(
 	queueChanges(b, changes)
 	if len(refs) > 0 {
 		b.Queue(`
-			INSERT INTO correlation_refs (ref, correlation_id, project_id, kind)
-			SELECT *, 'reference' FROM unnest($1::uuid[], $2::uuid[], $3::bigint[])`, refs, refWaits, refProjects)
+			INSERT INTO correlation_refs (ref, correlation_id, project_id)
+			SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::bigint[])`, refs, refWaits, refProjects)
 	}
 	queueDeliveries(b, deliveries, lease, leaseEnds)
 	return deliveries

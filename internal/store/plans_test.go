@@ -19,16 +19,16 @@ import (
 // hotStatements are the statements of the hot pool, each by a part of its text.
 var hotStatements = map[string]string{
 	"lock the waits of callbacks":     "FROM correlations WHERE token = ANY",
-	"read what references name":       "SELECT ref, correlation_id, kind = 'key', active",
+	"read what references name":       "SELECT ref, correlation_id, key_active IS NOT NULL",
 	"look for dedupe keys":            "SELECT dedupe_key, id FROM events",
 	"keep events":                     "INSERT INTO events",
 	"close waits":                     "SET status = x.status",
 	"delete deadlines":                "DELETE FROM deadlines WHERE correlation_id = ANY",
-	"free the keys of closed waits":   "UPDATE correlation_refs SET active = false",
+	"free the keys of closed waits":   "UPDATE correlation_refs SET key_active = false",
 	"note late successes":             "SET late_outcome = 'completed'",
 	"close successors":                "WITH successors AS",
 	"extend deadlines":                "SET extended = true",
-	"learn references":                "SELECT *, 'reference'",
+	"learn references":                "INSERT INTO correlation_refs (ref, correlation_id, project_id)",
 	"owe deliveries":                  "INSERT INTO deliveries",
 	"find due deadlines":              "WHERE c.id = ANY (ARRAY(",
 	"postpone deadlines":              "UPDATE deadlines SET expires_at = clock_timestamp()",
@@ -38,11 +38,11 @@ var hotStatements = map[string]string{
 	"take idempotency keys":           "INSERT INTO idempotency_keys",
 	"read idempotency keys":           "SELECT key, request, correlation_id",
 	"lock older waits":                "FROM deadlines WHERE scope = ANY",
-	"look for keys in use":            "AND kind = 'key' AND active",
+	"look for keys in use":            "JOIN correlations c ON c.id = r.correlation_id",
 	"supersede older waits":           "resolved_by = 'newer_wait'",
 	"insert waits":                    "INSERT INTO correlations",
 	"insert plans":                    "INSERT INTO plans",
-	"name waits by their keys":        "SELECT *, 'key'",
+	"name waits by their keys":        "SELECT *, true",
 	"free idempotency keys":           "DELETE FROM idempotency_keys",
 	"point idempotency keys at waits": "UPDATE idempotency_keys",
 }
@@ -194,8 +194,8 @@ func fill(t *testing.T, url string) {
 		        now() + i * interval '1 second' + interval '1 hour'
 		 FROM generate_series(1, 100000) i`,
 		`INSERT INTO deadlines (correlation_id, project_id, expires_at, scope) SELECT id, project_id, expires_at, scope FROM correlations WHERE project_id = 99`,
-		`INSERT INTO correlation_refs (ref, correlation_id, project_id, kind)
-		 SELECT gen_random_uuid(), id, project_id, CASE WHEN user_id LIKE '%0' THEN 'key' ELSE 'reference' END FROM correlations WHERE project_id = 99`,
+		`INSERT INTO correlation_refs (ref, correlation_id, project_id, key_active)
+		 SELECT gen_random_uuid(), id, project_id, CASE WHEN user_id LIKE '%0' THEN true END FROM correlations WHERE project_id = 99`,
 		`INSERT INTO events (project_id, id, source_id, received_at, verdict, match, rule, format, correlation_id, dedupe_key, body)
 		 SELECT project_id, gen_random_uuid(), 99, now(), 'verified', 'matched', 'closed', 'json', id, gen_random_uuid(), '{}' FROM correlations WHERE project_id = 99`,
 		`INSERT INTO deliveries (project_id, id, correlation_id, event_id, destination_id, outcome, action, due_at, retry_for, give_up_at)

@@ -150,7 +150,7 @@ func lockOlder(ctx context.Context, conn *pgx.Conn, regs []Registration) (*older
 	b.Queue(`
 		SELECT r.ref, c.id, c.scope
 		FROM correlation_refs r JOIN correlations c ON c.id = r.correlation_id
-		WHERE ref = ANY($1::uuid[]) AND kind = 'key' AND active`, refs)
+		WHERE ref = ANY($1::uuid[]) AND key_active`, refs)
 	br := conn.SendBatch(ctx, &b)
 	found, err := readOlder(br)
 	if closeErr := br.Close(); err == nil {
@@ -310,8 +310,8 @@ func queueSuperseded(b *pgx.Batch, ids []uuid.UUID) {
 		WHERE id = ANY($1::uuid[]) AND status = 'pending'`, ids)
 	b.Queue(`DELETE FROM deadlines WHERE correlation_id = ANY($1::uuid[])`, ids)
 	b.Queue(`
-		UPDATE correlation_refs SET active = false
-		WHERE correlation_id = ANY($1::uuid[]) AND kind = 'key'`, ids)
+		UPDATE correlation_refs SET key_active = false
+		WHERE correlation_id = ANY($1::uuid[]) AND key_active`, ids)
 }
 
 // queueRegistrations queues the rows of the fresh waits. The insert into
@@ -378,8 +378,8 @@ func queueRegistrations(b *pgx.Batch, regs []Registration, fresh []int) {
 		planIDs, planProjects, planDocs)
 	if len(refs) > 0 {
 		b.Queue(`
-			INSERT INTO correlation_refs (ref, correlation_id, project_id, kind)
-			SELECT *, 'key' FROM unnest($1::uuid[], $2::uuid[], $3::bigint[])`, refs, refWaits, refProjects)
+			INSERT INTO correlation_refs (ref, correlation_id, project_id, key_active)
+			SELECT *, true FROM unnest($1::uuid[], $2::uuid[], $3::bigint[])`, refs, refWaits, refProjects)
 	}
 }
 

@@ -41,7 +41,7 @@ func TestRegistrationConflicts(t *testing.T) {
 			if n := storetest.Query[int](t, url, `SELECT count(*) FROM deadlines WHERE scope = $1`, old.Scope); n != 1 {
 				t.Errorf("%d waits are pending, want 1", n)
 			}
-			if n := storetest.Query[int](t, url, `SELECT count(*) FROM correlation_refs WHERE ref = $1 AND active`, store.RefHash(p.SourceID, older.Wait.Key)); n != 1 {
+			if n := storetest.Query[int](t, url, `SELECT count(*) FROM correlation_refs WHERE ref = $1 AND key_active`, store.RefHash(p.SourceID, older.Wait.Key)); n != 1 {
 				t.Errorf("the key is active %d times, want once", n)
 			}
 		})
@@ -118,7 +118,7 @@ func TestRegistrationsAtOnce(t *testing.T) {
 	for what, sql := range map[string]string{
 		"pending waits":  `SELECT count(*) FROM correlations WHERE status = 'pending'`,
 		"deadlines":      `SELECT count(*) FROM deadlines`,
-		"active keys":    `SELECT count(*) FROM correlation_refs WHERE active`,
+		"active keys":    `SELECT count(*) FROM correlation_refs WHERE key_active`,
 		"idempotent one": `SELECT count(*) FROM idempotency_keys k JOIN correlations c ON c.id = k.correlation_id`,
 	} {
 		if got := storetest.Query[int](t, url, sql); got != 1 {

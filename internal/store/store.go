@@ -102,7 +102,7 @@ func newPool(ctx context.Context, url string, size int32, prepare func(map[strin
 	cfg.MaxConnIdleTime = 5 * time.Minute
 	cfg.HealthCheckPeriod = 15 * time.Second
 	cfg.PingTimeout = time.Second // a host that vanished answers no ping
-	cfg.AfterConnect = registerUUID
+	cfg.AfterConnect = registerCodecs
 	cfg.ConnConfig.ConnectTimeout = connectTimeout
 	params := cfg.ConnConfig.RuntimeParams
 	params["application_name"] = "relay"
