@@ -146,7 +146,7 @@ func (n *node) run(ctx context.Context) error {
 	defer n.client.Close()
 	public, ops := n.handlers.Server(), n.handlers.OpsServer()
 
-	configuration := n.start(fail, n.directory.Run)
+	configuration := n.start(fail, n.directory.Run, collectLazily)
 	sends := n.start(fail, n.engine.Run)
 	commits := n.start(fail, n.intake.Run, n.sweeper.Run, n.handlers.Run)
 	listeners := n.start(fail,

@@ -107,7 +107,7 @@ func (in *Intake) applyOne(ctx context.Context, c *relay.Callback, facts *store.
 		if told(c, w, facts) {
 			d.Step = relay.Step{Match: relay.Duplicate, Rule: "same_payment"}
 		} else if ref := toldRef(c); ref != uuid.Nil {
-			facts.ByRef[ref] = append(facts.ByRef[ref], store.RefHit{Wait: w, Active: true})
+			facts.ByRef[ref] = append(facts.ByRef[ref], store.RefHit{Wait: w})
 			d.Teaches = append(d.Teaches, ref)
 		}
 	}

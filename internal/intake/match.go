@@ -154,8 +154,8 @@ func lookUp(c *relay.Callback, value string, facts *store.Facts) found {
 
 // newer prefers the pending wait of a key, then the one that had it last.
 func newer(a, b store.RefHit) bool {
-	if a.Active != b.Active {
-		return a.Active
+	if pending := a.Wait.Status == relay.Pending; pending != (b.Wait.Status == relay.Pending) {
+		return pending
 	}
 	return a.Wait.ID.String() > b.Wait.ID.String()
 }
@@ -213,7 +213,7 @@ next:
 			}
 		}
 		// Known from here on, also to the rest of the batch.
-		facts.ByRef[ref] = append(facts.ByRef[ref], store.RefHit{Wait: w, Active: true})
+		facts.ByRef[ref] = append(facts.ByRef[ref], store.RefHit{Wait: w})
 		refs = append(refs, ref)
 	}
 	return refs

@@ -6,9 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"net/http"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -38,10 +36,6 @@ const (
 	certainlyWait    = 3      // seconds, the platform's own default
 	certainlyMaxWait = 86_400 // seconds
 )
-
-// certainlyVar is the part of what the platform takes for a variable's name
-// that its own templates can also read back: in those, a dash is a minus.
-var certainlyVar = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_]*$`)
 
 func checkCertainly(a relay.Action) error {
 	if a.Action == relay.TriggerMessage {
@@ -80,15 +74,33 @@ func checkCertainlyMessage(a relay.Action) error {
 	return nil
 }
 
-// checkCertainlyVars looks at the names in order, so that the same mistakes
-// always give the same error.
+// checkCertainlyVars names the first wrong one in order, so that the same
+// mistakes always give the same error.
 func checkCertainlyVars(vars map[string]any) error {
-	for _, name := range slices.Sorted(maps.Keys(vars)) {
-		if !certainlyVar.MatchString(name) {
-			return fmt.Errorf("custom_vars may not be called %.64q: a name is a letter, then letters, digits and _", name)
+	var wrong []string
+	for name := range vars {
+		if !isCertainlyVar(name) {
+			wrong = append(wrong, name)
 		}
 	}
-	return nil
+	if len(wrong) == 0 {
+		return nil
+	}
+	return fmt.Errorf("custom_vars may not be called %.64q: a name is a letter, then letters, digits and _", slices.Min(wrong))
+}
+
+// isCertainlyVar reports whether name is a letter, then letters, digits and _:
+// the part of what the platform takes for a variable's name that its own
+// templates can also read back, where a dash is a minus.
+func isCertainlyVar(name string) bool {
+	for i := range len(name) {
+		c := name[i]
+		letter := 'a' <= c|0x20 && c|0x20 <= 'z'
+		if !letter && (i == 0 || c != '_' && (c < '0' || c > '9')) {
+			return false
+		}
+	}
+	return name != ""
 }
 
 // certainlyModule reads a module_id.

@@ -131,21 +131,21 @@ func (s *Store) RecordAttempts(ctx context.Context, attempts []relay.Attempt) ([
 		projects                 = make([]int64, n)
 		ids, leases              = make([]uuid.UUID, n), make([]uuid.UUID, n)
 		started                  = make([]time.Time, n)
-		durations, httpStatuses  = make([]int32, n), make([]*int32, n)
+		durations, delays        = make([]int64, n), make([]int64, n)
+		httpStatuses             = make([]*int32, n)
 		classes, nexts           = make([]string, n), make([]string, n)
 		reasons, responses, note = make([]*string, n), make([]*string, n), make([]*string, n)
-		delays                   = make([]float64, n)
 		at                       = make(map[[2]uuid.UUID]int, n) // by delivery and lease
 	)
 	for i := range attempts {
 		a := &attempts[i]
 		projects[i], ids[i], leases[i], started[i] = a.ProjectID, a.DeliveryID, a.Lease, a.StartedAt
-		durations[i] = int32(min(a.Duration.Milliseconds(), 1<<30))
+		durations[i] = min(a.Duration.Milliseconds(), 1<<30)
 		if a.HTTPStatus != 0 {
 			status := int32(a.HTTPStatus)
 			httpStatuses[i] = &status
 		}
-		classes[i], nexts[i], delays[i] = string(a.Class), string(a.Next), a.Delay.Seconds()
+		classes[i], nexts[i], delays[i] = string(a.Class), string(a.Next), a.Delay.Microseconds()
 		reasons[i], responses[i], note[i] = optional(clean(a.Reason)), optional(cleanText(a.Response)), optional(string(a.Notes))
 		at[[2]uuid.UUID{a.DeliveryID, a.Lease}] = i
 	}
@@ -155,33 +155,27 @@ func (s *Store) RecordAttempts(ctx context.Context, attempts []relay.Attempt) ([
 	}
 	rows, _ := s.hot.Query(ctx, `
 		WITH given AS (
-		    SELECT *
-		    FROM unnest($1::bigint[], $2::uuid[], $3::uuid[], $4::timestamptz[], $5::integer[], $6::integer[], $7::text[],
-		                $8::text[], $9::text[], $10::text[], $11::text[], $12::float8[])
+		    SELECT *, CASE WHEN next = 'scheduled' THEN now() + delay * interval '1 microsecond' END AS next_at
+		    FROM unnest($1::bigint[], $2::uuid[], $3::uuid[], $4::timestamptz[], $5::bigint[], $6::integer[], $7::text[],
+		                $8::text[], $9::text[], $10::text[], $11::text[], $12::bigint[])
 		      AS x (project_id, id, lease, started_at, duration_ms, http_status, class, next, reason, response, notes, delay)
-		), a AS (
-		    SELECT g.*, d.attempts AS before, d.started_at AS b_started_at, d.duration_ms AS b_duration_ms, d.class AS b_class,
-		           d.http_status AS b_http_status, d.reason AS b_reason, d.response AS b_response, d.notes AS b_notes,
-		           CASE WHEN g.next = 'scheduled' AND clock_timestamp() + g.delay * interval '1 second' > d.give_up_at
-		                THEN 'dead' ELSE g.next END AS becomes
-		    FROM given g JOIN deliveries d ON d.project_id = g.project_id AND d.id = g.id
 		), recorded AS (
 		    UPDATE deliveries d
-		    SET attempts = d.attempts + 1, status = a.becomes, lease = NULL,
-		        due_at = CASE WHEN a.becomes = 'scheduled' THEN clock_timestamp() + a.delay * interval '1 second' END,
-		        finished_at = CASE WHEN a.becomes IN ('delivered', 'dead', 'skipped') THEN clock_timestamp() END,
-		        started_at = a.started_at, duration_ms = a.duration_ms, class = a.class, http_status = a.http_status,
-		        reason = a.reason, response = a.response, notes = a.notes::json
-		    FROM a
-		    WHERE d.project_id = a.project_id AND d.id = a.id AND d.lease = a.lease
-		    RETURNING d.project_id, d.id, d.status, a.lease, a.before, a.b_started_at, a.b_duration_ms, a.b_class,
-		              a.b_http_status, a.b_reason, a.b_response, a.b_notes
+		    SET attempts = d.attempts + 1, lease = NULL,
+		        status = CASE WHEN g.next_at > d.give_up_at THEN 'dead' ELSE g.next END,
+		        due_at = CASE WHEN g.next_at <= d.give_up_at THEN g.next_at END,
+		        finished_at = CASE WHEN g.next_at > d.give_up_at OR g.next IN ('delivered', 'dead', 'skipped') THEN now() END,
+		        started_at = g.started_at, duration_ms = g.duration_ms, class = g.class, http_status = g.http_status,
+		        reason = g.reason, response = g.response, notes = g.notes::json
+		    FROM given g
+		    WHERE d.project_id = g.project_id AND d.id = g.id AND d.lease = g.lease
+		    RETURNING d.project_id, d.id, d.status, d.attempts, g.lease
 		), earlier AS (
-		    -- From what was updated, not from what was seen: a stale lease moves nothing.
+		    -- What the statement has updated it still sees as it was.
 		    INSERT INTO attempts (delivery_id, number, project_id, started_at, duration_ms, class, http_status, reason, response, notes)
-		    SELECT id, before, project_id, b_started_at, b_duration_ms, b_class, b_http_status, b_reason, b_response, b_notes
-		    FROM recorded
-		    WHERE before > 0
+		    SELECT d.id, d.attempts, d.project_id, d.started_at, d.duration_ms, d.class, d.http_status, d.reason, d.response, d.notes
+		    FROM recorded r JOIN deliveries d ON d.project_id = r.project_id AND d.id = r.id
+		    WHERE r.attempts > 1
 		)
 		SELECT id, lease, status FROM recorded`,
 		projects, ids, leases, started, durations, httpStatuses, classes, nexts, reasons, responses, note, delays)

@@ -56,9 +56,8 @@ type Facts struct {
 
 // RefHit is one wait that a key or reference names.
 type RefHit struct {
-	Wait   *relay.Wait
-	Key    bool // a caller's key; else a provider's id
-	Active bool // of a key: its wait is pending
+	Wait *relay.Wait
+	Key  bool // a caller's key; else a provider's id
 }
 
 // Decision is what becomes of one callback.
@@ -147,10 +146,14 @@ const waitColumns = `c.id, c.project_id, c.source_ids, c.token, coalesce(c.flow,
 
 func scanWait(row pgx.CollectableRow) (*relay.Wait, error) {
 	w := &relay.Wait{}
-	err := row.Scan(&w.ID, &w.ProjectID, &w.SourceIDs, &w.Token, &w.Flow, &w.PlanID, &w.UserID,
+	return w, row.Scan(waitFields(w)...)
+}
+
+// waitFields are where waitColumns go, with room for a few columns more.
+func waitFields(w *relay.Wait) []any {
+	return append(make([]any, 0, 24), &w.ID, &w.ProjectID, &w.SourceIDs, &w.Token, &w.Flow, &w.PlanID, &w.UserID,
 		&w.Conversation, &w.Key, &w.CustomVars, &w.Data, &w.Locale, &w.Scope,
 		&w.Status, &w.CreatedAt, &w.ExpiresAt, &w.PaymentID, &w.LateOutcome, &w.Extended)
-	return w, err
 }
 
 // lockFacts opens the transaction, locks every wait that the callbacks may
@@ -169,17 +172,15 @@ func lockFacts(ctx context.Context, conn *pgx.Conn, callbacks []relay.Callback, 
 	var b pgx.Batch
 	b.Queue("BEGIN")
 	b.Queue(`
-		SELECT `+waitColumns+`
-		FROM correlations c
-		WHERE c.id IN (SELECT id FROM correlations WHERE token = ANY($1::text[])
-		               UNION
-		               SELECT correlation_id FROM correlation_refs WHERE ref = ANY($2::uuid[]))
+		SELECT `+waitColumns+`, n.refs, n.keys
+		FROM (SELECT id, array_agg(ref) FILTER (WHERE NOT of_caller) AS refs, array_agg(ref) FILTER (WHERE of_caller) AS keys
+		      FROM (SELECT id, NULL::uuid AS ref, NULL::boolean AS of_caller FROM correlations WHERE token = ANY($1::text[])
+		            UNION ALL
+		            SELECT correlation_id, ref, key_active IS NOT NULL FROM correlation_refs WHERE ref = ANY($2::uuid[])) named
+		      GROUP BY id) n
+		JOIN correlations c ON c.id = n.id
 		ORDER BY c.id
-		FOR UPDATE`, tokens, refs)
-	b.Queue(`
-		SELECT ref, correlation_id, key_active IS NOT NULL, coalesce(key_active, true)
-		FROM correlation_refs
-		WHERE ref = ANY($1::uuid[])`, refs)
+		FOR UPDATE OF c`, tokens, refs)
 	b.Queue(`SELECT dedupe_key, id FROM events WHERE dedupe_key = ANY($1::uuid[])`, keys)
 	results := conn.SendBatch(ctx, &b)
 	facts, err := readFacts(results)
@@ -211,41 +212,41 @@ func readFacts(results pgx.BatchResults) (*Facts, error) {
 	if _, err := results.Exec(); err != nil { // BEGIN
 		return nil, err
 	}
+	if err := readWaits(results, f); err != nil {
+		return nil, err
+	}
 	rows, _ := results.Query()
-	waits, err := pgx.CollectRows(rows, scanWait)
-	if err != nil {
-		return nil, err
-	}
-	for _, w := range waits {
-		f.Waits[w.ID] = w
-		f.ByToken[w.Token] = w
-	}
-	if err := readRefs(results, f); err != nil {
-		return nil, err
-	}
-	rows, _ = results.Query()
 	var key, owner uuid.UUID
-	_, err = pgx.ForEachRow(rows, []any{&key, &owner}, func() error {
+	_, err := pgx.ForEachRow(rows, []any{&key, &owner}, func() error {
 		f.Originals[key] = owner
 		return nil
 	})
 	return f, err
 }
 
-func readRefs(results pgx.BatchResults, f *Facts) error {
+// readWaits reads the locked waits, each with those of the callbacks' names
+// that it goes by besides its token. A name that another batch taught it while
+// the lock was waited for is missing here: taught once more, it makes this
+// batch conflict, and be repeated.
+func readWaits(results pgx.BatchResults, f *Facts) error {
 	rows, _ := results.Query()
-	var ref, id uuid.UUID
-	var hit RefHit
-	_, err := pgx.ForEachRow(rows, []any{&ref, &id, &hit.Key, &hit.Active}, func() error {
-		if hit.Wait = f.Waits[id]; hit.Wait == nil {
-			// Learned after the waits were looked up: it names one that we
-			// have not locked. Repeated, the batch locks it too.
-			return errOvertaken
+	defer rows.Close()
+	for rows.Next() {
+		w := &relay.Wait{}
+		var refs, keys []uuid.UUID
+		if err := rows.Scan(append(waitFields(w), &refs, &keys)...); err != nil {
+			return err
 		}
-		f.ByRef[ref] = append(f.ByRef[ref], hit)
-		return nil
-	})
-	return err
+		f.Waits[w.ID] = w
+		f.ByToken[w.Token] = w
+		for _, ref := range refs {
+			f.ByRef[ref] = append(f.ByRef[ref], RefHit{Wait: w})
+		}
+		for _, key := range keys {
+			f.ByRef[key] = append(f.ByRef[key], RefHit{Wait: w, Key: true})
+		}
+	}
+	return rows.Err()
 }
 
 // dedupeKeys lists the keys of a batch.

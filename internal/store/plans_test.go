@@ -19,7 +19,6 @@ import (
 // hotStatements are the statements of the hot pool, each by a part of its text.
 var hotStatements = map[string]string{
 	"lock the waits of callbacks":     "FROM correlations WHERE token = ANY",
-	"read what references name":       "SELECT ref, correlation_id, key_active IS NOT NULL",
 	"look for dedupe keys":            "SELECT dedupe_key, id FROM events",
 	"keep events":                     "INSERT INTO events",
 	"close waits":                     "SET status = x.status",
