@@ -59,8 +59,8 @@ const (
 	recordTry       = 4 * time.Second  // of one statement that records attempts
 	recordTimeout   = 10 * time.Second // of all tries: results are not thrown away for a hiccup
 	recordBatch     = 256
-	recorders       = 1               // batches of attempts at the same time
-	leaseMargin     = 5 * time.Second // lease that must be left after the timeout of a send, to record it
+	recordPause     = 4 * time.Millisecond // between batches: nobody waits for them
+	leaseMargin     = 5 * time.Second      // lease that must be left after the timeout of a send, to record it
 )
 
 // Config is what an Engine works with.
@@ -109,7 +109,7 @@ func New(cfg Config) (*Engine, error) {
 	e := &Engine{cfg: cfg, lanes: map[int64]*lane{}, wake: make(chan struct{}, 1), refused: rate.Sometimes{First: 1, Interval: refusedInterval}}
 	// What waits here is sent again after a crash, so it is one batch at most;
 	// beyond it, sends wait for the database.
-	bounds := groupcommit.Config{MaxBatch: recordBatch, MaxWaiting: recordBatch, Committers: recorders}
+	bounds := groupcommit.Config{MaxBatch: recordBatch, MaxWaiting: recordBatch, Committers: 1, Pause: recordPause}
 	e.recorder = groupcommit.New(bounds, nil, e.commitAttempts)
 	e.stopping = true // until Run
 	return e, nil

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -372,4 +373,95 @@ func TestBytesAreBounded(t *testing.T) {
 	}
 	wg.Wait()
 	stop()
+}
+
+// TestPost holds that what was posted is answered from the committing side,
+// that Post waits for room and for nothing else, and that what it took before
+// the end is committed.
+func TestPost(t *testing.T) {
+	t.Parallel()
+	const maxWaiting = 2
+	c, batches, let := gated(1, maxWaiting)
+	stop := start(t, c)
+	answers := make(chan int, 10)
+	post := func(n int) {
+		t.Helper()
+		err := c.Post(n, func(r groupcommit.Result[int]) { answers <- r.Value })
+		if err != nil {
+			t.Errorf("Post(%d): got %v, want nil", n, err)
+		}
+	}
+	post(1)
+	<-batches // it is being committed: two more may wait
+	post(2)
+	post(3)
+	posted := make(chan struct{})
+	go func() {
+		defer close(posted)
+		post(4)
+	}()
+	select {
+	case <-posted:
+		t.Fatalf("Post found room where %d wait already", maxWaiting)
+	case <-time.After(20 * time.Millisecond):
+	}
+	go func() {
+		for range 4 {
+			let <- struct{}{}
+		}
+	}()
+	go func() {
+		for range 3 {
+			<-batches
+		}
+	}()
+	<-posted
+	stop()
+	close(answers)
+	var got []int
+	for n := range answers {
+		got = append(got, n)
+	}
+	if want := []int{2, 4, 6, 8}; !slices.Equal(got, want) {
+		t.Errorf("got the answers %v, want %v", got, want)
+	}
+	if err := c.Post(5, func(groupcommit.Result[int]) { t.Error("answered what was not taken") }); !errors.Is(err, groupcommit.ErrStopped) {
+		t.Errorf("Post after the end: got %v, want ErrStopped", err)
+	}
+}
+
+// TestPause holds that requests gather while a committer rests, and that the
+// first one finds it awake.
+func TestPause(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var sizes []int
+		var at []time.Duration
+		begin := time.Now()
+		c := groupcommit.New(groupcommit.Config{MaxBatch: 16, MaxWaiting: 16, Committers: 1, Pause: 3500 * time.Microsecond}, nil,
+			func(batch []int) []groupcommit.Result[int] {
+				sizes, at = append(sizes, len(batch)), append(at, time.Since(begin))
+				return doubled(batch)
+			})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- c.Run(ctx) }()
+		for n := range 6 {
+			if err := c.Post(n, func(groupcommit.Result[int]) {}); err != nil {
+				t.Error(err)
+			}
+			time.Sleep(time.Millisecond)
+		}
+		synctest.Wait()
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if want := []int{1, 3, 2}; !slices.Equal(sizes, want) {
+			t.Errorf("got batches of %v, want %v", sizes, want)
+		}
+		if want := []time.Duration{0, 3500 * time.Microsecond, 7 * time.Millisecond}; !slices.Equal(at, want) {
+			t.Errorf("got commits at %v, want %v", at, want)
+		}
+	})
 }
