@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -95,7 +94,7 @@ func syncTime(dir string) (time.Duration, error) {
 		if _, err := file.WriteAt(page, 0); err != nil {
 			return 0, fmt.Errorf("measuring the disk: %w", err)
 		}
-		if err := syscall.Fdatasync(int(file.Fd())); err != nil {
+		if err := syncData(file); err != nil {
 			return 0, fmt.Errorf("measuring the disk: %w", err)
 		}
 	}
