@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -12,7 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -87,7 +85,7 @@ func (c *benchRunCommand) measure(ctx context.Context, p *program, pg *localpg.S
 		Duration: c.Duration, Connections: c.Connections, Body: c.Body, Profile: c.Profile,
 		Say: func(format string, args ...any) { fmt.Fprintf(p.stdout, format+"\n", args...) },
 	}
-	report := &bench.Report{Version: version(), Machine: machine(), Settings: fmt.Sprintf("%s a phase, bodies of %d bytes", c.Duration, c.Body)}
+	report := &bench.Report{Version: thisEdition().short(), Machine: machine(), Settings: fmt.Sprintf("%s a phase, bodies of %d bytes", c.Duration, c.Body)}
 	key := seal.NewKey()
 	target, stop, err := startTarget(ctx, pg, key)
 	if err != nil {
@@ -111,20 +109,6 @@ func (c *benchRunCommand) measure(ctx context.Context, p *program, pg *localpg.S
 	defer s.Close()
 	report.Limits, err = bench.Limits(ctx, bench.Floor{Store: s, Dir: dir, Spare: spare}, plan)
 	return report, err
-}
-
-// version is the commit that this program was built from.
-func version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown"
-	}
-	for _, s := range info.Settings {
-		if s.Key == "vcs.revision" {
-			return s.Value[:min(12, len(s.Value))]
-		}
-	}
-	return cmp.Or(info.Main.Version, "unknown")
 }
 
 // machine names the processor and how many of it there are.

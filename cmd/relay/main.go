@@ -78,6 +78,9 @@ type commands struct {
 	Apply   applyCommand   `cmd:"" help:"Make the configuration what a relay.yaml says."`
 	Keys    keysCommand    `cmd:"" help:"Make encryption keys, see which are in use, seal anew."`
 	Bench   benchCommand   `cmd:"" help:"Measure the relay on this machine."`
+	Ping    pingCommand    `cmd:"" hidden:"" help:"Ask whether the relay beside it wants requests."`
+
+	Version kong.VersionFlag `help:"Print version, commit and Go's version."`
 }
 
 // run is the whole program; main and the tests call it.
@@ -87,6 +90,7 @@ func run(ctx context.Context, args []string, lookup func(string) (string, bool),
 	parser, err := kong.New(&cli,
 		kong.Name("relay"),
 		kong.Description("Receives the callbacks of payments and forms and resumes the bot conversations that wait for them."),
+		kong.Vars{"version": thisEdition().String()},
 		kong.UsageOnError(),
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(code int) { panic(exitError(code)) }),
