@@ -8,7 +8,7 @@ SHELL      := /bin/bash
 # One package's tests may take this long with the race detector on two busy cores.
 TEST_TIMEOUT ?= 10m
 
-.PHONY: help run build test check fmt lint formatted tidy migrations FORCE
+.PHONY: help run build test check fmt lint formatted tidy migrations deployments portable release FORCE
 
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
@@ -24,7 +24,7 @@ build: ## build .bin/relay
 test: .bin/withpg ## test everything against a real PostgreSQL, with the race detector
 	.bin/withpg -- go test -race -timeout $(TEST_TIMEOUT) ./...
 
-check: formatted lint tidy migrations ## hold the code to its rules: what CI asks besides the tests
+check: formatted lint tidy migrations deployments portable ## hold the code to its rules: what CI asks besides the tests
 	go vet ./...
 	go test -count=1 ./internal/archtest
 
@@ -37,12 +37,29 @@ formatted: .bin/gofumpt
 
 lint: .bin/golangci-lint
 	.bin/golangci-lint run ./...
+	cd tools && ../.bin/golangci-lint run ./...
 
 tidy:
 	go mod tidy -diff
+	go -C tools mod tidy -diff
 
 migrations:
 	@.ci/check-migrations
+
+# What an engine or a cluster's client would say besides is asked where there
+# is one.
+deployments: ## check the Dockerfile, compose and Kubernetes files, where no engine runs too
+	go -C tools test -count=1 ./...
+	@if docker compose version >/dev/null 2>&1; then docker compose config --quiet; fi
+	@if command -v kubectl >/dev/null; then kubectl kustomize deploy/kubernetes >/dev/null; fi
+
+# The other system that is released for; its builds for another processor
+# differ in nothing that we write.
+portable:
+	GOOS=darwin go build -o /dev/null ./cmd/relay
+
+release: ## build dist/: archives for linux and darwin, bills of materials, SHA256SUMS
+	@.ci/release
 
 # Go knows best what has changed.
 .bin/withpg: FORCE

@@ -362,36 +362,64 @@ func TestSandbox(t *testing.T) {
 	t.Parallel()
 	env := settingsOf(storetest.URL(t, true))
 	n := startNode(t, env)
+	env = maps.Clone(env)
+	env["SANDBOX"] = startSandboxCommand(t, n, "--certainly-token", certainlyToken, "--webhook-secret", stripeSecret)
+	mustRun(t, env, "apply", "-f", writeFile(t, "relay.yaml", configuration))
+	payInSandbox(t, n, env["SANDBOX"])
+}
+
+// TestComposeConfiguration plays a checkout with the configuration of
+// docker-compose.yml and a sandbox as it is there, only at other addresses.
+func TestComposeConfiguration(t *testing.T) {
+	t.Parallel()
+	raw, err := os.ReadFile("../../deploy/compose/relay.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	env := settingsOf(storetest.URL(t, true))
+	n := startNode(t, env)
+	box := startSandboxCommand(t, n)
+	elsewhere := strings.NewReplacer("http://sandbox:8090", box, "http://127.0.0.1:8090", box).Replace(string(raw))
+	mustRun(t, env, "apply", "-f", writeFile(t, "relay.yaml", elsewhere))
+	payInSandbox(t, n, box)
+}
+
+// startSandboxCommand runs `relay sandbox` until the test ends and returns
+// where it is.
+func startSandboxCommand(t *testing.T, n *testNode, args ...string) string {
+	t.Helper()
 	out := newLogs()
 	done := make(chan struct{})
+	args = append([]string{"sandbox", "--address=127.0.0.1:0", "--webhook-url", n.url + "/in/default/stripe"}, args...)
 	go func() {
 		defer close(done)
-		if err := run(t.Context(), []string{
-			"sandbox", "--address=127.0.0.1:0", "--certainly-token", certainlyToken,
-			"--webhook-url", n.url + "/in/default/stripe", "--webhook-secret", stripeSecret,
-		}, lookupIn(nil), out, io.Discard); err != nil {
+		if err := run(t.Context(), args, lookupIn(nil), out, io.Discard); err != nil {
 			t.Errorf("relay sandbox: %v", err)
 		}
 	}()
 	t.Cleanup(func() { <-done }) // the test's context has ended by then
 	address := regexp.MustCompile(`base_url (http://\S+)/certainly`)
 	await(t, patience, "the sandbox", func() bool { return address.MatchString(out.String()) })
-	env = maps.Clone(env)
-	env["SANDBOX"] = address.FindStringSubmatch(out.String())[1]
-	mustRun(t, env, "apply", "-f", writeFile(t, "relay.yaml", configuration))
-	var reg wait
+	return address.FindStringSubmatch(out.String())[1]
+}
+
+// payInSandbox waits for the flow checkout, pays on the sandbox's page and
+// wants the sandbox's conversation resumed.
+func payInSandbox(t *testing.T, n *testNode, box string) {
+	t.Helper()
 	await(t, patience, "the node to know the flow", func() bool {
 		resp, _ := exchange(t, http.MethodGet, n.url+"/v1/flows/checkout", http.Header{"Authorization": {"Bearer " + apiKey}}, "")
 		return resp.StatusCode == http.StatusOK
 	})
+	var reg wait
 	n.call(t, http.MethodPost, "/v1/correlations", object{"user_id": "u-box", "flow": "checkout"}, &reg, http.StatusCreated)
 	form := http.Header{"Content-Type": {"application/x-www-form-urlencoded"}}
-	exchange(t, http.MethodPost, env["SANDBOX"]+"/pay/demo", form, "choice=pay&reference="+reg.Token+"&session=cs_test_1&intent=pi_1")
+	exchange(t, http.MethodPost, box+"/pay/demo", form, "choice=pay&reference="+reg.Token+"&session=cs_test_1&intent=pi_1")
 	if got := n.settled(t, reg.ID); got.Status != "completed" {
 		t.Errorf("status: got %q, want completed by the pay page", got.Status)
 	}
 	await(t, patience, "the conversation", func() bool {
-		_, text := exchange(t, http.MethodGet, env["SANDBOX"]+"/sandbox/conversations/u-box", nil, "")
+		_, text := exchange(t, http.MethodGet, box+"/sandbox/conversations/u-box", nil, "")
 		return strings.Contains(text, `"resumed":1`) || strings.Contains(text, `"resumed": 1`)
 	})
 }

@@ -128,6 +128,39 @@ func TestRefusedSettings(t *testing.T) {
 	}
 }
 
+// TestExampleSecret holds that a relay starts with no value of the Secret that
+// the Kubernetes manifests show, be the others as they should.
+func TestExampleSecret(t *testing.T) {
+	t.Parallel()
+	raw, err := os.ReadFile("../../deploy/kubernetes/secret.example.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := regexp.MustCompile(`(?m)^  ([a-z-]+): (REPLACE-ME)\b`).FindAllStringSubmatch(string(raw), -1)
+	if len(shown) != 4 {
+		t.Fatalf("got the values %v, want four", shown)
+	}
+	for _, value := range shown {
+		name := strings.ToUpper(strings.ReplaceAll(value[1], "-", "_"))
+		if name != "DATABASE_URL" {
+			name = "RELAY_" + name
+		}
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			env := settingsOf("postgres://nobody@127.0.0.1:1/none")
+			if _, known := env[name]; !known && name != "RELAY_PUBLIC_URL" {
+				t.Fatalf("the Secret's %s is no setting", value[1])
+			}
+			env[name] = value[2]
+			_, err := command(t, env, "serve")
+			wantRefusal(t, err)
+			if err != nil && strings.Contains(err.Error(), "did not come up") {
+				t.Errorf("got %v, want the value refused at once", err)
+			}
+		})
+	}
+}
+
 // TestStrangers finds what is named like a setting and is none.
 func TestStrangers(t *testing.T) {
 	t.Parallel()
