@@ -111,8 +111,8 @@ func (p program) checkSetting(f *findings, file, name string) {
 	f.want(known, file, "%s is no setting: README.md's table has them all", name)
 }
 
-// checkCommand holds arguments to begin with a command. Hidden ones, which
-// README does not list, are in the second place of the files only.
+// checkCommand holds arguments to begin with a command that README lists. The
+// hidden one of the health checks is checkHealth's.
 func (p program) checkCommand(f *findings, file string, args []string) {
 	if len(args) == 0 {
 		f.add(file, "no command is given")

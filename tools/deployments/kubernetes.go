@@ -3,6 +3,7 @@ package deployments
 import (
 	"errors"
 	"io/fs"
+	"maps"
 	"path"
 	"regexp"
 	"slices"
@@ -21,7 +22,7 @@ const (
 	example   = ".example.yaml" // for reading, not applied
 )
 
-// cluster is what the manifests ask for, with the file of each.
+// cluster is what the manifests ask for.
 type cluster struct {
 	namespaces  []*corev1.Namespace
 	deployments []*appsv1.Deployment
@@ -73,9 +74,8 @@ func checkKubernetes(f *findings, p program, i image) {
 	f.want(c.namespaces[0].Labels["pod-security.kubernetes.io/enforce"] == "restricted", manifests, "the namespace is not restricted")
 	checkNodes(f, p, i, c.deployments[0])
 	checkMigration(f, c.jobs[0])
-	for name, pod := range map[string]corev1.PodSpec{"deployment.yaml": c.deployments[0].Spec.Template.Spec, "migrate.yaml": c.jobs[0].Spec.Template.Spec} {
-		checkPod(f, p, i, path.Join(manifests, name), pod, c.secrets[0])
-	}
+	checkPod(f, p, i, manifests+"/deployment.yaml", c.deployments[0].Spec.Template.Spec, c.secrets[0])
+	checkPod(f, p, i, manifests+"/migrate.yaml", c.jobs[0].Spec.Template.Spec, c.secrets[0])
 	c.checkReferences(f, i)
 	checkExample(f, c.secrets[0])
 }
@@ -242,7 +242,7 @@ func mounted(file string, c corev1.Container, pod corev1.PodSpec, secret *corev1
 // That the program refuses its values is a test of the program's own.
 func checkExample(f *findings, secret *corev1.Secret) {
 	f.want(len(secret.Data) == 0, manifests+"/secret.example.yaml", "want stringData, which people can read")
-	for key, value := range secret.StringData {
-		f.want(value == "REPLACE-ME", manifests+"/secret.example.yaml", "%s is not REPLACE-ME", key)
+	for _, key := range slices.Sorted(maps.Keys(secret.StringData)) {
+		f.want(secret.StringData[key] == "REPLACE-ME", manifests+"/secret.example.yaml", "%s is not REPLACE-ME", key)
 	}
 }
