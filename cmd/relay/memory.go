@@ -53,5 +53,5 @@ func memoryGoal(live int64) int64 { return max(memoryFloor, liveTwice*live+memor
 func liveBytes() int64 {
 	sample := []metrics.Sample{{Name: liveHeap}}
 	metrics.Read(sample)
-	return int64(sample[0].Value.Uint64()) //nolint:gosec // bytes of memory
+	return int64(sample[0].Value.Uint64())
 }

@@ -84,7 +84,7 @@ func (p encodeSlice[T]) Encode(value any, buf []byte) ([]byte, error) {
 		return u32(u32(u32(buf, 0), 0), p.one), nil
 	}
 	buf = u32(u32(u32(buf, 1), 1), p.one)
-	buf = u32(u32(buf, uint32(len(vs))), 1) //nolint:gosec // a batch
+	buf = u32(u32(buf, uint32(len(vs))), 1)
 	for i, v := range vs {
 		at := len(buf)
 		buf = u32(buf, 0)
@@ -93,8 +93,8 @@ func (p encodeSlice[T]) Encode(value any, buf []byte) ([]byte, error) {
 			binary.BigEndian.PutUint32(buf[at:], ^uint32(0))
 			continue
 		}
-		binary.BigEndian.PutUint32(buf[at:], uint32(len(buf)-at-4)) //nolint:gosec // a value's bytes
-		if i == 0 {                                                 // the others are of about its size
+		binary.BigEndian.PutUint32(buf[at:], uint32(len(buf)-at-4))
+		if i == 0 { // the others are of about its size
 			buf = slices.Grow(buf, (len(buf)-at)*(len(vs)-1))
 		}
 	}
@@ -106,7 +106,7 @@ func appendText(buf []byte, v string) ([]byte, bool)    { return append(buf, v..
 func appendBytes(buf, v []byte) ([]byte, bool)          { return append(buf, v...), v == nil }
 
 func appendInt(buf []byte, v int64) ([]byte, bool) {
-	return binary.BigEndian.AppendUint64(buf, uint64(v)), false //nolint:gosec // the same bits
+	return binary.BigEndian.AppendUint64(buf, uint64(v)), false
 }
 
 // postgresEpoch is where timestamps count from, in microseconds.

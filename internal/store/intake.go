@@ -36,7 +36,7 @@ func DedupeHash(sourceID int64, identity string) [16]byte {
 func hash128(domain string, n int64, value string) uuid.UUID {
 	var short [128]byte // most fit, and then nothing is allocated
 	buf := append(short[:0], domain...)
-	buf = binary.BigEndian.AppendUint64(buf, uint64(n)) //nolint:gosec // the same bits
+	buf = binary.BigEndian.AppendUint64(buf, uint64(n))
 	buf = append(buf, value...)
 	sum := sha256.Sum256(buf)
 	return uuid.UUID(sum[:16])
