@@ -1,114 +1,278 @@
 package main
 
 import (
-	"bufio"
+	"bytes"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
-	"net"
+	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
-	"syscall"
 	"time"
 
 	"relay.example/relay/internal/bench"
 	"relay.example/relay/internal/localpg"
 	"relay.example/relay/internal/seal"
 	"relay.example/relay/internal/store"
+	"relay.example/relay/internal/store/fill"
 )
 
 // benchCommand measures the relay on this machine.
 type benchCommand struct {
-	Run  benchRunCommand  `cmd:"" default:"withargs" help:"Measure: load generator, sink and relay as processes of their own."`
-	Sink benchSinkCommand `cmd:"" hidden:"" help:"Stand where the bot platform would be."`
+	Run    benchRunCommand    `cmd:"" default:"withargs" help:"Measure: load generator, sink and relay as processes of their own."`
+	Growth benchGrowthCommand `cmd:"" help:"Measure with empty and with full tables, and set them side by side."`
+	Fill   benchFillCommand   `cmd:"" help:"Make a new database as full as years of use would."`
+	Sink   benchSinkCommand   `cmd:"" hidden:"" help:"Stand where the bot platform would be."`
+}
+
+// benchFlags are what the commands that measure have in common. Dir is not
+// called data-dir, which RELAY_DATA_DIR would set: a node's own data lies there.
+type benchFlags struct {
+	Duration    time.Duration `default:"10s" help:"Of each phase."`
+	Runs        int           `default:"1" help:"Repeat everything this many times; figures become medians."`
+	Connections []int         `default:"16,64,256" help:"Of the closed loops."`
+	Body        int           `default:"1536" help:"Bytes of a callback."`
+	Dir         string        `help:"Where the private Postgres of each run lives, in a directory of its own; the system's temporary directory if absent."`
+	JSON        string        `help:"Write all figures to this file."`
+	Markdown    string        `help:"Write the tables into this page, between its marks."`
+}
+
+func (f *benchFlags) plan(p *program) bench.Plan {
+	return bench.Plan{
+		Duration: f.Duration, Connections: f.Connections, Body: f.Body,
+		Say: func(format string, args ...any) { fmt.Fprintf(p.stdout, format+"\n", args...) },
+	}
+}
+
+// report begins a report of what is about to be measured.
+func (f *benchFlags) report() *bench.Report {
+	return &bench.Report{
+		Version: thisEdition().short(), Machine: machine(), Date: time.Now().UTC(),
+		Settings: fmt.Sprintf("%s a phase, callbacks of %d bytes", f.Duration, f.Body),
+	}
 }
 
 type benchRunCommand struct {
-	Duration    time.Duration `default:"10s" help:"Of each phase."`
-	Connections []int         `default:"16,64,256" help:"Of the closed loops."`
-	Body        int           `default:"1536" help:"Bytes of a callback."`
-	DataDir     string        `help:"Where the private Postgres of the run lives; a directory of its own if absent."`
-	JSON        string        `help:"Write the figures to this file."`
-	Compare     string        `help:"Compare with the figures in this file."`
-	Profile     string        `help:"Write a CPU profile of the relay, taken while it sustains its load, to this file."`
+	benchFlags
+	Bodies  []int  `help:"More sizes of callbacks, whose sustained rate is measured too."`
+	Compare string `help:"Compare with the figures in this file."`
+	Profile string `help:"Write a CPU profile of the relay, taken while it sustains its load, to this file."`
 }
 
-// Run measures and prints.
-func (c *benchRunCommand) Run(ctx context.Context, p *program) (err error) {
-	dir := c.DataDir
-	if dir == "" {
-		if dir, err = os.MkdirTemp("", "relay-bench-"); err != nil {
-			return fmt.Errorf("making a directory: %w", err)
-		}
-		defer func() { _ = os.RemoveAll(dir) }()
-		if err := os.Chmod(dir, 0o711); err != nil {
+// Run measures, prints and keeps. Each run has a database of its own, new and
+// empty, so that none inherits what the one before has left.
+func (c *benchRunCommand) Run(ctx context.Context, p *program) error {
+	var kept *bench.Report
+	if c.Compare != "" { // before anything is measured: it may not be there
+		var err error
+		if kept, err = bench.ReadReport(c.Compare); err != nil {
 			return err
 		}
 	}
-	pg, err := localpg.Start(ctx, localpg.Config{
+	plan, report := c.plan(p), c.report()
+	plan.MoreBodies, plan.Profile = c.Bodies, c.Profile
+	for i := range max(1, c.Runs) {
+		plan.Say("run %d of %d", i+1, max(1, c.Runs))
+		if err := c.once(ctx, p, plan, report); err != nil {
+			return err
+		}
+	}
+	report.Text(p.stdout)
+	if kept != nil {
+		report.Compare(p.stdout, kept)
+	}
+	return c.keep(report, "bench")
+}
+
+// kept is what can be written down.
+type kept interface {
+	Write(path string) error
+	Markdown(w io.Writer)
+	Wrong() error
+}
+
+// keep writes down what was asked for. Figures with a loss in them are not
+// kept: nothing may be compared with them.
+func (f *benchFlags) keep(report kept, mark string) error {
+	if err := report.Wrong(); err != nil {
+		return fmt.Errorf("these figures are not kept: %w", err)
+	}
+	var errs []error
+	if f.JSON != "" {
+		errs = append(errs, report.Write(f.JSON))
+	}
+	if f.Markdown != "" {
+		var text bytes.Buffer
+		report.Markdown(&text)
+		errs = append(errs, bench.Splice(f.Markdown, mark, text.Bytes()))
+	}
+	return errors.Join(errs...)
+}
+
+// once makes one run, on a new database that is removed afterwards.
+func (f *benchFlags) once(ctx context.Context, p *program, plan bench.Plan, report *bench.Report) (err error) {
+	pg, remove, err := f.postgres(ctx, p)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, remove()) }()
+	return measure(ctx, p, pg, plan, report)
+}
+
+// postgres starts a new private server. remove stops it and removes its files.
+func (f *benchFlags) postgres(ctx context.Context, p *program) (pg *benchServer, remove func() error, err error) {
+	dir, err := os.MkdirTemp(f.Dir, "relay-bench-")
+	if err != nil {
+		return nil, nil, fmt.Errorf("making a directory: %w", err)
+	}
+	if err := os.Chmod(dir, 0o711); err != nil {
+		return nil, nil, err
+	}
+	server, err := localpg.Start(ctx, localpg.Config{
 		DataDir: filepath.Join(dir, "postgres"), Logger: newLogger(p.stderr, "text"),
 		Settings: map[string]string{"shared_buffers": "512MB", "max_wal_size": "4GB"},
 	})
 	if err != nil {
-		return err
+		return nil, nil, errors.Join(err, os.RemoveAll(dir))
 	}
-	defer func() {
+	remove = func() error {
 		stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopWait)
 		defer cancel()
-		err = errors.Join(err, pg.Stop(stopping))
-	}()
-	report, err := c.measure(ctx, p, pg, dir)
-	if err != nil {
-		return err
+		return errors.Join(server.Stop(stopping), os.RemoveAll(dir))
 	}
-	if c.Compare != "" {
-		kept, err := bench.ReadReport(c.Compare)
-		if err != nil {
-			return err
-		}
-		report.Compare(p.stdout, kept)
-	}
-	if c.JSON != "" {
-		return report.Write(c.JSON)
-	}
-	return nil
+	return &benchServer{url: server.URL(), pid: server.PID(), dir: dir, key: seal.NewKey()}, remove, nil
 }
 
 // measure runs the phases against a relay, and takes the machine's limits
 // once it has stopped.
-func (c *benchRunCommand) measure(ctx context.Context, p *program, pg *localpg.Server, dir string) (*bench.Report, error) {
-	plan := bench.Plan{
-		Duration: c.Duration, Connections: c.Connections, Body: c.Body, Profile: c.Profile,
-		Say: func(format string, args ...any) { fmt.Fprintf(p.stdout, format+"\n", args...) },
-	}
-	report := &bench.Report{Version: thisEdition().short(), Machine: machine(), Settings: fmt.Sprintf("%s a phase, bodies of %d bytes", c.Duration, c.Body)}
-	key := seal.NewKey()
-	target, stop, err := startTarget(ctx, pg, key)
+func measure(ctx context.Context, p *program, pg *benchServer, plan bench.Plan, report *bench.Report) error {
+	target, stop, err := startTarget(ctx, p, pg)
 	if err != nil {
 		stop()
-		return nil, err
+		return err
 	}
+	var result bench.Result
+	report.Postgres, err = target.Probe.Parameters(ctx)
 	var spare []string
-	report.Phases, spare, err = bench.Run(ctx, target, plan)
+	if err == nil {
+		result.Phases, spare, err = bench.Run(ctx, target, plan)
+	}
 	stop()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	keys, err := seal.ParseRing(key)
+	if !plan.Growth {
+		if result.Limits, err = limits(ctx, pg, plan, spare); err != nil {
+			return err
+		}
+	}
+	report.Runs = append(report.Runs, result)
+	return nil
+}
+
+func limits(ctx context.Context, pg *benchServer, plan bench.Plan, spare []string) ([]bench.Limit, error) {
+	keys, err := seal.ParseRing(pg.key)
 	if err != nil {
 		return nil, err
 	}
-	s, err := store.Open(ctx, store.Config{URL: pg.URL(), Keys: keys, HotConnections: hotConnections, Connections: connections})
+	s, err := store.Open(ctx, store.Config{URL: pg.url, Keys: keys, HotConnections: hotConnections, Connections: connections})
 	if err != nil {
 		return nil, err
 	}
 	defer s.Close()
-	report.Limits, err = bench.Limits(ctx, bench.Floor{Store: s, Dir: dir, Spare: spare}, plan)
-	return report, err
+	return bench.Limits(ctx, bench.Floor{Store: s, Dir: pg.dir, Spare: spare}, plan)
+}
+
+// rowFlags say how full a database is to be.
+type rowFlags struct {
+	Correlations int `default:"1000000" help:"Pending correlations."`
+	Events       int `default:"10000000" help:"Old events, with the closed correlations, references and deliveries of two events each."`
+}
+
+func (f rowFlags) String() string {
+	return fmt.Sprintf("%d pending correlations and %d old events", f.Correlations, f.Events)
+}
+
+type benchGrowthCommand struct {
+	benchFlags
+	rowFlags
+}
+
+// Run fills one database and measures it in turn with new ones.
+func (c *benchGrowthCommand) Run(ctx context.Context, p *program) (err error) {
+	plan := c.plan(p)
+	plan.Growth = true
+	g := &bench.Growth{Empty: c.report(), Filled: c.report()}
+	g.Filled.Filled = c.String()
+	full, remove, err := c.postgres(ctx, p)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, remove()) }()
+	if err := c.fill(ctx, p, full, plan); err != nil {
+		return err
+	}
+	for i := range max(1, c.Runs) {
+		plan.Say("run %d of %d, empty", i+1, max(1, c.Runs))
+		if err := c.once(ctx, p, plan, g.Empty); err != nil {
+			return err
+		}
+		plan.Say("run %d of %d, filled", i+1, max(1, c.Runs))
+		if err := measure(ctx, p, full, plan, g.Filled); err != nil {
+			return err
+		}
+	}
+	g.Text(p.stdout)
+	return c.keep(g, "growth")
+}
+
+// fill has a relay make the rows that are copied, and stops it again.
+func (f rowFlags) fill(ctx context.Context, p *program, pg *benchServer, plan bench.Plan) error {
+	target, stop, err := startTarget(ctx, p, pg)
+	defer stop()
+	if err != nil {
+		return err
+	}
+	return bench.Fill(ctx, target, plan, pg.url, f.Correlations, f.Events)
+}
+
+type benchFillCommand struct {
+	databaseFlags
+	rowFlags
+}
+
+// Run fills a database that nobody has used yet.
+func (c *benchFillCommand) Run(ctx context.Context, p *program) (err error) {
+	db, err := openDatabase(ctx, &c.databaseFlags, newLogger(p.stderr, c.Log))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.close()) }()
+	if err := db.await(ctx); err != nil {
+		return err
+	}
+	if err := fill.Unused(ctx, db.url); err != nil {
+		return err
+	}
+	pg := &benchServer{url: db.url, key: c.EncryptionKey}
+	if pg.key == "" && db.local != nil {
+		dir, err := c.dataDir()
+		if err != nil {
+			return err
+		}
+		raw, err := os.ReadFile(filepath.Join(dir, "encryption.key"))
+		if err != nil {
+			return fmt.Errorf("the encryption key of the private server: %w", err)
+		}
+		pg.key = strings.TrimSpace(string(raw))
+	}
+	if pg.key == "" {
+		return errors.New("RELAY_ENCRYPTION_KEY is not set: make one with `relay keys new`, and give it to every node of this database")
+	}
+	flags := benchFlags{Duration: time.Second, Connections: []int{1}, Body: 1536}
+	return c.fill(ctx, p, pg, flags.plan(p))
 }
 
 // machine names the processor and how many of it there are.
@@ -125,92 +289,6 @@ func machine() string {
 		}
 	}
 	return fmt.Sprintf("%d × %s", runtime.NumCPU(), name)
-}
-
-// startTarget starts the sink and the relay as processes of their own. stop
-// ends both.
-func startTarget(ctx context.Context, pg *localpg.Server, key string) (t bench.Target, stop func(), err error) {
-	stop = func() {}
-	self, err := os.Executable()
-	if err != nil {
-		return t, stop, err
-	}
-	sink, line, err := startChild(ctx, nil, self, "bench", "sink")
-	if err != nil {
-		return t, stop, fmt.Errorf("starting the sink: %w", err)
-	}
-	stop = func() { endChild(sink) }
-	calls, control, _ := strings.Cut(line, " ")
-	t = bench.Target{
-		SinkCalls: calls, SinkControl: control, SinkPID: sink.Process.Pid, PostgresPID: pg.PID(), APIKey: rand.Text(),
-		WAL: func(ctx context.Context) (int64, error) { return store.WALPosition(ctx, pg.URL()) },
-	}
-	if t.Relay, err = freeAddress(ctx); err != nil {
-		return t, stop, err
-	}
-	if t.RelayOps, err = freeAddress(ctx); err != nil {
-		return t, stop, err
-	}
-	env := []string{
-		"DATABASE_URL=" + pg.URL(), "RELAY_LISTEN=" + t.Relay, "RELAY_OPS_LISTEN=" + t.RelayOps, "RELAY_API_KEY=" + t.APIKey,
-		"RELAY_ENCRYPTION_KEY=" + key, "RELAY_ALLOW_PRIVATE_TARGETS=true", "RELAY_DRAIN_DELAY=0s",
-	}
-	relay := exec.CommandContext(ctx, self, "serve")
-	relay.Env = append(os.Environ(), env...)
-	relay.Stderr = os.Stderr
-	if err := relay.Start(); err != nil {
-		return t, stop, fmt.Errorf("starting the relay: %w", err)
-	}
-	stop = func() {
-		endChild(relay)
-		endChild(sink)
-	}
-	t.RelayPID = relay.Process.Pid
-	return t, stop, awaitAddress(ctx, t.Relay)
-}
-
-// startChild starts a process and returns the first line that it prints.
-func startChild(ctx context.Context, env []string, name string, args ...string) (*exec.Cmd, string, error) {
-	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Env = append(os.Environ(), env...)
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, "", err
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, "", err
-	}
-	line, err := bufio.NewReader(out).ReadString('\n')
-	return cmd, strings.TrimSpace(line), err
-}
-
-func endChild(cmd *exec.Cmd) {
-	_ = cmd.Process.Signal(syscall.SIGTERM)
-	_ = cmd.Wait()
-}
-
-func freeAddress(ctx context.Context) (string, error) {
-	l, err := listen(ctx, "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	return l.Addr().String(), l.Close()
-}
-
-// awaitAddress waits until somebody listens.
-func awaitAddress(ctx context.Context, address string) error {
-	deadline := time.Now().Add(databaseWait)
-	for {
-		c, err := new(net.Dialer).DialContext(ctx, "tcp", address)
-		if err == nil {
-			return c.Close()
-		}
-		if time.Now().After(deadline) || ctx.Err() != nil {
-			return fmt.Errorf("the relay did not come up: %w", err)
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
 }
 
 type benchSinkCommand struct{}

@@ -50,6 +50,7 @@ var charters = []charter{
 	{"internal/provider", names("relay mapping")},
 	{"internal/store", append(names("relay seal groupcommit"), "migrations")},
 	{"internal/store/storetest", append(names("relay seal localpg store"), "migrations")},
+	{"internal/store/fill", nil},
 	{"internal/plan", names("relay mapping platform")},
 
 	{"internal/directory", names("relay store provider platform egress plan")},
@@ -57,10 +58,10 @@ var charters = []charter{
 	{"internal/deliver", names("relay store plan mapping platform egress groupcommit directory")},
 	{"internal/sweeper", names("relay store plan directory")},
 	{"internal/handlers", append(names("relay store provider platform plan mapping directory intake egress"), "templates")},
-	{"internal/bench", names("relay store provider plan directory intake egress handlers")},
+	{"internal/bench", names("relay store store/fill provider plan directory intake egress handlers")},
 
 	{"cmd/relay", append(names("relay seal groupcommit localpg mapping platform egress sandbox provider "+
-		"store plan directory intake deliver sweeper handlers bench"), "migrations", "templates")},
+		"store plan directory intake deliver sweeper handlers store/fill bench"), "migrations", "templates")},
 }
 
 // names writes out a list of packages under internal.
@@ -77,7 +78,7 @@ var keepers = []struct {
 	library string
 	by      []string
 }{
-	{"github.com/jackc/pgx", []string{"internal/store", "internal/store/storetest"}},
+	{"github.com/jackc/pgx", []string{"internal/store", "internal/store/storetest", "internal/store/fill"}},
 	{"github.com/golang-migrate/migrate", []string{"internal/store", "internal/store/storetest"}},
 	{"database/sql", []string{"internal/store", "internal/store/storetest"}},
 	{"github.com/labstack/echo", []string{"internal/handlers"}},

@@ -15,11 +15,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"slices"
-	"sync/atomic"
 	"time"
+
+	"relay.example/relay/internal/store"
 )
 
 // Target is a relay under test and what belongs to it.
@@ -32,8 +34,7 @@ type Target struct {
 	SinkControl string // host:port that answers questions
 	SinkPID     int
 	APIKey      string
-	// WAL returns how many bytes of WAL Postgres has written.
-	WAL func(context.Context) (int64, error)
+	Probe       *store.Probe // of its Postgres
 }
 
 // Plan says what is measured.
@@ -41,38 +42,22 @@ type Plan struct {
 	Duration    time.Duration // of each phase
 	Connections []int         // of the closed loops
 	Body        int           // bytes of a callback
+	MoreBodies  []int         // sizes whose sustained rate is measured too
+	Growth      bool          // only the phases by which growth is judged
 	Profile     string        // file for a CPU profile of the sustained phase, or ""
 	Say         func(format string, args ...any)
 }
 
 // The bounds of a run.
 const (
-	behind    = 1_000            // undelivered callbacks that the sustained phase allows
-	catchUp   = 45 * time.Second // for the relay to finish: a lease and a bit
-	secret    = "whsec_bench"    //nolint:gosec // it protects nothing
-	lowRate   = 50.0             // callbacks per second of the quiet phase
-	registers = 64               // connections that register
+	behind    = 1_000                 // undelivered callbacks that the sustained phase allows
+	look      = 10 * time.Millisecond // between two looks at what the sink has seen
+	headroom  = 2.5                   // waits in stock per callback that the fastest phase would use
+	catchUp   = 45 * time.Second      // for the relay to finish: a lease and a bit
+	secret    = "whsec_bench"         //nolint:gosec // it protects nothing
+	lowRate   = 50.0                  // callbacks per second of the quiet phase
+	registers = 64                    // connections that register
 )
-
-// Phase is one line of the report.
-type Phase struct {
-	Name        string  `json:"name"`
-	Accepted    float64 `json:"accepted_per_s"`
-	Resumed     float64 `json:"resumed_per_s"`
-	AckP50      float64 `json:"ack_p50_ms"`
-	AckP99      float64 `json:"ack_p99_ms"`
-	ResumeP50   float64 `json:"resume_p50_ms"`
-	ResumeP99   float64 `json:"resume_p99_ms"`
-	RelayCPU    float64 `json:"relay_cpu_s_per_1000"`
-	PostgresCPU float64 `json:"postgres_cpu_s_per_1000"`
-	ForeignCPU  float64 `json:"foreign_cpu_cores"` // of processes that are none of ours
-	RSS         int64   `json:"relay_peak_rss_bytes"`
-	WAL         float64 `json:"wal_bytes_per_callback"`
-	Count       int64   `json:"count"`
-	Refused     int64   `json:"refused"`
-	Lost        int64   `json:"lost"`
-	Duplicates  int64   `json:"duplicates"`
-}
 
 // bench is one run.
 type bench struct {
@@ -80,18 +65,41 @@ type bench struct {
 	p    Plan
 	c    *caller
 	sink sinkClient
+
+	fastest float64 // callbacks accepted per second so far
+	best    float64 // callbacks sustained per second
+}
+
+// check refuses a plan that cannot be measured.
+func (p Plan) check() error {
+	for _, size := range append(slices.Clone(p.MoreBodies), p.Body) {
+		if err := checkBody(size); err != nil {
+			return err
+		}
+	}
+	if p.Duration < time.Second || len(p.Connections) == 0 || slices.Min(p.Connections) < 1 {
+		return errors.New("a phase takes a second or more, and a closed loop a connection or more")
+	}
+	return nil
 }
 
 // spare is how many waits are left for Limits.
 const spare = 20_000
 
-// Run measures a relay that runs, and returns the lines of its report and
-// the tokens of waits that it left pending.
+// warmStock is how many waits the first second of load may use up.
+const warmStock = 10_000
+
+// Run measures a relay that runs, and returns its phases and the tokens of
+// waits that it left pending.
 func Run(ctx context.Context, t Target, p Plan) (phases []Phase, left []string, err error) {
-	b := &bench{t: t, p: p, sink: sinkClient{t.SinkControl}, c: &caller{address: t.Relay, key: t.APIKey, secret: secret}}
-	b.c.pad(p.Body)
-	if err := b.configure(ctx); err != nil {
+	if err := p.check(); err != nil {
 		return nil, nil, err
+	}
+	b := newBench(t, p)
+	for _, step := range []func(context.Context) error{b.configure, b.warm} {
+		if err := step(ctx); err != nil {
+			return nil, nil, err
+		}
 	}
 	if phases, err = b.phases(ctx); err != nil {
 		return nil, nil, err
@@ -105,6 +113,28 @@ func Run(ctx context.Context, t Target, p Plan) (phases []Phase, left []string, 
 		}
 	}
 	return phases, left, nil
+}
+
+func newBench(t Target, p Plan) *bench {
+	return &bench{
+		t: t, p: p, sink: sinkClient{t.SinkControl},
+		c: &caller{address: t.Relay, key: t.APIKey, secret: secret, run: rand.Uint64(), size: p.Body}, //nolint:gosec // figures, no secrets
+	}
+}
+
+// warm lets the relay prepare its statements and open its connections before
+// anything is measured, and learns how much stock a phase needs.
+func (b *bench) warm(ctx context.Context) error {
+	if err := b.stock(ctx, warmStock); err != nil {
+		return err
+	}
+	l, err := b.c.closedLoop(ctx, registers, time.Second, b.c.callBack, nil)
+	if err != nil {
+		return err
+	}
+	b.fastest = float64(l.accepted) / l.took.Seconds()
+	_, err = b.await(ctx, l, time.Now())
+	return err
 }
 
 // configure gives the relay the one flow that is measured.
@@ -130,70 +160,38 @@ func (b *bench) configure(ctx context.Context) error {
 }
 
 func (b *bench) put(ctx context.Context, path string, body any) error {
-	raw, err := json.Marshal(body)
-	if err != nil {
-		return err
+	return b.call(ctx, http.MethodPut, path, body, nil)
+}
+
+// call asks the relay's API, and reads its answer where into is given.
+func (b *bench) call(ctx context.Context, method, path string, body, into any) error {
+	var raw []byte
+	if body != nil {
+		var err error
+		if raw, err = json.Marshal(body); err != nil {
+			return err
+		}
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPut, "http://"+b.t.Relay+"/v1/"+path, bytes.NewReader(raw))
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+b.t.Relay+"/v1/"+path, bytes.NewReader(raw))
 	if err != nil {
 		return err
 	}
 	req.Header.Set("Authorization", "Bearer "+b.t.APIKey)
-	req.Header.Set("Content-Type", "application/json")
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return fmt.Errorf("configuring the relay: %w", err)
+		return fmt.Errorf("asking the relay: %w", err)
 	}
 	defer func() { _ = resp.Body.Close() }()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("configuring the relay: %s answered %s", path, resp.Status)
+	if resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusCreated {
+		return fmt.Errorf("asking the relay: %s %s answered %s", method, path, resp.Status)
 	}
-	return nil
-}
-
-func (b *bench) phases(ctx context.Context) (out []Phase, err error) {
-	add := func(p Phase, err error) error {
-		if err == nil {
-			b.p.Say("%s", p)
-			out = append(out, p)
-		}
-		return err
+	if into == nil {
+		return nil
 	}
-	if err := add(b.registration(ctx, fmt.Sprintf("register, %d connections", registers))); err != nil {
-		return nil, err
-	}
-	for _, connections := range b.p.Connections {
-		if err := b.stock(ctx, 14_000*b.p.Duration.Seconds()); err != nil {
-			return nil, err
-		}
-		err := add(b.callbacks(ctx, fmt.Sprintf("closed loop, %d connections", connections), func(ctx context.Context) (*load, error) {
-			return b.c.closedLoop(ctx, connections, b.p.Duration, b.c.callBack, nil)
-		}))
-		if err != nil {
-			return nil, err
-		}
-	}
-	if err := b.stock(ctx, 12_000*b.p.Duration.Seconds()); err != nil {
-		return nil, err
-	}
-	profiled := b.profile(ctx)
-	if err := errors.Join(add(b.sustained(ctx)), <-profiled); err != nil {
-		return nil, err
-	}
-	best := out[len(out)-1].Resumed
-	for _, rate := range []float64{lowRate, best / 2} {
-		if err := b.stock(ctx, rate*b.p.Duration.Seconds()); err != nil {
-			return nil, err
-		}
-		err := add(b.callbacks(ctx, fmt.Sprintf("open loop, %.0f/s", rate), func(ctx context.Context) (*load, error) {
-			return b.c.openLoop(ctx, rate, b.p.Duration, b.c.callBack)
-		}))
-		if err != nil {
-			return nil, err
-		}
-	}
-	err = add(b.quietRegistration(ctx))
-	return out, err
+	return json.NewDecoder(resp.Body).Decode(into)
 }
 
 // stock registers what a phase will call back.
@@ -210,56 +208,45 @@ func (b *bench) stock(ctx context.Context, count float64) error {
 	return nil
 }
 
-func (b *bench) registration(ctx context.Context, name string) (Phase, error) {
-	return b.measure(ctx, name, false, func(ctx context.Context) (*load, error) {
-		return b.c.closedLoop(ctx, registers, b.p.Duration, b.c.register, nil)
-	})
-}
-
-func (b *bench) quietRegistration(ctx context.Context) (Phase, error) {
-	return b.measure(ctx, fmt.Sprintf("register, open loop, %.0f/s", lowRate), false, func(ctx context.Context) (*load, error) {
-		return b.c.openLoop(ctx, lowRate, b.p.Duration, b.c.register)
-	})
-}
-
-func (b *bench) callbacks(ctx context.Context, name string, run func(context.Context) (*load, error)) (Phase, error) {
-	return b.measure(ctx, name, true, run)
-}
-
 // sustained sends as fast as the relay resumes: while too many callbacks are
-// accepted and not yet resumed, the load waits.
-func (b *bench) sustained(ctx context.Context) (Phase, error) {
-	return b.callbacks(ctx, fmt.Sprintf("sustained, at most %d undelivered", behind), func(ctx context.Context) (*load, error) {
-		watching, stop := context.WithCancel(ctx)
-		defer stop()
-		var resumed atomic.Int64
-		first := b.c.used.Load()
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			for watching.Err() == nil {
-				if users, err := b.sink.count(watching); err == nil {
-					resumed.Store(users)
+// accepted and not yet resumed, the load waits. A refused callback leaves its
+// place taken, so that a relay which refuses is not pressed harder.
+func (b *bench) sustained(ctx context.Context) (*load, error) {
+	window := make(chan struct{}, behind)
+	watching, stop := context.WithCancel(ctx)
+	defer stop()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		var seen int64
+		for watching.Err() == nil {
+			if users, err := b.sink.count(watching); err == nil {
+				for ; seen < users; seen++ {
+					select {
+					case <-window:
+					default: // resumed after its own phase had given it up
+					}
 				}
-				pause(watching, 5*time.Millisecond)
 			}
-		}()
-		l, err := b.c.closedLoop(ctx, slices.Max(b.p.Connections), b.p.Duration, b.c.callBack, func(ctx context.Context) {
-			for b.c.used.Load()-first-resumed.Load() > behind && ctx.Err() == nil {
-				pause(ctx, time.Millisecond)
-			}
-		})
-		stop()
-		<-done
-		return l, err
+			pause(watching, look)
+		}
+	}()
+	l, err := b.c.closedLoop(ctx, slices.Max(b.p.Connections), b.p.Duration, b.c.callBack, func(ctx context.Context) {
+		select {
+		case window <- struct{}{}:
+		case <-ctx.Done():
+		}
 	})
+	stop()
+	<-done
+	return l, err
 }
 
-// profile takes a CPU profile of the relay, beside a phase, where one is
-// wanted.
-func (b *bench) profile(ctx context.Context) <-chan error {
+// profile takes a CPU profile of the relay, beside the sustained phase, where
+// one is wanted.
+func (b *bench) profile(ctx context.Context, s step) <-chan error {
 	done := make(chan error, 1)
-	if b.p.Profile == "" {
+	if b.p.Profile == "" || s.name != sustainedName {
 		close(done)
 		return done
 	}
@@ -281,107 +268,4 @@ func pause(ctx context.Context, d time.Duration) {
 	case <-ctx.Done():
 	case <-t.C:
 	}
-}
-
-// measure runs one phase between two readings of what the machine had done.
-func (b *bench) measure(ctx context.Context, name string, resumes bool, run func(context.Context) (*load, error)) (p Phase, err error) {
-	p.Name = name
-	if err := errors.Join(b.sink.reset(ctx), resetPeak(b.t.RelayPID)); err != nil {
-		return p, err
-	}
-	before, err := b.usage(ctx)
-	if err != nil {
-		return p, err
-	}
-	start := time.Now()
-	l, err := run(ctx)
-	if err != nil {
-		return p, err
-	}
-	p.Count, p.Refused = l.accepted, l.refused
-	p.Accepted = float64(l.accepted) / l.took.Seconds()
-	p.AckP50, p.AckP99 = percentiles(l.answers)
-	if resumes {
-		if err := b.await(ctx, l, start, &p); err != nil {
-			return p, err
-		}
-	}
-	after, err := b.usage(ctx)
-	if err != nil {
-		return p, err
-	}
-	used, thousands := after.since(before), float64(l.accepted)/1000
-	p.RelayCPU, p.PostgresCPU = used.relay/thousands, used.postgres/thousands
-	p.ForeignCPU = max(0, used.machine-used.relay-used.postgres-used.self) / time.Since(start).Seconds()
-	p.WAL = float64(used.wal) / float64(l.accepted)
-	p.RSS, err = peakRSS(b.t.RelayPID)
-	return p, err
-}
-
-// await waits until the relay has resumed what it accepted, and reads at the
-// sink when that was.
-func (b *bench) await(ctx context.Context, l *load, start time.Time, p *Phase) error {
-	users, err := b.sink.count(ctx)
-	if err != nil {
-		return err
-	}
-	p.Resumed = float64(users) / time.Since(start).Seconds()
-	for deadline := time.Now().Add(catchUp); users < l.accepted && time.Now().Before(deadline); {
-		pause(ctx, 5*time.Millisecond)
-		if users, err = b.sink.count(ctx); err != nil {
-			return err
-		}
-	}
-	arrivals, err := b.sink.arrivals(ctx)
-	if err != nil {
-		return err
-	}
-	var took []time.Duration
-	for user, due := range l.sent {
-		a, ok := arrivals[user]
-		if !ok {
-			p.Lost++
-			continue
-		}
-		p.Duplicates += int64(a.count) - 1
-		took = append(took, time.Duration(a.at-due))
-	}
-	p.ResumeP50, p.ResumeP99 = percentiles(took)
-	return nil
-}
-
-func (b *bench) usage(ctx context.Context) (u usage, err error) {
-	var sink float64
-	for _, read := range []func() error{
-		func() (err error) { u.relay, err = processCPU(b.t.RelayPID, false); return err },
-		func() (err error) { u.postgres, err = processCPU(b.t.PostgresPID, true); return err },
-		func() (err error) { sink, err = processCPU(b.t.SinkPID, false); return err },
-		func() (err error) { u.self, err = processCPU(os.Getpid(), false); return err },
-		func() (err error) { u.machine, err = machineCPU(); return err },
-		func() (err error) { u.wal, err = b.t.WAL(ctx); return err },
-	} {
-		if err := read(); err != nil {
-			return u, err
-		}
-	}
-	u.self += sink
-	return u, nil
-}
-
-// percentiles returns the median and the 99th percentile in milliseconds.
-func percentiles(ds []time.Duration) (p50, p99 float64) {
-	if len(ds) == 0 {
-		return 0, 0
-	}
-	slices.Sort(ds)
-	at := func(q float64) float64 { return ds[int(q*float64(len(ds)-1))].Seconds() * 1000 }
-	return at(0.50), at(0.99)
-}
-
-// String is p as a line of text.
-func (p Phase) String() string {
-	return fmt.Sprintf("%-36s accepted %6.0f/s  resumed %6.0f/s  ack p50 %5.1f p99 %6.1f ms  resume p50 %6.1f p99 %7.1f ms  "+
-		"CPU s/1000 relay %.3f postgres %.3f  RSS %3d MB  WAL %5.0f B  lost %d dup %d refused %d  foreign %.2f",
-		p.Name, p.Accepted, p.Resumed, p.AckP50, p.AckP99, p.ResumeP50, p.ResumeP99,
-		p.RelayCPU, p.PostgresCPU, p.RSS>>20, p.WAL, p.Lost, p.Duplicates, p.Refused, p.ForeignCPU)
 }

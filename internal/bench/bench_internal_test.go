@@ -1,13 +1,21 @@
 package bench
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/klauspost/compress/s2"
 
 	"relay.example/relay/internal/provider"
 	"relay.example/relay/internal/relay"
@@ -68,13 +76,13 @@ func TestCallback(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &caller{secret: secret}
-	for _, size := range []int{1536, 20_000} {
-		c.pad(size)
+	var made event
+	for user := range 1000 {
+		size := minBody + user*23
 		token := relay.NewToken()
-		body := c.callback(1_000_000, token)
-		if len(body) != size {
-			t.Errorf("got %d bytes, want %d", len(body), size)
+		body := made.write(1, user, token, size)
+		if len(body) != size || !json.Valid(body) {
+			t.Fatalf("user %d: got %d bytes, want %d of JSON: %s", user, len(body), size, body)
 		}
 		readings, err := e.Read(&provider.Request{Method: http.MethodPost, Body: body})
 		if err != nil {
@@ -82,8 +90,105 @@ func TestCallback(t *testing.T) {
 		}
 		r := readings[0]
 		if r.Outcome != relay.Completed || r.Candidates[0].Value != token || r.Payment.Currency != "EUR" || len(r.References) != 2 {
-			t.Errorf("got %+v", r)
+			t.Fatalf("user %d: got %+v", user, r)
 		}
+	}
+	if err := errors.Join(checkBody(minBody), checkBody(maxBody)); err != nil {
+		t.Error(err)
+	}
+	if checkBody(minBody-1) == nil || checkBody(maxBody+1) == nil {
+		t.Error("got sizes accepted that no callback has")
+	}
+}
+
+// Callbacks of one run differ in all that identifies them; the same one can
+// be made again.
+func TestCallbacksDiffer(t *testing.T) {
+	t.Parallel()
+	var made event
+	seen := map[string]int{}
+	for user := range 1000 {
+		var e struct {
+			ID   string `json:"id"`
+			Data struct {
+				Object struct {
+					ID     string `json:"id"`
+					Intent string `json:"payment_intent"`
+				} `json:"object"`
+			} `json:"data"`
+		}
+		if err := json.Unmarshal(made.write(7, user, "t", minBody), &e); err != nil {
+			t.Fatal(err)
+		}
+		for _, id := range []string{e.ID, e.Data.Object.ID, e.Data.Object.Intent} {
+			if other, ok := seen[id]; ok || len(id) < 20 {
+				t.Errorf("users %d and %d: got %q for both", other, user, id)
+			}
+			seen[id] = user
+		}
+	}
+	first := bytes.Clone(made.write(7, 3, "t", minBody))
+	if again := made.write(7, 3, "t", minBody); !bytes.Equal(first, again) {
+		t.Error("got another callback for the same user of the same run")
+	}
+	if another := anotherEvent(first); bytes.Equal(first, another) || len(first) != len(another) || !bytes.Equal(first[40:], another[40:]) {
+		t.Errorf("another event of the payment: got %s", another)
+	}
+}
+
+// Bodies shorten about as much as real ones do in the block format that the
+// store packs them in: neither like noise nor like copies.
+func TestCallbackPacks(t *testing.T) {
+	t.Parallel()
+	var made event
+	for _, size := range []int{1536, 3072, 20480} {
+		body := made.write(1, 1, relay.NewToken(), size)
+		if got := float64(len(s2.EncodeSnappy(nil, body))) / float64(size); got < 0.3 || got > 0.9 {
+			t.Errorf("%d bytes: packed to %.2f of it, want 0.3 to 0.9", size, got)
+		}
+	}
+}
+
+// An open loop counts from the time a request was due, also when everything
+// before it is stuck.
+func TestOpenLoopCountsFromDue(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(http.NotFoundHandler())
+	t.Cleanup(server.Close)
+	c := &caller{address: strings.TrimPrefix(server.URL, "http://")}
+	const rate, seconds = 200.0, 0.25
+	var users atomic.Int64
+	const held = 100 * time.Millisecond // by a relay that stalls at first
+	released := make(chan struct{})
+	start := time.Now()
+	time.AfterFunc(held, func() { close(released) })
+	l, err := c.openLoop(t.Context(), rate, time.Duration(seconds*float64(time.Second)), func(*conn) (int, int, bool, error) {
+		<-released
+		return int(users.Add(1)), http.StatusOK, true, nil
+	})
+	if err != nil || l.accepted != int64(rate*seconds) {
+		t.Fatalf("got %d accepted, %v, want %v", l.accepted, err, rate*seconds)
+	}
+	for i, s := range l.sent {
+		due := time.Unix(0, s.due)
+		if atLeast := start.Add(held).Sub(due); l.answers[i] < atLeast {
+			t.Errorf("due %s after the start: got %s, want %s or more", due.Sub(start), l.answers[i], atLeast)
+		}
+	}
+	if first := time.Unix(0, slices.MinFunc(l.sent, func(a, b sending) int { return cmp.Compare(a.due, b.due) }).due); first.Sub(start) > held/2 {
+		t.Errorf("the first was due %s after the start, want it at once, whatever is stuck", first.Sub(start))
+	}
+}
+
+// What was accepted and never seen at the sink is lost, what was seen again
+// is a duplicate, and latencies count from the due time.
+func TestArrivals(t *testing.T) {
+	t.Parallel()
+	l := &load{accepted: 3, sent: []sending{{1, 1e9}, {2, 2e9}, {3, 3e9}}}
+	var p Phase
+	p.noteArrivals(l, map[int]arrival{1: {at: 1.5e9, count: 1}, 3: {at: 3.5e9, count: 3}, 9: {at: 1, count: 5}})
+	if p.Lost != 1 || p.Duplicates != 2 || p.ResumeP50 != 500 {
+		t.Errorf("got %+v, want 1 lost, 2 duplicates, 500 ms", p)
 	}
 }
 
@@ -95,28 +200,5 @@ func TestPercentiles(t *testing.T) {
 	}
 	if p50, p99 := percentiles(ds); p50 != 50 || p99 != 99 {
 		t.Errorf("got %v and %v, want 50 and 99", p50, p99)
-	}
-}
-
-func TestCompare(t *testing.T) {
-	t.Parallel()
-	path := t.TempDir() + "/kept.json"
-	kept := &Report{Version: "abc", Machine: "one", Phases: []Phase{{Name: "x", Accepted: 100, WAL: 1000}}}
-	if err := kept.Write(path); err != nil {
-		t.Fatal(err)
-	}
-	read, err := ReadReport(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var out strings.Builder
-	(&Report{Phases: []Phase{{Name: "x", Accepted: 150, WAL: 900}, {Name: "new"}}}).Compare(&out, read)
-	for _, want := range []string{"against abc on one", "accepted   +50%", "WAL   -10%"} {
-		if !strings.Contains(out.String(), want) {
-			t.Errorf("got %q, want %q in it", out.String(), want)
-		}
-	}
-	if strings.Contains(out.String(), "new") {
-		t.Errorf("a phase that was not kept is compared: %q", out.String())
 	}
 }

@@ -23,7 +23,8 @@ type caller struct {
 	address string // of the relay
 	key     string // of its API
 	secret  string // of its Stripe source
-	padding string // makes a callback as long as it should be
+	run     uint64 // what this run's callbacks are drawn from
+	size    int    // of a callback, in bytes
 
 	// next is the number of the next user to be registered; used, of the
 	// next one to be called back.
@@ -40,11 +41,17 @@ type load struct {
 	took     time.Duration
 
 	mu      sync.Mutex
-	sent    map[int]int64   // Unix nanoseconds at which a user's request was due
-	answers []time.Duration // from then to its answer
+	sent    []sending       // what was accepted
+	answers []time.Duration // from the time it was due to its answer
 }
 
-func newLoad() *load { return &load{sent: map[int]int64{}} }
+// sending is one request that was accepted.
+type sending struct {
+	user int
+	due  int64 // Unix nanoseconds
+}
+
+func newLoad() *load { return &load{} }
 
 func (l *load) note(user int, due time.Time, status int) {
 	took := time.Since(due)
@@ -55,7 +62,7 @@ func (l *load) note(user int, due time.Time, status int) {
 		return
 	}
 	l.accepted++
-	l.sent[user] = due.UnixNano()
+	l.sent = append(l.sent, sending{user, due.UnixNano()})
 	l.answers = append(l.answers, took)
 }
 
@@ -179,56 +186,27 @@ func (c *caller) callBack(k *conn) (user, status int, more bool, err error) {
 	return n, status, true, err
 }
 
-// post signs and sends one callback.
+// post makes, signs and sends one callback.
 func (c *caller) post(k *conn, n int, token string) (status int, err error) {
-	body := c.callback(n, token)
-	now := strconv.FormatInt(time.Now().Unix(), 10)
-	mac := hmac.New(sha256.New, []byte(c.secret))
-	mac.Write([]byte(now))
-	mac.Write([]byte{'.'})
-	mac.Write(body)
+	return c.send(k, k.event.write(c.run, n, token, c.size))
+}
+
+// send signs and sends a callback. Its time is now, so it is signed now.
+func (c *caller) send(k *conn, body []byte) (status int, err error) {
+	if k.mac == nil {
+		k.mac = hmac.New(sha256.New, []byte(c.secret))
+	}
 	var headers [120]byte
 	h := append(headers[:0], "Stripe-Signature: t="...)
-	h = append(h, now...)
+	at := len(h)
+	h = strconv.AppendInt(h, time.Now().Unix(), 10)
+	k.mac.Reset()
+	k.mac.Write(h[at:])
+	k.mac.Write([]byte{'.'})
+	k.mac.Write(body)
 	h = append(h, ",v1="...)
-	h = hex.AppendEncode(h, mac.Sum(nil))
+	h = hex.AppendEncode(h, k.mac.Sum(k.sum[:0]))
 	h = append(h, "\r\n"...)
 	status, _, err = k.post("/in/default/stripe", h, body)
 	return status, err
-}
-
-// callback is a paid checkout session, as Stripe tells of it.
-func (c *caller) callback(n int, token string) []byte {
-	id := strconv.Itoa(n)
-	b := make([]byte, 0, 1024+len(c.padding))
-	b = append(b, `{"id":"evt_1Bench`...)
-	b = append(b, id...)
-	b = append(b, `","object":"event","api_version":"2025-09-30.clover","created":1754000000,"livemode":false,"pending_webhooks":1,`...)
-	b = append(b, `"type":"checkout.session.completed","request":{"id":null,"idempotency_key":null},"data":{"object":{"id":"cs_test_a1bench`...)
-	b = append(b, id...)
-	b = append(b, `YS1URlnyQCN5fUUduORoQ7Pw41PJqDWkIVQCpJPqk","object":"checkout.session","amount_subtotal":2050,"amount_total":2050,`...)
-	b = append(b, `"client_reference_id":"`...)
-	b = append(b, token...)
-	b = append(b, `","currency":"eur","customer":null,"customer_details":{"email":"someone@example.org","name":"Some One","phone":null},`...)
-	b = append(b, `"metadata":{},"mode":"payment","payment_intent":"pi_3Bench`...)
-	b = append(b, id...)
-	b = append(b, `WZ01zgkW","payment_link":"plink_1Bench","payment_method_types":["card"],"payment_status":"paid","status":"complete",`...)
-	b = append(b, `"custom_text":"`...)
-	b = append(b, c.padding...)
-	return append(b, `"}}}`...)
-}
-
-// pad makes callbacks of about size bytes.
-func (c *caller) pad(size int) {
-	c.padding = ""
-	if missing := size - len(c.callback(1_000_000, "0123456789012345678901")); missing > 0 {
-		// Words, not one letter: what is stored may be compressed.
-		var b []byte
-		for i := 0; len(b) < missing; i++ {
-			sum := sha256.Sum256([]byte(strconv.Itoa(i)))
-			b = append(b, hex.EncodeToString(sum[:5])...)
-			b = append(b, ' ')
-		}
-		c.padding = string(b[:missing])
-	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -13,112 +14,146 @@ import (
 // every Linux that Go runs on.
 const clockTick = 0.01
 
-// usage is what processes had used of the machine at one moment.
+// procfs is where the kernel tells of processes: /proc, but for tests.
+type procfs string
+
+const proc = procfs("/proc")
+
+// kernelThreads is the parent of the kernel's own threads.
+const kernelThreads = 2
+
+// usage is what had been used of the machine at one moment, in CPU seconds.
 type usage struct {
-	relay    float64 // CPU seconds
-	postgres float64 // of the postmaster and all its children, ended ones too
-	machine  float64 // of everybody
-	self     float64 // load generator and sink
-	wal      int64   // bytes written so far
+	relay     float64
+	postgres  float64 // the postmaster and all its children, ended ones too
+	generator float64
+	sink      float64
+	foreign   float64 // all other processes, those that have ended and been waited for too
+	stolen    float64 // by the host of a virtual machine
 }
 
-func (a usage) since(b usage) usage {
+func (u usage) since(b usage) usage {
 	return usage{
-		relay: a.relay - b.relay, postgres: a.postgres - b.postgres, machine: a.machine - b.machine,
-		self: a.self - b.self, wal: a.wal - b.wal,
+		relay: u.relay - b.relay, postgres: u.postgres - b.postgres,
+		generator: u.generator - b.generator, sink: u.sink - b.sink,
+		// What somebody had used and nobody waited for is gone from the sum.
+		foreign: max(0, u.foreign-b.foreign), stolen: u.stolen - b.stolen,
 	}
 }
 
-// processCPU returns the CPU seconds of a process and, with children, of all
-// its living and ended children.
-func processCPU(pid int, children bool) (float64, error) {
-	own, ended, err := readStat(pid)
-	if err != nil || !children {
-		return own, err
-	}
-	total := own + ended
-	all, err := filepath.Glob("/proc/[0-9]*/stat")
+// usage reads the CPU time of everybody. What others took is the sum of theirs,
+// not what the machine's total leaves over: most kernels sample that total at
+// the timer's tick, while the time of a process is exact, and the difference of
+// the two may be less than nothing.
+func (p procfs) usage(t Target, generator int) (u usage, err error) {
+	all, err := p.processes()
 	if err != nil {
-		return 0, err
+		return u, err
 	}
-	for _, path := range all {
-		child, err := strconv.Atoi(strings.Split(path, "/")[2])
-		if err != nil || parentOf(child) != pid {
+	for _, proc := range all {
+		switch {
+		case proc.pid == t.RelayPID:
+			u.relay = proc.own
+		case proc.pid == t.SinkPID:
+			u.sink = proc.own
+		case proc.pid == generator:
+			u.generator = proc.own
+		case proc.pid == t.PostgresPID:
+			u.postgres += proc.own + proc.ended
+		case proc.parent == t.PostgresPID:
+			u.postgres += proc.own
+		case proc.pid == kernelThreads || proc.parent == kernelThreads:
+			// Whom a kernel thread works for cannot be told. Most write our pages.
+		default:
+			u.foreign += proc.own + proc.ended
+		}
+	}
+	for _, pid := range []int{t.RelayPID, t.PostgresPID, t.SinkPID, generator} {
+		if !slices.ContainsFunc(all, func(proc process) bool { return proc.pid == pid }) {
+			return u, fmt.Errorf("process %d has ended, and with it what was to be measured", pid)
+		}
+	}
+	u.stolen, err = p.stolen()
+	return u, err
+}
+
+// process is what /proc tells of one, in CPU seconds.
+type process struct {
+	pid, parent int
+	own         float64
+	ended       float64 // children that have ended, and been waited for
+}
+
+// processes reads all of them. Those that end meanwhile are passed over.
+func (p procfs) processes() ([]process, error) {
+	paths, err := filepath.Glob(filepath.Join(string(p), "[0-9]*", "stat"))
+	if err != nil {
+		return nil, err
+	}
+	all := make([]process, 0, len(paths))
+	for _, path := range paths {
+		raw, err := os.ReadFile(path)
+		if err != nil {
 			continue
 		}
-		if cpu, _, err := readStat(child); err == nil { // it may have ended meanwhile
-			total += cpu
+		one, err := parseStat(raw)
+		if err != nil {
+			return nil, fmt.Errorf("reading %s: %w", path, err)
 		}
+		all = append(all, one)
 	}
-	return total, nil
+	return all, nil
 }
 
-// readStat returns a process's own CPU seconds and those of its ended
-// children.
-func readStat(pid int) (own, ended float64, err error) {
-	fields, err := statFields(pid)
-	if err != nil {
-		return 0, 0, err
+// parseStat reads /proc/PID/stat. The command in parentheses may hold
+// anything.
+func parseStat(raw []byte) (p process, err error) {
+	number, _, _ := bytes.Cut(raw, []byte(" "))
+	fields := strings.Fields(string(raw[bytes.LastIndexByte(raw, ')')+1:]))
+	if len(fields) < 15 {
+		return p, fmt.Errorf("it has %d fields after the command, want 15 or more", len(fields))
+	}
+	if p.pid, err = strconv.Atoi(string(number)); err != nil {
+		return p, err
+	}
+	if p.parent, err = strconv.Atoi(fields[1]); err != nil {
+		return p, err
 	}
 	var ticks [4]float64 // utime, stime, cutime, cstime
 	for i := range ticks {
 		if ticks[i], err = strconv.ParseFloat(fields[11+i], 64); err != nil {
-			return 0, 0, fmt.Errorf("reading /proc/%d/stat: %w", pid, err)
+			return p, err
 		}
 	}
-	return (ticks[0] + ticks[1]) * clockTick, (ticks[2] + ticks[3]) * clockTick, nil
+	p.own, p.ended = (ticks[0]+ticks[1])*clockTick, (ticks[2]+ticks[3])*clockTick
+	return p, nil
 }
 
-func parentOf(pid int) int {
-	fields, err := statFields(pid)
-	if err != nil {
-		return 0
-	}
-	parent, err := strconv.Atoi(fields[1])
-	if err != nil {
-		return 0
-	}
-	return parent
-}
+// stolenField is the place of stolen time in the first line of /proc/stat.
+const stolenField = 8
 
-// statFields returns the fields of /proc/PID/stat after the command, whose
-// name may hold anything.
-func statFields(pid int) ([]string, error) {
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return nil, fmt.Errorf("reading a process's CPU time: %w", err)
-	}
-	fields := strings.Fields(string(raw[bytes.LastIndexByte(raw, ')')+1:]))
-	if len(fields) < 15 {
-		return nil, fmt.Errorf("/proc/%d/stat has an unknown form", pid)
-	}
-	return fields, nil
-}
-
-// machineCPU returns the busy CPU seconds of the whole machine.
-func machineCPU() (float64, error) {
-	raw, err := os.ReadFile("/proc/stat")
+// stolen returns the CPU seconds that the host gave to others.
+func (p procfs) stolen() (float64, error) {
+	raw, err := os.ReadFile(filepath.Join(string(p), "stat"))
 	if err != nil {
 		return 0, fmt.Errorf("reading the machine's CPU time: %w", err)
 	}
 	line, _, _ := strings.Cut(string(raw), "\n")
-	var busy float64
-	for i, field := range strings.Fields(line)[1:] {
-		ticks, err := strconv.ParseFloat(field, 64)
-		if err != nil {
-			return 0, fmt.Errorf("reading /proc/stat: %w", err)
-		}
-		if i != 3 && i != 4 && i < 8 { // neither idle nor iowait; guests are in user
-			busy += ticks * clockTick
-		}
+	fields := strings.Fields(line)
+	if len(fields) <= stolenField {
+		return 0, fmt.Errorf("reading the machine's CPU time: %s/stat begins with %q", p, line)
 	}
-	return busy, nil
+	ticks, err := strconv.ParseFloat(fields[stolenField], 64)
+	if err != nil {
+		return 0, fmt.Errorf("reading the machine's CPU time: %w", err)
+	}
+	return ticks * clockTick, nil
 }
 
 // peakRSS returns the most memory that a process has had resident, in bytes,
 // since resetPeak.
-func peakRSS(pid int) (int64, error) {
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+func (p procfs) peakRSS(pid int) (int64, error) {
+	raw, err := os.ReadFile(filepath.Join(string(p), strconv.Itoa(pid), "status"))
 	if err != nil {
 		return 0, fmt.Errorf("reading a process's memory: %w", err)
 	}
@@ -128,10 +163,10 @@ func peakRSS(pid int) (int64, error) {
 			return kib << 10, err
 		}
 	}
-	return 0, fmt.Errorf("/proc/%d/status has no VmHWM", pid)
+	return 0, fmt.Errorf("%s/%d/status has no VmHWM", p, pid)
 }
 
 // resetPeak makes peakRSS begin anew.
-func resetPeak(pid int) error {
-	return os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0)
+func (p procfs) resetPeak(pid int) error {
+	return os.WriteFile(filepath.Join(string(p), strconv.Itoa(pid), "clear_refs"), []byte("5"), 0)
 }

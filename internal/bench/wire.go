@@ -3,8 +3,10 @@ package bench
 import (
 	"bufio"
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"net"
 	"strconv"
@@ -22,6 +24,11 @@ type conn struct {
 	net.Conn
 	r   *bufio.Reader
 	out []byte
+
+	// What makes callbacks, used again and again.
+	event event
+	mac   hash.Hash
+	sum   [sha256.Size]byte
 }
 
 func dial(address string) (*conn, error) {
