@@ -8,7 +8,7 @@ SHELL      := /bin/bash
 # One package's tests may take this long with the race detector on two busy cores.
 TEST_TIMEOUT ?= 10m
 
-.PHONY: help run build test check fmt lint formatted tidy migrations deployments portable release FORCE
+.PHONY: help run build test bench check fmt lint formatted tidy migrations deployments portable release FORCE
 
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
@@ -23,6 +23,13 @@ build: ## build .bin/relay
 
 test: .bin/withpg ## test everything against a real PostgreSQL, with the race detector
 	.bin/withpg -- go test -race -timeout $(TEST_TIMEOUT) ./...
+
+# What is kept is kept by a commit: docs/bench/latest.json and the page's tables.
+KEPT := docs/bench/latest.json
+
+bench: build ## measure this machine, about 10 minutes, and compare with the figures that are kept
+	.bin/relay bench --runs 3 --bodies 3072,20480 $(if $(wildcard $(KEPT)),--compare $(KEPT)) \
+		--json $(KEPT) --markdown docs/performance.md
 
 check: formatted lint tidy migrations deployments portable ## hold the code to its rules: what CI asks besides the tests
 	go vet ./...
