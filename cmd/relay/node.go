@@ -1,14 +1,17 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
+	"runtime/debug"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
 	"relay.example/relay/internal/deliver"
@@ -16,6 +19,7 @@ import (
 	"relay.example/relay/internal/egress"
 	"relay.example/relay/internal/handlers"
 	"relay.example/relay/internal/intake"
+	"relay.example/relay/internal/metrics"
 	"relay.example/relay/internal/plan"
 	"relay.example/relay/internal/relay"
 	"relay.example/relay/internal/store"
@@ -33,6 +37,7 @@ type node struct {
 
 	directory *directory.Directory
 	client    *egress.Client
+	metrics   *metrics.Metrics
 	engine    *deliver.Engine
 	intake    *intake.Intake
 	sweeper   *sweeper.Sweeper
@@ -71,13 +76,22 @@ func newNode(ctx context.Context, f *nodeFlags, s *store.Store, log *slog.Logger
 // build makes the parts that hand work to each other.
 func (n *node) build() (err error) {
 	plans := plan.NewCache(n.store.Plan)
-	n.engine, err = deliver.New(deliver.Config{
-		Store: n.store, Directory: n.directory, Plans: plans, Client: n.client, Log: n.log, Grace: n.half(),
+	n.metrics, err = metrics.New(metrics.Config{
+		Registry: prometheus.NewRegistry(), Store: n.store, Source: n.sourceName,
+		Version: release(), Commit: version(), Log: n.log,
 	})
 	if err != nil {
 		return err
 	}
-	n.intake, err = intake.New(intake.Config{Store: n.store, Plans: plans, HandOver: n.engine.HandOver, Log: n.log})
+	n.engine, err = deliver.New(deliver.Config{
+		Store: n.store, Directory: n.directory, Plans: plans, Client: n.client, Metrics: n.metrics, Log: n.log, Grace: n.half(),
+	})
+	if err != nil {
+		return err
+	}
+	n.intake, err = intake.New(intake.Config{
+		Store: n.store, Plans: plans, HandOver: n.engine.HandOver, Metrics: n.metrics, Log: n.log,
+	})
 	if err != nil {
 		return err
 	}
@@ -87,9 +101,28 @@ func (n *node) build() (err error) {
 	}
 	n.handlers, err = handlers.New(handlers.Config{
 		Store: n.store, Directory: n.directory, Intake: n.intake, Plans: plans,
-		HandOver: n.engine.HandOver, Wake: n.engine.Wake, PublicURL: n.url, Log: n.log,
+		HandOver: n.engine.HandOver, Wake: n.engine.Wake, PublicURL: n.url, Metrics: n.metrics, Log: n.log,
 	})
 	return err
+}
+
+// release is the version of the module that this program was built from.
+func release() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	return cmp.Or(info.Main.Version, "unknown")
+}
+
+// sourceName names a source by its project and its name.
+func (n *node) sourceName(id int64) (project, name string, known bool) {
+	now := n.directory.Current()
+	src := now.SourceByID(id)
+	if src == nil {
+		return "", "", false
+	}
+	return now.ProjectByID(src.ProjectID).Name, src.Name, true
 }
 
 // close gives up what newNode took, for a node that never ran.

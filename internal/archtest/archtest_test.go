@@ -52,16 +52,17 @@ var charters = []charter{
 	{"internal/store/storetest", append(names("relay seal localpg store"), "migrations")},
 	{"internal/store/fill", nil},
 	{"internal/plan", names("relay mapping platform")},
+	{"internal/metrics", names("relay store")},
 
 	{"internal/directory", names("relay store provider platform egress plan")},
-	{"internal/intake", names("relay store plan mapping groupcommit directory")},
-	{"internal/deliver", names("relay store plan mapping platform egress groupcommit directory")},
+	{"internal/intake", names("relay store plan mapping groupcommit directory metrics")},
+	{"internal/deliver", names("relay store plan mapping platform egress groupcommit directory metrics")},
 	{"internal/sweeper", names("relay store plan directory")},
-	{"internal/handlers", append(names("relay store provider platform plan mapping directory intake egress"), "templates")},
+	{"internal/handlers", append(names("relay store provider platform plan mapping directory intake egress metrics"), "templates")},
 	{"internal/bench", names("relay store store/fill provider plan directory intake egress handlers")},
 
 	{"cmd/relay", append(names("relay seal groupcommit localpg mapping platform egress sandbox provider "+
-		"store plan directory intake deliver sweeper handlers store/fill bench"), "migrations", "templates")},
+		"store plan metrics directory intake deliver sweeper handlers store/fill bench"), "migrations", "templates")},
 }
 
 // names writes out a list of packages under internal.
@@ -83,6 +84,7 @@ var keepers = []struct {
 	{"database/sql", []string{"internal/store", "internal/store/storetest"}},
 	{"github.com/labstack/echo", []string{"internal/handlers"}},
 	{"github.com/expr-lang/expr", []string{"internal/mapping"}},
+	{"github.com/prometheus", []string{"internal/metrics", "cmd/relay"}},
 }
 
 // leaf is internal/relay, which knows neither network nor database.

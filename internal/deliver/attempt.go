@@ -39,6 +39,7 @@ func (e *Engine) deliver(ctx context.Context, d relay.Delivery) {
 				"project_id", d.ProjectID, "destination", destination.Name, "reason", a.Reason)
 		})
 	}
+	e.cfg.Metrics.Attempted(a.Class)
 	// The next send need not wait for the record of this one.
 	err := e.recorder.Post(a, func(r groupcommit.Result[store.Recorded]) { e.recorded(d, a, destination, r) })
 	if err != nil {
@@ -46,8 +47,11 @@ func (e *Engine) deliver(ctx context.Context, d relay.Delivery) {
 	}
 }
 
-// recorded tells of records that an operator has to know of.
+// recorded counts what was recorded, and tells of what an operator has to know.
 func (e *Engine) recorded(d relay.Delivery, a relay.Attempt, to *directory.Destination, r groupcommit.Result[store.Recorded]) {
+	if r.Err == nil && !r.Value.Stale {
+		e.count(d, a, r.Value.Status)
+	}
 	switch {
 	case r.Err != nil:
 		e.cfg.Log.Error("attempt not recorded: it will be made again when its lease ends",
@@ -59,6 +63,14 @@ func (e *Engine) recorded(d relay.Delivery, a relay.Attempt, to *directory.Desti
 		e.cfg.Log.Warn("delivery is dead: a conversation was not resumed",
 			"delivery_id", d.ID, "project_id", d.ProjectID, "correlation_id", d.Wait.ID,
 			"destination", to.Name, "outcome", d.Outcome, "class", a.Class, "reason", a.Reason)
+	}
+}
+
+// count counts what an attempt that was recorded has come to.
+func (e *Engine) count(d relay.Delivery, a relay.Attempt, status relay.DeliveryStatus) {
+	e.cfg.Metrics.Ended(status)
+	if status == relay.Delivered {
+		e.cfg.Metrics.Resumed(d.EventID, d.ID, a.StartedAt.Add(a.Duration))
 	}
 }
 

@@ -40,6 +40,7 @@ import (
 	"relay.example/relay/internal/directory"
 	"relay.example/relay/internal/egress"
 	"relay.example/relay/internal/groupcommit"
+	"relay.example/relay/internal/metrics"
 	"relay.example/relay/internal/plan"
 	"relay.example/relay/internal/relay"
 	"relay.example/relay/internal/store"
@@ -69,6 +70,7 @@ type Config struct {
 	Directory *directory.Directory
 	Plans     *plan.Cache
 	Client    *egress.Client
+	Metrics   *metrics.Metrics // nil: nothing is counted
 	Log       *slog.Logger
 	// Grace is how long sends may go on after the end of Run's context.
 	Grace time.Duration
@@ -110,7 +112,7 @@ func New(cfg Config) (*Engine, error) {
 	// What waits here is sent again after a crash, so it is one batch at most;
 	// beyond it, sends wait for the database.
 	bounds := groupcommit.Config{MaxBatch: recordBatch, MaxWaiting: recordBatch, Committers: 1, Pause: recordPause}
-	e.recorder = groupcommit.New(bounds, nil, e.commitAttempts)
+	e.recorder = groupcommit.New(bounds, nil, metrics.Batches(cfg.Metrics, metrics.Attempts, e.commitAttempts))
 	e.stopping = true // until Run
 	return e, nil
 }

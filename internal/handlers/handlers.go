@@ -20,6 +20,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"relay.example/relay/internal/directory"
+	"relay.example/relay/internal/metrics"
 	"relay.example/relay/internal/plan"
 	"relay.example/relay/internal/relay"
 	"relay.example/relay/internal/store"
@@ -48,7 +49,8 @@ type Config struct {
 	// Wake hints that rows have become due.
 	HandOver  func([]relay.Delivery)
 	Wake      func()
-	PublicURL string // without a slash at its end
+	PublicURL string           // without a slash at its end
+	Metrics   *metrics.Metrics // nil: nothing is counted, and there is no /metrics
 	Log       *slog.Logger
 }
 
@@ -120,7 +122,7 @@ func (q quiet) Enabled(ctx context.Context, _ slog.Level) bool {
 
 // public is all routes of the public listener.
 func (h *Handlers) public() *echo.Echo {
-	e := h.echo()
+	e := h.echo(h.count)
 	e.Use(within(requestTimeout))
 	e.GET("/healthz", h.healthz)
 	e.GET("/readyz", h.readyz)
@@ -173,16 +175,38 @@ func (h *Handlers) public() *echo.Echo {
 	v1.GET("/api-keys", h.listKeys, admin)
 	v1.POST("/api-keys", h.postKey, admin)
 	v1.DELETE("/api-keys/:id", h.deleteKey, admin)
+	h.cfg.Metrics.Routes(patterns(e))
 	return e
 }
 
-// echo returns an empty router with our error handler and middleware.
-func (h *Handlers) echo() *echo.Echo {
+// echo returns an empty router with our error handler and middleware; what is
+// given stands around them.
+func (h *Handlers) echo(around ...echo.MiddlewareFunc) *echo.Echo {
 	e := echo.New()
 	e.HideBanner, e.HidePort = true, true
 	e.HTTPErrorHandler = h.answerError
-	e.Use(h.observe)
+	e.Use(append(around, h.observe)...)
 	return e
+}
+
+// patterns lists the patterns of all routes.
+func patterns(e *echo.Echo) (list []string) {
+	for _, r := range e.Routes() {
+		list = append(list, r.Path)
+	}
+	return list
+}
+
+// count counts answers by their route's pattern. An error is answered here,
+// since only its answer has a status.
+func (h *Handlers) count(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		if err := next(c); err != nil {
+			c.Error(err)
+		}
+		h.cfg.Metrics.Answered(c.Path(), c.Response().Status)
+		return nil
+	}
 }
 
 var errRequestTimeout = errors.New("the request took too long")

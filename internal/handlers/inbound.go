@@ -27,6 +27,7 @@ var errAnswerTimeout = errors.New("the callback was not committed in time")
 // callback takes what a provider posts: find the source, verify the raw
 // bytes, then read them, commit, and only then say so.
 func (h *Handlers) callback(c echo.Context) error {
+	came := time.Now()
 	ctx, cancel := context.WithTimeoutCause(c.Request().Context(), answerTimeout, errAnswerTimeout)
 	defer cancel()
 	src, err := h.findSource(ctx, c.Param("project"), c.Param("source"))
@@ -58,6 +59,7 @@ func (h *Handlers) callback(c echo.Context) error {
 	if err != nil {
 		return err
 	}
+	h.cfg.Metrics.Acknowledged(time.Since(came))
 	return h.acknowledge(c, in, readings, receipts)
 }
 
@@ -190,6 +192,8 @@ func (h *Handlers) reject(ctx context.Context, in *inbound, cause error) error {
 		if _, err := h.cfg.Intake.Accept(ctx, cb); err != nil {
 			h.cfg.Log.Warn("rejected callback not kept", "source_id", in.src.ID, "error", err)
 		}
+	} else {
+		h.cfg.Metrics.Event(in.src.ID, relay.Rejected, relay.Unmatched)
 	}
 	if in.src.AwaitsSecret() {
 		reason, detail = "awaiting_secret", "this source has no secret yet: give it the provider's"
@@ -208,6 +212,7 @@ func (h *Handlers) unreadable(ctx context.Context, in *inbound, cause error) err
 	h.activity.failure(in.src, in.received, code)
 	refusal := relay.Errorf(relay.Malformed, code, "%s", detail)
 	if in.verdict() == relay.Unsigned && !h.rejected.allow(in.src.ID) {
+		h.cfg.Metrics.Event(in.src.ID, relay.Unsigned, relay.Ignored)
 		return refusal // anybody may have sent it
 	}
 	cb := in.callbackOf(in.verdict(), relay.Reading{Format: relay.FormatText})

@@ -25,6 +25,9 @@ func (h *Handlers) ops() *echo.Echo {
 	e := h.echo()
 	e.GET("/healthz", h.healthz)
 	e.GET("/readyz", h.readyz)
+	if h.cfg.Metrics != nil {
+		e.GET("/metrics", echo.WrapHandler(h.cfg.Metrics.Handler()))
+	}
 	e.GET("/debug/pprof/", echo.WrapHandler(http.HandlerFunc(pprof.Index)))
 	e.GET("/debug/pprof/:profile", echo.WrapHandler(http.HandlerFunc(pprof.Index)))
 	e.GET("/debug/pprof/cmdline", echo.WrapHandler(http.HandlerFunc(pprof.Cmdline)))

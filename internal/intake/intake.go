@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"relay.example/relay/internal/groupcommit"
+	"relay.example/relay/internal/metrics"
 	"relay.example/relay/internal/plan"
 	"relay.example/relay/internal/relay"
 	"relay.example/relay/internal/store"
@@ -49,6 +50,7 @@ type Config struct {
 	// HandOver takes deliveries that were committed and leased to this node.
 	// It must not block.
 	HandOver func([]relay.Delivery)
+	Metrics  *metrics.Metrics // nil: nothing is counted
 	Log      *slog.Logger
 }
 
@@ -69,9 +71,9 @@ func New(cfg Config) (*Intake, error) {
 		MaxBatch: maxBatch, MaxWaiting: maxWaiting, Committers: committers,
 		MaxBytes: maxBatchBytes, MaxWaitingBytes: maxWaitingBytes,
 	}
-	in.callbacks = groupcommit.New(bounds, callbackSize, in.commitCallbacks)
+	in.callbacks = groupcommit.New(bounds, callbackSize, metrics.Batches(cfg.Metrics, metrics.Callbacks, in.commitCallbacks))
 	bounds.Committers = 1
-	in.registrations = groupcommit.New(bounds, registrationSize, in.commitRegistrations)
+	in.registrations = groupcommit.New(bounds, registrationSize, metrics.Batches(cfg.Metrics, metrics.Registrations, in.commitRegistrations))
 	return in, nil
 }
 
@@ -88,13 +90,21 @@ func (in *Intake) Run(ctx context.Context) error {
 func (in *Intake) Accept(ctx context.Context, c relay.Callback) (relay.Receipt, error) {
 	c.DedupeKey = dedupeKey(&c)
 	receipt, err := in.callbacks.Do(ctx, c)
-	return receipt, busy(ctx, err)
+	return receipt, in.shed(metrics.Callbacks, busy(ctx, err))
 }
 
 // Register registers one wait. It returns after the commit.
 func (in *Intake) Register(ctx context.Context, r store.Registration) (store.Registered, error) {
 	registered, err := in.registrations.Do(ctx, r)
-	return registered, busy(ctx, err)
+	return registered, in.shed(metrics.Registrations, busy(ctx, err))
+}
+
+// shed counts what cannot be committed just now, and returns err.
+func (in *Intake) shed(of metrics.BatchKind, err error) error {
+	if err != nil && relay.IsKind(err, relay.Busy) {
+		in.cfg.Metrics.Shed(of)
+	}
+	return err
 }
 
 // busy makes what may work at another time something a caller can act upon: a
@@ -164,6 +174,7 @@ func (in *Intake) commitOnce(ctx context.Context, batch []relay.Callback) ([]rel
 	in.cfg.HandOver(deliveries)
 	receipts := make([]relay.Receipt, len(batch))
 	for i, d := range decisions {
+		in.cfg.Metrics.Event(batch[i].SourceID, batch[i].Verdict, d.Match)
 		receipts[i] = relay.Receipt{EventID: batch[i].ID, Match: d.Match, Rule: d.Rule}
 		if d.Wait != nil {
 			receipts[i].CorrelationID, receipts[i].Token, receipts[i].Status = d.Wait.ID, d.Wait.Token, d.Wait.Status

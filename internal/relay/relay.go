@@ -12,6 +12,7 @@ package relay
 
 import (
 	"crypto/rand"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -60,6 +61,13 @@ func IsToken(s string) bool {
 // NewID returns a UUIDv7: its order is the order of creation, which keeps
 // index pages hot and lets a list be paged by id.
 func NewID() uuid.UUID { return uuid.Must(uuid.NewV7()) }
+
+// MadeAt is when NewID made an id, by the clock of the node that did: to the
+// 256 ns that the id has room for.
+func MadeAt(id uuid.UUID) time.Time {
+	bits := binary.BigEndian.Uint64(id[:8])
+	return time.UnixMilli(int64(bits >> 16)).Add(time.Duration(bits&0xfff) << 8)
+}
 
 // Duration is a time span as people write it: 90s, 45m, 36h, 3d.
 type Duration time.Duration

@@ -17,11 +17,25 @@ func OpenNoticing(ctx context.Context, cfg Config, notice func(string)) (*Store,
 	if err != nil {
 		return nil, err
 	}
-	hot := s.hot.Config()
-	s.hot.Close()
-	hot.ConnConfig.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) { notice(n.Message) }
-	s.hot, err = pgxpool.NewWithConfig(ctx, hot)
+	s.hot, err = noticing(ctx, s.hot, notice)
 	return s, err
+}
+
+// OpenNoticingEveryday does the same for the pool of everyday work.
+func OpenNoticingEveryday(ctx context.Context, cfg Config, notice func(string)) (*Store, error) {
+	s, err := Open(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	s.pool, err = noticing(ctx, s.pool, notice)
+	return s, err
+}
+
+func noticing(ctx context.Context, pool *pgxpool.Pool, notice func(string)) (*pgxpool.Pool, error) {
+	cfg := pool.Config()
+	pool.Close()
+	cfg.ConnConfig.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) { notice(n.Message) }
+	return pgxpool.NewWithConfig(ctx, cfg)
 }
 
 // MigrationLockKey is the key of the advisory lock that golang-migrate takes.

@@ -56,6 +56,11 @@ var bigTables = []string{
 // index of the big tables touches four times as many.
 const maxBlocks = 100
 
+// explaining has the server tell the plan of each statement as a notice.
+const explaining = "&session_preload_libraries=auto_explain&client_min_messages=log" +
+	"&auto_explain.log_min_duration=0&auto_explain.log_analyze=on&auto_explain.log_buffers=on" +
+	"&auto_explain.log_timing=off&auto_explain.log_format=json"
+
 // TestPlans has the server explain every statement that the hot pool really
 // runs, first on empty tables, where a sequential scan is the right plan and
 // a cached one the trap, then on 1e5 rows.
@@ -70,9 +75,7 @@ func TestPlans(t *testing.T) {
 			url := storetest.URL(t, true)
 			seen := &explained{plans: map[string][]explainedPlan{}}
 			s, err := store.OpenNoticing(context.Background(), store.Config{
-				URL: url + "&session_preload_libraries=auto_explain&client_min_messages=log" +
-					"&auto_explain.log_min_duration=0&auto_explain.log_analyze=on&auto_explain.log_buffers=on" +
-					"&auto_explain.log_timing=off&auto_explain.log_format=json",
+				URL:  url + explaining,
 				Keys: storetest.Keys(t), HotConnections: 1, Connections: 2,
 			}, seen.add)
 			if err != nil {
