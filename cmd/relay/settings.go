@@ -24,12 +24,12 @@ type setting struct {
 	env, flag, fallback, help string
 }
 
-// settings is the one list of them. README's table and the flags of the
+// settings is the one list of them. The table in docs/operating.md and the flags of the
 // commands are held against it by a test.
 var settings = []setting{
 	{"DATABASE_URL", "database-url", "", "Postgres URL, or `embedded` for a private server"},
 	{"RELAY_LISTEN", "listen", "127.0.0.1:8080", "address of callbacks, API and pages"},
-	{"RELAY_OPS_LISTEN", "ops-listen", "127.0.0.1:9090", "address of health checks and profiles for operators"},
+	{"RELAY_OPS_LISTEN", "ops-listen", "127.0.0.1:9090", "address of health checks, metrics and profiles for operators"},
 	{"RELAY_PUBLIC_URL", "public-url", "http:// and RELAY_LISTEN", "how the world reaches RELAY_LISTEN; it stands in links and callback addresses"},
 	{"RELAY_API_KEY", "api-key", "", "a first admin key for the project `default`, at least 20 characters"},
 	{"RELAY_ENCRYPTION_KEY", "encryption-key", "", "comma list of base64 keys of 32 bytes; the first seals, all open"},
@@ -146,7 +146,7 @@ func (f *databaseFlags) dataDir() (string, error) {
 type nodeFlags struct {
 	databaseFlags
 	Listen              string `default:"127.0.0.1:8080" help:"Address of callbacks, API and pages (RELAY_LISTEN)."`
-	OpsListen           string `default:"127.0.0.1:9090" help:"Address of health checks and profiles (RELAY_OPS_LISTEN)."`
+	OpsListen           string `default:"127.0.0.1:9090" help:"Address of health checks, metrics and profiles (RELAY_OPS_LISTEN)."`
 	PublicURL           string `help:"How the world reaches the listen address (RELAY_PUBLIC_URL)."`
 	APIKey              string `help:"A first admin key (RELAY_API_KEY)."`
 	AllowPrivateTargets string `help:"Private networks that may be called (RELAY_ALLOW_PRIVATE_TARGETS)."`

@@ -17,17 +17,17 @@ import (
 	"relay.example/relay/internal/store/storetest"
 )
 
-// TestSettingsAreDocumented holds README's table and the help against the one
+// TestSettingsAreDocumented holds the table in docs/operating.md and the help against the one
 // list of settings.
 func TestSettingsAreDocumented(t *testing.T) {
 	t.Parallel()
-	readme, err := os.ReadFile("../../README.md")
+	page, err := os.ReadFile("../../docs/operating.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, table, found := strings.Cut(string(readme), "| Setting |")
+	_, table, found := strings.Cut(string(page), "| Setting |")
 	if !found {
-		t.Fatal(`README.md has no table with the header "| Setting |"`)
+		t.Fatal(`docs/operating.md has no table with the header "| Setting |"`)
 	}
 	table, _, _ = strings.Cut(table, "\n\n")
 	type row struct{ name, fallback string }
@@ -39,7 +39,7 @@ func TestSettingsAreDocumented(t *testing.T) {
 		want = append(want, row{s.env, s.fallback})
 	}
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(row{})); diff != "" {
-		t.Errorf("README's table (-settings +README):\n%s", diff)
+		t.Errorf("the table in docs/operating.md (-settings +page):\n%s", diff)
 	}
 	var help bytes.Buffer
 	if err := run(t.Context(), []string{"--help"}, lookupIn(nil), &help, io.Discard); err != nil {

@@ -138,6 +138,7 @@ func TestRoutesAreDocumented(t *testing.T) {
 			routes = append(routes, strings.ToUpper(m[2])+" "+path)
 		}
 	}
+	routes = append(routes, "GET /metrics") // of the operations listener
 	if len(routes) < 35 {
 		t.Errorf("found the routes %v: want them all", routes)
 	}
@@ -180,6 +181,46 @@ func TestProvidersAreDocumented(t *testing.T) {
 			if !strings.Contains(section, "`"+event+"`") {
 				t.Errorf("docs/configuration.md, provider %s: want it to tell of the event %s", name, event)
 			}
+		}
+	}
+}
+
+// TestMetricsAreDocumented holds the table of docs/operating.md against the
+// metrics that the code makes, and every name on the page, those of the alert
+// rules too, against the table.
+func TestMetricsAreDocumented(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob(filepath.Join(root, "internal", "metrics", "*.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	inCode := map[string]bool{}
+	for _, file := range files {
+		source, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile(`"(relay_[a-z_]+)"`).FindAllStringSubmatch(string(source), -1) {
+			inCode[m[1]] = inCode[m[1]] || !strings.HasSuffix(file, "_test.go")
+		}
+	}
+	maps.DeleteFunc(inCode, func(_ string, inProgram bool) bool { return !inProgram })
+	if len(inCode) < 15 {
+		t.Errorf("found %d metrics: want them all", len(inCode))
+	}
+	operating := page(t, "operating.md")
+	_, table, _ := strings.Cut(operating, "| metric | type |")
+	table, _, _ = strings.Cut(table, "\n\n")
+	inTable := map[string]bool{}
+	for _, row := range regexp.MustCompile("(?m)^\\| `(relay_[a-z_]+)` \\|").FindAllStringSubmatch(table, -1) {
+		inTable[row[1]] = true
+	}
+	if got, want := slices.Sorted(maps.Keys(inTable)), slices.Sorted(maps.Keys(inCode)); !slices.Equal(got, want) {
+		t.Errorf("the metrics of docs/operating.md: got %v, want %v", got, want)
+	}
+	for _, name := range regexp.MustCompile(`\brelay_[a-z_]+`).FindAllString(operating, -1) {
+		if base := strings.TrimSuffix(name, "_bucket"); !inTable[base] {
+			t.Errorf("docs/operating.md tells of the metric %s, which is none", name)
 		}
 	}
 }

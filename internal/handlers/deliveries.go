@@ -149,6 +149,7 @@ func (h *Handlers) skipDelivery(c echo.Context) error {
 	if err := h.cfg.Store.SkipDelivery(c.Request().Context(), callerOf(c).project.ID, id); err != nil {
 		return err
 	}
+	h.cfg.Metrics.Ended(relay.Skipped)
 	return h.getDelivery(c)
 }
 

@@ -50,8 +50,6 @@ type backlog struct {
 	errors float64
 }
 
-func newBacklog(s *store.Store, names *sources) *backlog { return &backlog{store: s, sources: names} }
-
 // Describe implements prometheus.Collector.
 func (b *backlog) Describe(ch chan<- *prometheus.Desc) {
 	for _, desc := range []*prometheus.Desc{

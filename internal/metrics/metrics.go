@@ -56,6 +56,7 @@ type Config struct {
 type Metrics struct {
 	handler  http.Handler
 	sources  *sources
+	backlog  *backlog
 	requests *requests
 	ack      prometheus.Histogram
 	resume   prometheus.Histogram
@@ -88,8 +89,10 @@ func New(cfg Config) (*Metrics, error) {
 	if cfg.Registry == nil || cfg.Store == nil || cfg.Source == nil || cfg.Log == nil {
 		return nil, errors.New("metrics: Config has a field that is nil")
 	}
+	names := newSources(cfg.Source)
 	m := &Metrics{
-		sources:  newSources(cfg.Source),
+		sources:  names,
+		backlog:  &backlog{store: cfg.Store, sources: names},
 		requests: newRequests(),
 		ack: histogram("relay_ack_seconds", ackBuckets, nil,
 			"From a callback's headers to its acknowledgement, of callbacks that were accepted."),
@@ -113,7 +116,7 @@ func (m *Metrics) register(cfg Config) error {
 	all := []prometheus.Collector{
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		buildInfo(cfg.Version, cfg.Commit), m.ack, m.resume, m.sources, m.requests,
-		newBacklog(cfg.Store, m.sources),
+		m.backlog,
 		pools{cfg.Store},
 	}
 	for _, h := range m.batches {
