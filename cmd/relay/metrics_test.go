@@ -92,7 +92,12 @@ func TestMetrics(t *testing.T) {
 		return storetest.Query[int](t, w.dbURL, `SELECT count(*) FROM source_activity WHERE last_event_at IS NOT NULL`) == 2
 	})
 
-	page := w.metrics(t)
+	// An attempt is recorded first and counted then.
+	var page metricsPage
+	await(t, patience, "the deliveries counted", func() bool {
+		page = w.metrics(t)
+		return page.values[`relay_resume_seconds_count`] == 3 && page.values[`relay_deliveries_ended_total{status="dead"}`] == 2
+	})
 	for series, want := range map[string]float64{
 		`relay_events_total{match="matched",project="default",source="stripe",verdict="verified"}`:   4,
 		`relay_events_total{match="duplicate",project="default",source="stripe",verdict="verified"}`: 2,

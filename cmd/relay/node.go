@@ -76,9 +76,10 @@ func newNode(ctx context.Context, f *nodeFlags, s *store.Store, log *slog.Logger
 // build makes the parts that hand work to each other.
 func (n *node) build() (err error) {
 	plans := plan.NewCache(n.store.Plan)
+	release, commit := built()
 	n.metrics, err = metrics.New(metrics.Config{
 		Registry: prometheus.NewRegistry(), Store: n.store, Source: n.sourceName,
-		Version: release(), Commit: version(), Log: n.log,
+		Version: release, Commit: commit, Log: n.log,
 	})
 	if err != nil {
 		return err
@@ -106,13 +107,19 @@ func (n *node) build() (err error) {
 	return err
 }
 
-// release is the version of the module that this program was built from.
-func release() string {
+// built is what this program was built from, where the build says so.
+func built() (release, commit string) {
+	release, commit = "unknown", "unknown"
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
-		return "unknown"
+		return release, commit
 	}
-	return cmp.Or(info.Main.Version, "unknown")
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" {
+			commit = s.Value
+		}
+	}
+	return cmp.Or(info.Main.Version, release), commit
 }
 
 // sourceName names a source by its project and its name.

@@ -114,7 +114,7 @@ var (
 	poolConnectionsDesc = prometheus.NewDesc("relay_pool_connections",
 		"Connections to the database: in use, idle, and how many there may be.", []string{"pool", "state"}, nil)
 	poolWaitsDesc = prometheus.NewDesc("relay_pool_waits_total",
-		"Times that all connections of a pool were in use and somebody had to wait.", []string{"pool"}, nil)
+		"Times that no connection of a pool was idle: one was opened or waited for.", []string{"pool"}, nil)
 	poolWaitDesc = prometheus.NewDesc("relay_pool_wait_seconds_total",
 		"Time spent waiting for a connection of a pool.", []string{"pool"}, nil)
 )
