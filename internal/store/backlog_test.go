@@ -32,10 +32,10 @@ func (d placed) put(t *testing.T, p *storetest.Project, url string) {
 	storetest.Exec(t, url, `
 		INSERT INTO deliveries (project_id, id, correlation_id, destination_id, outcome, action, status, retry_for, give_up_at,
 		                        created_at, due_at, finished_at, attempts, started_at, class)
-		SELECT $1, $2, $3, $4, $5, $5, $6, 60, now() + interval '1 hour', now() - $7 * interval '1 second',
-		       CASE WHEN $6 IN ('scheduled', 'sending') THEN now() + $8 * interval '1 second' END,
-		       CASE WHEN $6 IN ('delivered', 'dead', 'skipped') THEN now() END,
-		       CASE WHEN $9 = '' THEN 0 ELSE 1 END, CASE WHEN $9 <> '' THEN now() END, nullif($9, '')`,
+		SELECT $1, $2, $3, $4, $5::text, $5::text, $6::text, 60, now() + interval '1 hour', now() - $7 * interval '1 second',
+		       CASE WHEN $6::text IN ('scheduled', 'sending') THEN now() + $8 * interval '1 second' END,
+		       CASE WHEN $6::text IN ('delivered', 'dead', 'skipped') THEN now() END,
+		       CASE WHEN $9::text = '' THEN 0 ELSE 1 END, CASE WHEN $9::text <> '' THEN now() END, nullif($9::text, '')`,
 		p.ID, relay.NewID(), d.wait, p.DestinationID, string(d.outcome), string(d.status), d.age, d.due, string(d.class))
 }
 
