@@ -1,14 +1,12 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
-	"runtime/debug"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -76,10 +74,10 @@ func newNode(ctx context.Context, f *nodeFlags, s *store.Store, log *slog.Logger
 // build makes the parts that hand work to each other.
 func (n *node) build() (err error) {
 	plans := plan.NewCache(n.store.Plan)
-	release, commit := built()
+	this := thisEdition()
 	n.metrics, err = metrics.New(metrics.Config{
 		Registry: prometheus.NewRegistry(), Store: n.store, Source: n.sourceName,
-		Version: release, Commit: commit, Log: n.log,
+		Version: this.version, Commit: this.commit, Log: n.log,
 	})
 	if err != nil {
 		return err
@@ -105,21 +103,6 @@ func (n *node) build() (err error) {
 		HandOver: n.engine.HandOver, Wake: n.engine.Wake, PublicURL: n.url, Metrics: n.metrics, Log: n.log,
 	})
 	return err
-}
-
-// built is what this program was built from, where the build says so.
-func built() (release, commit string) {
-	release, commit = "unknown", "unknown"
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return release, commit
-	}
-	for _, s := range info.Settings {
-		if s.Key == "vcs.revision" {
-			commit = s.Value
-		}
-	}
-	return cmp.Or(info.Main.Version, release), commit
 }
 
 // sourceName names a source by its project and its name.
