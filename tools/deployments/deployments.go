@@ -63,10 +63,10 @@ func (f *findings) exists(file string) bool {
 	return err == nil
 }
 
-// program is what the repository says of the program. Its README is held
-// against the code by a test of the program's own.
+// program is what the repository says of the program. The table of settings is
+// held against the code by a test of the program's own.
 type program struct {
-	settings map[string]string // and their defaults
+	settings map[string]string // docs/operating.md's table, and their defaults
 	commands string            // README's list
 	routes   []string          // of the operations listener
 	linked   []string          // what the linker may set
@@ -83,7 +83,7 @@ var (
 func readProgram(f *findings) program {
 	p := program{settings: map[string]string{}}
 	readme := f.read("README.md")
-	for _, row := range settingRow.FindAllStringSubmatch(readme, -1) {
+	for _, row := range settingRow.FindAllStringSubmatch(f.read("docs/operating.md"), -1) {
 		p.settings[row[1]] = row[2]
 	}
 	_, p.commands, _ = strings.Cut(readme, "## Commands")
@@ -108,7 +108,7 @@ func (p program) checkSetting(f *findings, file, name string) {
 		return
 	}
 	_, known := p.settings[strings.TrimSuffix(name, "_FILE")]
-	f.want(known, file, "%s is no setting: README.md's table has them all", name)
+	f.want(known, file, "%s is no setting: docs/operating.md's table has them all", name)
 }
 
 // checkCommand holds arguments to begin with a command that README lists. The
