@@ -31,9 +31,14 @@ var ErrStopped = errors.New("the committer has stopped")
 type Config struct {
 	MaxBatch   int // requests in one commit
 	MaxWaiting int // requests waiting for the next commits
-	Committers int // commits at the same time
+	Committers int // commits at the same time, at most
 
-	// Pause is a committer's rest after each commit. It delays answers under
+	// Crowd is how many requests must wait for another committer to join the
+	// first, unless that one is stuck. One commits in larger batches, which
+	// cost less; another helps when they are large anyway.
+	Crowd int
+
+	// Pause is the first committer's rest after each commit. It delays answers under
 	// load, and is for requests that are posted.
 	Pause time.Duration
 
@@ -50,6 +55,9 @@ type Committer[Req, Res any] struct {
 	commit func([]Req) []Result[Res]
 	queue  chan *request[Req, Res]
 	bytes  atomic.Int64 // of the requests in the queue
+
+	crowded chan struct{} // asks the other committers for a batch each
+	since   atomic.Int64  // when the first committer's commit began, in Unix nanoseconds; 0: it has none
 
 	// mu orders Do against stopping: once stopping is set under the write
 	// lock, nothing enters the queue any more.
@@ -82,6 +90,8 @@ func New[Req, Res any](cfg Config, size func(Req) int, commit func([]Req) []Resu
 		size:   size,
 		commit: commit,
 		queue:  make(chan *request[Req, Res], cfg.MaxWaiting),
+
+		crowded: make(chan struct{}, max(0, cfg.Committers-1)),
 	}
 }
 
@@ -113,6 +123,7 @@ func (c *Committer[Req, Res]) Post(req Req, then func(Result[Res])) error {
 	}
 	c.bytes.Add(int64(r.size))
 	c.queue <- r // Run closes it under the write lock: until then it is emptied
+	c.callHelp()
 	return nil
 }
 
@@ -128,10 +139,28 @@ func (c *Committer[Req, Res]) enter(r *request[Req, Res]) error {
 	}
 	select {
 	case c.queue <- r:
+		c.callHelp()
 		return nil
 	default:
 		c.bytes.Add(-int64(r.size))
 		return ErrFull
+	}
+}
+
+// stuck is when a commit has taken so long that others should not wait for it:
+// it may be held up by a lock that concerns nobody else.
+const stuck = 50 * time.Millisecond
+
+// callHelp asks another committer to take a batch, where there is one that is
+// free. The caller holds mu.
+func (c *Committer[Req, Res]) callHelp() {
+	since := c.since.Load()
+	if len(c.queue) < c.cfg.Crowd && (since == 0 || time.Now().UnixNano()-since < int64(stuck)) {
+		return
+	}
+	select {
+	case c.crowded <- struct{}{}:
+	default:
 	}
 }
 
@@ -142,9 +171,28 @@ func (c *Committer[Req, Res]) Waiting() int { return len(c.queue) }
 // had been taken, and returns.
 func (c *Committer[Req, Res]) Run(ctx context.Context) error {
 	var g errgroup.Group
-	for range c.cfg.Committers {
+	g.Go(func() error {
+		work := c.worker()
+		for first := range c.queue {
+			c.since.Store(time.Now().UnixNano())
+			work(first)
+			c.since.Store(0)
+			time.Sleep(c.cfg.Pause)
+		}
+		return nil
+	})
+	for range cap(c.crowded) {
 		g.Go(func() error {
-			c.loop()
+			work := c.worker()
+			for range c.crowded {
+				select {
+				case first, ok := <-c.queue:
+					if ok {
+						work(first)
+					}
+				default: // the others were faster
+				}
+			}
 			return nil
 		})
 	}
@@ -152,14 +200,17 @@ func (c *Committer[Req, Res]) Run(ctx context.Context) error {
 	c.mu.Lock()
 	c.stopping = true
 	close(c.queue)
+	close(c.crowded)
 	c.mu.Unlock()
 	return g.Wait()
 }
 
-func (c *Committer[Req, Res]) loop() {
+// worker returns what commits a batch that begins with first. It keeps room
+// for one, so each goroutine has its own.
+func (c *Committer[Req, Res]) worker() func(first *request[Req, Res]) {
 	batch := make([]*request[Req, Res], 0, c.cfg.MaxBatch)
 	reqs := make([]Req, 0, c.cfg.MaxBatch)
-	for first := range c.queue {
+	return func(first *request[Req, Res]) {
 		batch = c.gather(append(batch[:0], first))
 		reqs = reqs[:0]
 		for _, r := range batch {
@@ -170,7 +221,6 @@ func (c *Committer[Req, Res]) loop() {
 		}
 		clear(batch)
 		clear(reqs)
-		time.Sleep(c.cfg.Pause)
 	}
 }
 

@@ -465,3 +465,64 @@ func TestPause(t *testing.T) {
 		}
 	})
 }
+
+// TestSecondCommitter holds that a second committer helps with a crowd, and
+// with whoever waits behind a commit that is stuck; and nobody else.
+func TestSecondCommitter(t *testing.T) {
+	t.Parallel()
+	const crowd = 3
+	for _, tt := range []struct {
+		name  string
+		more  int           // requests behind the first
+		after time.Duration // that the first commit has taken when they come
+		want  []int         // batches that begin before the first has ended
+	}{
+		{"few", crowd - 1, 0, []int{1}},
+		{"a crowd", crowd, 0, []int{1, crowd}},
+		{"few, for a while", crowd - 1, 40 * time.Millisecond, []int{1}},
+		{"one, for long", 1, 60 * time.Millisecond, []int{1, 1}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				var mu sync.Mutex
+				var began []int
+				let := make(chan struct{})
+				c := groupcommit.New(groupcommit.Config{MaxBatch: 8, MaxWaiting: 8, Committers: 2, Crowd: crowd}, nil,
+					func(batch []int) []groupcommit.Result[int] {
+						mu.Lock()
+						began = append(began, len(batch))
+						mu.Unlock()
+						<-let
+						return doubled(batch)
+					})
+				ctx, cancel := context.WithCancel(t.Context())
+				done := make(chan error, 1)
+				go func() { done <- c.Run(ctx) }()
+				post := func() {
+					if err := c.Post(1, func(groupcommit.Result[int]) {}); err != nil {
+						t.Error(err)
+					}
+				}
+				post()
+				synctest.Wait()
+				time.Sleep(tt.after)
+				for range tt.more {
+					post()
+				}
+				synctest.Wait()
+				mu.Lock()
+				got := slices.Clone(began)
+				mu.Unlock()
+				close(let)
+				cancel()
+				if err := <-done; err != nil {
+					t.Error(err)
+				}
+				if !slices.Equal(got, tt.want) {
+					t.Errorf("got batches of %v, want %v", got, tt.want)
+				}
+			})
+		})
+	}
+}

@@ -31,6 +31,7 @@ const (
 	maxBatchBytes   = 8 << 20 // of memory, by callbackSize
 	maxWaitingBytes = 64 << 20
 	committers      = 2               // commits at the same time
+	crowd           = 64              // callbacks that wait before the second one joins
 	commitTimeout   = 6 * time.Second // of one batch; callers give up before
 	maxConflicts    = 20              // times one batch is repeated after losing to another: at even odds, that is never
 )
@@ -68,7 +69,7 @@ func New(cfg Config) (*Intake, error) {
 	}
 	in := &Intake{cfg: cfg}
 	bounds := groupcommit.Config{
-		MaxBatch: maxBatch, MaxWaiting: maxWaiting, Committers: committers,
+		MaxBatch: maxBatch, MaxWaiting: maxWaiting, Committers: committers, Crowd: crowd,
 		MaxBytes: maxBatchBytes, MaxWaitingBytes: maxWaitingBytes,
 	}
 	in.callbacks = groupcommit.New(bounds, callbackSize, metrics.Batches(cfg.Metrics, metrics.Callbacks, in.commitCallbacks))
