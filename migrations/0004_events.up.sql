@@ -38,7 +38,7 @@ CREATE TABLE events (
     -- long as the row, and so outlives the body.
     dedupe_key        uuid,
     body              bytea,          -- NULL once retention has blanked it
-    packed            boolean NOT NULL DEFAULT false, -- body is in Snappy's block format
+    packing           smallint NOT NULL DEFAULT 0, -- how body is packed: internal/store/pack.go says
     CONSTRAINT events_pkey PRIMARY KEY (project_id, id),
     -- A forgery matches nothing and keeps nobody out.
     CONSTRAINT events_rejected_check CHECK (verdict <> 'rejected' OR correlation_id IS NULL AND dedupe_key IS NULL)

@@ -34,7 +34,7 @@ func (s *Store) ClaimDue(ctx context.Context, lease uuid.UUID, limit int, busy [
 		    RETURNING d.project_id, d.id, d.correlation_id, d.event_id, d.destination_id, d.outcome, d.action, d.attempts
 		)
 		SELECT d.id, d.event_id, d.destination_id, d.outcome, d.action, d.attempts,
-		       e.payment, e.form, coalesce(e.format, ''), e.body, coalesce(e.packed, false), c.resolution, `+waitColumns+`
+		       e.payment, e.form, coalesce(e.format, ''), e.body, coalesce(e.packing, 0), c.resolution, `+waitColumns+`
 		FROM claimed d
 		JOIN correlations c ON c.id = d.correlation_id
 		LEFT JOIN events e ON e.project_id = d.project_id AND e.id = d.event_id
@@ -51,17 +51,17 @@ func scanDelivery(row pgx.CollectableRow) (relay.Delivery, error) {
 	var d relay.Delivery
 	var eventID *uuid.UUID
 	var payment, form, resolution []byte
-	var packed bool
+	var packing int64
 	w := &d.Wait
 	err := row.Scan(&d.ID, &eventID, &d.DestinationID, &d.Outcome, &d.Action, &d.Attempts,
-		&payment, &form, &d.Format, &d.Body, &packed, &resolution,
+		&payment, &form, &d.Format, &d.Body, &packing, &resolution,
 		&w.ID, &w.ProjectID, &w.SourceIDs, &w.Token, &w.Flow, &w.PlanID, &w.UserID,
 		&w.Conversation, &w.Key, &w.CustomVars, &w.Data, &w.Locale, &w.Scope,
 		&w.Status, &w.CreatedAt, &w.ExpiresAt, &w.PaymentID, &w.LateOutcome, &w.Extended)
 	if err != nil {
 		return d, err
 	}
-	if d.Body, err = unpack(d.Body, packed); err != nil {
+	if d.Body, err = unpack(d.Body, packing); err != nil {
 		return d, err
 	}
 	d.ProjectID = w.ProjectID

@@ -48,14 +48,14 @@ const eventJoins = `
 func scanEvent(row pgx.CollectableRow) (*EventRecord, error) {
 	e := &EventRecord{}
 	var payment, form, headers []byte
-	var packed bool
+	var packing int64
 	err := row.Scan(&e.ID, &e.SourceID, &e.Source, &e.ReceivedAt, &e.Verdict, &e.Match, &e.Rule, &e.Reason,
 		&e.Outcome, &e.Type, &e.ProviderEventID, &e.CorrelationID, &e.DuplicateOf,
-		&e.Token, &payment, &form, &headers, &e.Format, &e.Body, &packed)
+		&e.Token, &payment, &form, &headers, &e.Format, &e.Body, &packing)
 	if err != nil {
 		return nil, err
 	}
-	if e.Body, err = unpack(e.Body, packed); err != nil {
+	if e.Body, err = unpack(e.Body, packing); err != nil {
 		return nil, err
 	}
 	for _, part := range []struct {
@@ -75,7 +75,7 @@ func scanEvent(row pgx.CollectableRow) (*EventRecord, error) {
 // Event returns one event of a project with its bytes.
 func (s *Store) Event(ctx context.Context, projectID int64, id uuid.UUID) (*EventRecord, error) {
 	rows, _ := s.pool.Query(ctx, `
-		SELECT `+eventColumns+`, e.body, e.packed
+		SELECT `+eventColumns+`, e.body, e.packing
 		FROM events e `+eventJoins+`
 		WHERE e.project_id = $1 AND e.id = $2`, projectID, id)
 	e, err := pgx.CollectExactlyOneRow(rows, scanEvent)

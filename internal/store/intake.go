@@ -274,7 +274,7 @@ func queueEvents(b *pgx.Batch, callbacks []relay.Callback, decisions []Decision)
 		dedupeKeys                 = make([]*uuid.UUID, n)
 		payments, forms, headers   = make([]*string, n), make([]*string, n), make([]*string, n)
 		correlations, duplicatesOf = make([]*uuid.UUID, n), make([]*uuid.UUID, n)
-		bodies, packed             = make([][]byte, n), make([]bool, n)
+		bodies, packings           = make([][]byte, n), make([]int64, n)
 	)
 	for i := range callbacks {
 		c, d := &callbacks[i], &decisions[i]
@@ -292,25 +292,25 @@ func queueEvents(b *pgx.Batch, callbacks []relay.Callback, decisions []Decision)
 		} else if c.DedupeKey != nil && d.TakesKey() {
 			dedupeKeys[i] = (*uuid.UUID)(c.DedupeKey)
 		}
-		bodies[i], packed[i] = pack(bodyOf(c, d))
+		bodies[i], packings[i] = pack(bodyOf(c, d))
 	}
 	b.Queue(`
 		INSERT INTO events (project_id, source_id, id, received_at, verdict, match, rule, format,
 		                    reason, outcome, type, provider_event_id, token,
-		                    payment, form, headers, correlation_id, duplicate_of, dedupe_key, body, packed)
+		                    payment, form, headers, correlation_id, duplicate_of, dedupe_key, body, packing)
 		SELECT e.project_id, e.source_id, e.id, e.received_at, e.verdict, e.match, e.rule, e.format,
 		       e.reason, e.outcome, e.type, e.provider_event_id, e.token,
-		       e.payment::json, e.form::json, e.headers::json, e.correlation_id, e.duplicate_of, e.dedupe_key, e.body, e.packed
+		       e.payment::json, e.form::json, e.headers::json, e.correlation_id, e.duplicate_of, e.dedupe_key, e.body, e.packing
 		FROM unnest($1::bigint[], $2::bigint[], $3::uuid[], $4::timestamptz[], $5::text[], $6::text[], $7::text[], $8::text[],
 		            $9::text[], $10::text[], $11::text[], $12::text[], $13::text[],
-		            $14::text[], $15::text[], $16::text[], $17::uuid[], $18::uuid[], $19::uuid[], $20::bytea[], $21::boolean[])
+		            $14::text[], $15::text[], $16::text[], $17::uuid[], $18::uuid[], $19::uuid[], $20::bytea[], $21::bigint[])
 		  AS e (project_id, source_id, id, received_at, verdict, match, rule, format,
 		        reason, outcome, type, provider_event_id, token,
-		        payment, form, headers, correlation_id, duplicate_of, dedupe_key, body, packed)
+		        payment, form, headers, correlation_id, duplicate_of, dedupe_key, body, packing)
 		ORDER BY e.dedupe_key`,
 		projects, sources, ids, received, verdicts, matches, rules, formats,
 		reasons, outcomes, types, providerIDs, tokens,
-		payments, forms, headers, correlations, duplicatesOf, dedupeKeys, bodies, packed)
+		payments, forms, headers, correlations, duplicatesOf, dedupeKeys, bodies, packings)
 }
 
 // queueEffects queues what a batch does to its waits, and returns the

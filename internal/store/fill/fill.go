@@ -176,13 +176,13 @@ var closed = []string{
 	FROM new_waits n, (SELECT * FROM correlation_refs WHERE correlation_id = $1) t
 	ORDER BY n.n`, `
 	INSERT INTO events (project_id, id, source_id, received_at, verdict, match, rule, reason, outcome, type, provider_event_id,
-	                    correlation_id, duplicate_of, token, payment, form, format, headers, dedupe_key, body, packed)
+	                    correlation_id, duplicate_of, token, payment, form, format, headers, dedupe_key, body, packing)
 	SELECT t.project_id, CASE t.place WHEN 1 THEN n.event ELSE n.second END, t.source_id, n.at + interval '5 minutes',
 	       t.verdict, t.match, t.rule, t.reason, t.outcome, t.type,
 	       left(t.provider_event_id, 5) || left(replace(gen_random_uuid()::text, '-', ''), 23),
 	       n.wait, CASE WHEN t.duplicate_of IS NOT NULL THEN n.event END, t.token, t.payment, t.form, t.format, t.headers,
 	       CASE WHEN t.dedupe_key IS NOT NULL THEN gen_random_uuid() END,
-	       CASE WHEN n.at > now() - interval '30 days' THEN t.body END, t.packed
+	       CASE WHEN n.at > now() - interval '30 days' THEN t.body END, t.packing
 	FROM new_waits n, (SELECT *, row_number() OVER (ORDER BY id) AS place FROM events WHERE correlation_id = $1) t
 	ORDER BY n.n, t.place`, `
 	INSERT INTO deliveries (project_id, id, correlation_id, event_id, destination_id, outcome, action, status, attempts,
