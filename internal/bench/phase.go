@@ -101,6 +101,14 @@ func (b *bench) busily(one request, connections int) func(context.Context) (*loa
 func (b *bench) phases(ctx context.Context) (out []Phase, err error) {
 	for _, s := range b.steps() {
 		b.c.size = s.body
+		// A checkpoint is not to fall into a phase, and each is to pay alike
+		// for the images of pages that are first changed after one. Its waits
+		// come after it, as most do between two checkpoints.
+		if !s.continued {
+			if err := b.t.Probe.Checkpoint(ctx); err != nil {
+				return nil, err
+			}
+		}
 		if s.rate != nil {
 			if err := b.stock(ctx, s.rate(b.fastest)*b.p.Duration.Seconds()); err != nil {
 				return nil, err
@@ -124,15 +132,8 @@ func (b *bench) phases(ctx context.Context) (out []Phase, err error) {
 }
 
 // measure runs one phase between two readings of what the machine had done.
-// It begins with a checkpoint, which is then not in its latencies: each phase
-// pays alike for the images of pages that are first changed after one.
 func (b *bench) measure(ctx context.Context, s step) (p Phase, err error) {
 	p.Name, p.Body = s.name, s.body
-	if !s.continued {
-		if err := b.t.Probe.Checkpoint(ctx); err != nil {
-			return p, err
-		}
-	}
 	if err := errors.Join(b.sink.reset(ctx), proc.resetPeak(b.t.RelayPID)); err != nil {
 		return p, err
 	}

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"slices"
@@ -16,7 +15,7 @@ import (
 // send and read by the hundred. Left alone, the driver takes a uuid.UUID for a
 // text by its database/sql methods, and an array for a list of interfaces that
 // it asks for their types one by one: together a tenth of all CPU under load.
-func registerCodecs(_ context.Context, conn *pgx.Conn) error {
+func registerCodecs(conn *pgx.Conn) error {
 	m := conn.TypeMap()
 	m.RegisterType(&pgtype.Type{Name: "uuid", OID: pgtype.UUIDOID, Codec: uuidCodec{}})
 	for _, a := range []struct {

@@ -58,12 +58,12 @@ func (s *Store) NameHot(ctx context.Context, name string) error {
 	return err
 }
 
-// MigrateSettings are the session's settings of a connection that migrates.
-func MigrateSettings(t testing.TB, url string) map[string]string {
+// MigrateSettings is what a connection that migrates is told first.
+func MigrateSettings(t testing.TB, url string) string {
 	t.Helper()
 	cfg, err := migrateConfig(url)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return cfg.RuntimeParams
+	return migrateSettings(cfg)
 }

@@ -88,7 +88,10 @@ func withMigrate(ctx context.Context, url string, fn func(*migrate.Migrate) erro
 	if err != nil {
 		return err
 	}
-	db := stdlib.OpenDB(*cfg)
+	db := stdlib.OpenDB(*cfg, stdlib.OptionAfterConnect(func(ctx context.Context, conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, migrateSettings(cfg))
+		return err
+	}))
 	defer func() { _ = db.Close() }()
 	if err := db.PingContext(ctx); err != nil {
 		return &connectError{err}
@@ -140,8 +143,14 @@ func migrateConfig(url string) (*pgx.ConnConfig, error) {
 		return nil, errors.New("DATABASE_URL cannot be read as a Postgres URL or DSN")
 	}
 	cfg.ConnectTimeout = connectTimeout
-	if cfg.RuntimeParams["lock_timeout"] == "" {
-		cfg.RuntimeParams["lock_timeout"] = strconv.FormatInt(migrateWait.Milliseconds(), 10)
-	}
 	return cfg, nil
+}
+
+// migrateSettings bounds every wait of a session that migrates, unless the
+// URL does.
+func migrateSettings(cfg *pgx.ConnConfig) string {
+	if cfg.RuntimeParams["lock_timeout"] != "" {
+		return ""
+	}
+	return settings(map[string]string{"lock_timeout": strconv.FormatInt(migrateWait.Milliseconds(), 10)})
 }

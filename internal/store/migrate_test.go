@@ -74,8 +74,13 @@ func TestNodesThatStartAtOnceMigrateOnce(t *testing.T) {
 // by the very first migration of a database.
 func TestMigrateWaitIsBounded(t *testing.T) {
 	t.Parallel()
-	if got := store.MigrateSettings(t, "postgres://localhost/relay")["lock_timeout"]; got != "60000" {
-		t.Errorf("without a lock_timeout in the URL: got %q, want 60000 ms", got)
+	for url, want := range map[string]string{
+		"postgres://localhost/relay":                   "SET lock_timeout = '60000';",
+		"postgres://localhost/relay?lock_timeout=5000": "",
+	} {
+		if got := store.MigrateSettings(t, url); got != want {
+			t.Errorf("%s: got %q, want %q", url, got, want)
+		}
 	}
 	for _, migrated := range []bool{false, true} {
 		t.Run("migrated="+strconv.FormatBool(migrated), func(t *testing.T) {

@@ -31,7 +31,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -102,20 +105,37 @@ func newPool(ctx context.Context, url string, size int32, prepare func(map[strin
 	cfg.MaxConnIdleTime = 5 * time.Minute
 	cfg.HealthCheckPeriod = 15 * time.Second
 	cfg.PingTimeout = time.Second // a host that vanished answers no ping
-	cfg.AfterConnect = registerCodecs
 	cfg.ConnConfig.ConnectTimeout = connectTimeout
-	params := cfg.ConnConfig.RuntimeParams
-	params["application_name"] = "relay"
-	params["statement_timeout"] = statementTimeout
-	params["lock_timeout"] = lockTimeout
-	params["idle_in_transaction_session_timeout"] = idleInTxTimeout
-	params["timezone"] = "UTC"
+	cfg.ConnConfig.RuntimeParams["application_name"] = "relay"
+	params := map[string]string{
+		"statement_timeout":                   statementTimeout,
+		"lock_timeout":                        lockTimeout,
+		"idle_in_transaction_session_timeout": idleInTxTimeout,
+		"timezone":                            "UTC",
+	}
 	prepare(params)
+	set := settings(params)
+	cfg.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+		if _, err := conn.PgConn().Exec(ctx, set).ReadAll(); err != nil {
+			return fmt.Errorf("setting up a database session: %w", err)
+		}
+		return registerCodecs(conn)
+	}
 	pool, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("opening the database pool: %w", err)
 	}
 	return pool, nil
+}
+
+// settings writes session parameters as statements. They are set once the
+// session is open, because a pooler refuses those that come with its start.
+func settings(params map[string]string) string {
+	var b strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(params)) {
+		fmt.Fprintf(&b, "SET %s = '%s';", name, params[name])
+	}
+	return b.String()
 }
 
 // pinIndexPlans takes away the plans that are right for empty tables only. A
