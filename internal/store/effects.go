@@ -66,7 +66,7 @@ func queueClosing(b *pgx.Batch, changes []waitChange) {
 	if len(keyed) > 0 {
 		b.Queue(`
 			UPDATE correlation_refs SET key_active = false
-			WHERE correlation_id = ANY($1::uuid[]) AND key_active`, keyed)
+			WHERE correlation_id = ANY($1::uuid[]) AND key_active IS NOT NULL`, keyed)
 	}
 }
 
@@ -103,7 +103,7 @@ func queueLate(b *pgx.Batch, changes []waitChange) {
 		), unnamed AS (
 		    UPDATE correlation_refs r SET key_active = false
 		    FROM closed
-		    WHERE r.correlation_id = closed.id AND r.key_active
+		    WHERE r.correlation_id = closed.id AND r.key_active IS NOT NULL
 		)
 		DELETE FROM deadlines d USING closed WHERE d.correlation_id = closed.id`, scopes)
 }

@@ -311,7 +311,7 @@ func queueSuperseded(b *pgx.Batch, ids []uuid.UUID) {
 	b.Queue(`DELETE FROM deadlines WHERE correlation_id = ANY($1::uuid[])`, ids)
 	b.Queue(`
 		UPDATE correlation_refs SET key_active = false
-		WHERE correlation_id = ANY($1::uuid[]) AND key_active`, ids)
+		WHERE correlation_id = ANY($1::uuid[]) AND key_active IS NOT NULL`, ids)
 }
 
 // queueRegistrations queues the rows of the fresh waits. The insert into
