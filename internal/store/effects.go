@@ -64,6 +64,8 @@ func queueClosing(b *pgx.Batch, changes []waitChange) {
 		WHERE c.id = x.id AND c.status = 'pending'`, ids, statuses, bys, events, payments, resolutions)
 	b.Queue(`DELETE FROM deadlines WHERE correlation_id = ANY($1::uuid[])`, ids)
 	if len(keyed) > 0 {
+		// NOT NULL, as the index of the waits has it: without it the index of
+		// the keys in use would do as well, walked from end to end.
 		b.Queue(`
 			UPDATE correlation_refs SET key_active = false
 			WHERE correlation_id = ANY($1::uuid[]) AND key_active IS NOT NULL`, keyed)
