@@ -96,7 +96,7 @@ type EventFilter struct {
 // Events lists events of a project, newest first, without their bytes.
 func (s *Store) Events(ctx context.Context, projectID int64, f EventFilter, p Page) ([]*EventRecord, error) {
 	rows, _ := s.pool.Query(ctx, `
-		SELECT `+eventColumns+`, NULL::bytea, false
+		SELECT `+eventColumns+`, NULL::bytea, 0::smallint
 		FROM events e `+eventJoins+`
 		WHERE e.project_id = $1 AND e.id < $2
 		  AND ($3 = '' OR s.name = $3)
