@@ -20,23 +20,22 @@ const (
 	liveHeap       = "/gc/heap/live:bytes"
 )
 
+// memoryLimit is the operator's own, by GOMEMLIMIT; without one it is no bound.
+var memoryLimit = debug.SetMemoryLimit(-1)
+
 // collectLazily lets garbage gather while memory is small, and as usual once
-// the live heap is large, until ctx is done. What the operator has set by
-// GOGC or GOMEMLIMIT is left alone.
+// the live heap is large, until ctx is done. An operator who has set GOGC
+// wants another rhythm, and is left alone.
 func collectLazily(ctx context.Context) error {
-	_, percent := os.LookupEnv("GOGC")
-	_, limit := os.LookupEnv("GOMEMLIMIT")
-	if !percent {
-		debug.SetGCPercent(garbagePercent)
-	}
-	if percent || limit {
+	if _, set := os.LookupEnv("GOGC"); set {
 		<-ctx.Done()
 		return nil
 	}
+	debug.SetGCPercent(garbagePercent)
 	tick := time.NewTicker(rhythmInterval)
 	defer tick.Stop()
 	for {
-		debug.SetMemoryLimit(memoryGoal(liveBytes()))
+		debug.SetMemoryLimit(memoryGoal(liveBytes(), memoryLimit))
 		select {
 		case <-ctx.Done():
 			return nil
@@ -48,7 +47,9 @@ func collectLazily(ctx context.Context) error {
 // memoryGoal is where the runtime begins to collect more often than
 // garbagePercent asks for. It grows with the live heap, so that a node that
 // holds much is not kept busy collecting what is no garbage.
-func memoryGoal(live int64) int64 { return max(memoryFloor, liveTwice*live+memoryRest) }
+func memoryGoal(live, limit int64) int64 {
+	return min(limit, max(memoryFloor, liveTwice*live+memoryRest))
+}
 
 func liveBytes() int64 {
 	sample := []metrics.Sample{{Name: liveHeap}}
