@@ -15,9 +15,8 @@ const (
 	garbagePercent = 400             // of the live heap may gather …
 	memoryFloor    = int64(60 << 20) // … while the runtime holds less than this,
 	liveTwice      = int64(2)        // or than this many times the live heap:
-	memoryRest     = int64(16 << 20) // stacks and the like beside it
+	memoryRest     = int64(8 << 20)  // with what is no heap, and some to spare
 	rhythmInterval = time.Second     // between looks at the live heap
-	liveHeap       = "/gc/heap/live:bytes"
 )
 
 // memoryLimit is the operator's own, by GOMEMLIMIT; without one it is no bound.
@@ -35,7 +34,7 @@ func collectLazily(ctx context.Context) error {
 	tick := time.NewTicker(rhythmInterval)
 	defer tick.Stop()
 	for {
-		debug.SetMemoryLimit(memoryGoal(liveBytes(), memoryLimit))
+		debug.SetMemoryLimit(memoryGoal(memoryNow(), memoryLimit))
 		select {
 		case <-ctx.Done():
 			return nil
@@ -44,15 +43,30 @@ func collectLazily(ctx context.Context) error {
 	}
 }
 
-// memoryGoal is where the runtime begins to collect more often than
-// garbagePercent asks for. It grows with the live heap, so that a node that
-// holds much is not kept busy collecting what is no garbage.
-func memoryGoal(live, limit int64) int64 {
-	return min(limit, max(memoryFloor, liveTwice*live+memoryRest))
+// memoryUse is what the runtime holds that collecting cannot give back.
+type memoryUse struct {
+	live int64 // of the heap, at the last collection
+	rest int64 // stacks of goroutines, and the runtime's own
 }
 
-func liveBytes() int64 {
-	sample := []metrics.Sample{{Name: liveHeap}}
-	metrics.Read(sample)
-	return int64(sample[0].Value.Uint64())
+// memoryGoal is where the runtime begins to collect more often than
+// garbagePercent asks for. It grows with what is in use, so that a node that
+// holds much is not kept busy collecting what is no garbage.
+func memoryGoal(now memoryUse, limit int64) int64 {
+	return min(limit, max(memoryFloor, liveTwice*now.live+now.rest+memoryRest))
+}
+
+func memoryNow() memoryUse {
+	samples := []metrics.Sample{
+		{Name: "/gc/heap/live:bytes"},
+		{Name: "/memory/classes/total:bytes"},
+		// Of the total, the heap, and what was given back already.
+		{Name: "/memory/classes/heap/objects:bytes"},
+		{Name: "/memory/classes/heap/free:bytes"},
+		{Name: "/memory/classes/heap/unused:bytes"},
+		{Name: "/memory/classes/heap/released:bytes"},
+	}
+	metrics.Read(samples)
+	bytes := func(i int) int64 { return int64(samples[i].Value.Uint64()) }
+	return memoryUse{live: bytes(0), rest: max(0, bytes(1)-bytes(2)-bytes(3)-bytes(4)-bytes(5))}
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"math"
+	"runtime"
 	"testing"
 )
 
@@ -9,18 +10,20 @@ import (
 // one is never asked to fit where it cannot.
 func TestMemoryGoal(t *testing.T) {
 	t.Parallel()
-	for _, tt := range []struct{ live, limit, want int64 }{
-		{0, math.MaxInt64, memoryFloor},
-		{8 << 20, math.MaxInt64, memoryFloor},
-		{100 << 20, math.MaxInt64, 216 << 20},
-		{100 << 20, 200 << 20, 200 << 20},
-		{0, 40 << 20, 40 << 20},
+	for _, tt := range []struct{ live, rest, limit, want int64 }{
+		{0, 0, math.MaxInt64, memoryFloor},
+		{8 << 20, 8 << 20, math.MaxInt64, memoryFloor},
+		{100 << 20, 0, math.MaxInt64, 208 << 20},
+		{100 << 20, 90 << 20, math.MaxInt64, 298 << 20},
+		{100 << 20, 0, 200 << 20, 200 << 20},
+		{0, 0, 40 << 20, 40 << 20},
 	} {
-		if got := memoryGoal(tt.live, tt.limit); got != tt.want {
+		if got := memoryGoal(memoryUse{tt.live, tt.rest}, tt.limit); got != tt.want {
 			t.Errorf("a live heap of %d MiB: got a goal of %d MiB, want %d", tt.live>>20, got>>20, tt.want>>20)
 		}
 	}
-	if liveBytes() < 0 {
-		t.Error("the live heap has no size")
+	runtime.GC()
+	if now := memoryNow(); now.live <= 0 || now.rest <= 0 {
+		t.Errorf("got %+v, want sizes: the runtime's metrics were renamed", now)
 	}
 }

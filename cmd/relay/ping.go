@@ -35,7 +35,9 @@ func (c *pingCommand) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("asking %s: %w", url, err)
 	}
-	resp, err := http.DefaultTransport.RoundTrip(req) // a redirect is no answer
+	// No proxy stands between a node and itself, and a redirect is no answer.
+	transport := &http.Transport{Proxy: nil, DisableKeepAlives: true}
+	resp, err := transport.RoundTrip(req)
 	if err != nil {
 		return fmt.Errorf("asking %s: %w", url, err)
 	}

@@ -54,6 +54,7 @@ const (
 	look      = 10 * time.Millisecond // between two looks at what the sink has seen
 	headroom  = 2.5                   // waits in stock per callback that the fastest phase would use
 	catchUp   = 45 * time.Second      // for the relay to finish: a lease and a bit
+	settle    = 36 * time.Second      // for what was sent and not recorded to be sent again: a lease and a bit
 	secret    = "whsec_bench"         //nolint:gosec // it protects nothing
 	lowRate   = 50.0                  // callbacks per second of the quiet phase
 	registers = 64                    // connections that register
@@ -68,6 +69,8 @@ type bench struct {
 
 	fastest float64 // callbacks accepted per second so far
 	best    float64 // callbacks sustained per second
+
+	sent map[string][]sending // what was accepted, by phase
 }
 
 // check refuses a plan that cannot be measured.
@@ -117,7 +120,8 @@ func Run(ctx context.Context, t Target, p Plan) (phases []Phase, left []string, 
 
 func newBench(t Target, p Plan) *bench {
 	return &bench{
-		t: t, p: p, sink: sinkClient{t.SinkControl},
+		sent: map[string][]sending{},
+		t:    t, p: p, sink: sinkClient{t.SinkControl},
 		c: &caller{address: t.Relay, key: t.APIKey, secret: secret, run: rand.Uint64(), size: p.Body}, //nolint:gosec // figures, no secrets
 	}
 }

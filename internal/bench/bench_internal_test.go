@@ -60,6 +60,16 @@ func TestSink(t *testing.T) {
 	if users, err := c.count(ctx); err != nil || users != 0 {
 		t.Errorf("after a reset: got %d users, %v", users, err)
 	}
+	// A call that comes in a later phase is a double all the same.
+	if _, _, err := k.post("/", nil, []byte(`{"user_id":"b-2000"}`)); err != nil {
+		t.Fatal(err)
+	}
+	if users, err := c.count(ctx); err != nil || users != 0 {
+		t.Errorf("after a late double: got %d users, %v, want none that is new", users, err)
+	}
+	if got, err := c.arrivals(ctx); err != nil || got[2000].count != 2 {
+		t.Errorf("after a late double: got %v, %v, want two calls", got[2000], err)
+	}
 	_ = k.Close()
 	cancel()
 	if err := <-served; err != nil {

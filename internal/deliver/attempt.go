@@ -40,7 +40,9 @@ func (e *Engine) deliver(ctx context.Context, d relay.Delivery) {
 		})
 	}
 	e.cfg.Metrics.Attempted(a.Class)
-	// The next send need not wait for the record of this one.
+	// The next send need not wait for the record of this one, nor what was
+	// sent for the memory it took.
+	d.Wait, d.Payment, d.Form, d.Body = relay.Wait{ID: d.Wait.ID}, nil, nil, nil
 	err := e.recorder.Post(a, func(r groupcommit.Result[store.Recorded]) { e.recorded(d, a, destination, r) })
 	if err != nil {
 		e.recorded(d, a, destination, groupcommit.Result[store.Recorded]{Err: err})
@@ -57,7 +59,7 @@ func (e *Engine) recorded(d relay.Delivery, a relay.Attempt, to *directory.Desti
 		e.cfg.Log.Error("attempt not recorded: it will be made again when its lease ends",
 			"delivery_id", d.ID, "project_id", d.ProjectID, "class", a.Class, "error", r.Err)
 	case r.Value.Stale:
-		e.cfg.Log.Warn("attempt not recorded: its lease was lost, another node makes it again",
+		e.cfg.Log.Warn("attempt not recorded: it was recorded before, or its lease was lost and another node makes it again",
 			"delivery_id", d.ID, "project_id", d.ProjectID, "class", a.Class)
 	case r.Value.Status == relay.Dead:
 		e.cfg.Log.Warn("delivery is dead: a conversation was not resumed",
@@ -136,6 +138,9 @@ func (e *Engine) render(ctx context.Context, d relay.Delivery, to *directory.Des
 	p, err := e.cfg.Plans.Get(ctx, d.Wait.PlanID)
 	if err != nil {
 		return req, nil, err
+	}
+	if d.BodyErr != nil && p.UsesEvent() {
+		return req, nil, d.BodyErr
 	}
 	scope := plan.ScopeOf(&d.Wait, d.Outcome, d.Payment, d.Form, d.Format, d.Body)
 	call, missing, err := p.Render(d.Action, scope, plan.WaitVars(&d.Wait))

@@ -109,8 +109,9 @@ func New(cfg Config) (*Engine, error) {
 		return nil, errors.New("deliver: Config has a field that is nil")
 	}
 	e := &Engine{cfg: cfg, lanes: map[int64]*lane{}, wake: make(chan struct{}, 1), refused: rate.Sometimes{First: 1, Interval: refusedInterval}}
-	// What waits here is sent again after a crash, so it is one batch at most;
-	// beyond it, sends wait for the database.
+	// What was sent and not recorded is sent again after a crash: one batch
+	// that waits here, and one that is being committed. Beyond them, sends wait
+	// for the database.
 	bounds := groupcommit.Config{MaxBatch: recordBatch, MaxWaiting: recordBatch, Committers: 1, Pause: recordPause}
 	e.recorder = groupcommit.New(bounds, nil, metrics.Batches(cfg.Metrics, metrics.Attempts, e.commitAttempts))
 	e.stopping = true // until Run

@@ -421,6 +421,26 @@ func TestShortLeaseIsNotSent(t *testing.T) {
 	}
 }
 
+// A call that needs a body which is damaged can never be made. One that this
+// program cannot read yet is left to a node that can.
+func TestBodiesThatCannotBeRead(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, ok)
+	p := w.Plan()
+	p.On["completed"] = relay.Action{
+		Action: relay.TriggerResponse, ModuleID: 1, CustomVars: map[string]any{"id": "{{ event.id }}"},
+		DestinationID: w.DestinationID,
+	}
+	ds := w.owe(t, p, "damaged", "unknown", "well")
+	storetest.Exec(t, w.url, `UPDATE events SET packing = 1, body = '\xffff' WHERE id = $1`, ds[0].EventID)
+	storetest.Exec(t, w.url, `UPDATE events SET packing = 99 WHERE id = $1`, ds[1].EventID)
+	w.endLeases(t)
+	newEngine(t, w.Store, time.Second).run(t)
+	w.becomes(t, ds[0], "dead 1 permanent")
+	w.becomes(t, ds[1], "scheduled 0 leased")
+	w.becomes(t, ds[2], "delivered 1 ok")
+}
+
 // A node that dies between claim and send, or between send and record, loses
 // its leases to the next one.
 func TestCrash(t *testing.T) {

@@ -173,9 +173,13 @@ func (c *Committer[Req, Res]) Run(ctx context.Context) error {
 	var g errgroup.Group
 	g.Go(func() error {
 		work := c.worker()
+		watch := time.AfterFunc(stuck, c.callForWaiting)
+		defer watch.Stop()
 		for first := range c.queue {
 			c.since.Store(time.Now().UnixNano())
+			watch.Reset(stuck)
 			work(first)
+			watch.Stop()
 			c.since.Store(0)
 			time.Sleep(c.cfg.Pause)
 		}
@@ -203,6 +207,15 @@ func (c *Committer[Req, Res]) Run(ctx context.Context) error {
 	close(c.crowded)
 	c.mu.Unlock()
 	return g.Wait()
+}
+
+// callForWaiting is for those that came before a commit was known to be stuck.
+func (c *Committer[Req, Res]) callForWaiting() {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if !c.stopping && len(c.queue) > 0 {
+		c.callHelp()
+	}
 }
 
 // worker returns what commits a batch that begins with first. It keeps room

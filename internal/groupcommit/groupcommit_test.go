@@ -475,12 +475,15 @@ func TestSecondCommitter(t *testing.T) {
 		name  string
 		more  int           // requests behind the first
 		after time.Duration // that the first commit has taken when they come
+		then  time.Duration // that they have waited
 		want  []int         // batches that begin before the first has ended
 	}{
-		{"few", crowd - 1, 0, []int{1}},
-		{"a crowd", crowd, 0, []int{1, crowd}},
-		{"few, for a while", crowd - 1, 40 * time.Millisecond, []int{1}},
-		{"one, for long", 1, 60 * time.Millisecond, []int{1, 1}},
+		{"few", crowd - 1, 0, 0, []int{1}},
+		{"a crowd", crowd, 0, 0, []int{1, crowd}},
+		{"few, for a while", crowd - 1, 30 * time.Millisecond, 10 * time.Millisecond, []int{1}},
+		{"few, for long", crowd - 1, 10 * time.Millisecond, 50 * time.Millisecond, []int{1, crowd - 1}},
+		{"one, when it is late already", 1, 60 * time.Millisecond, 0, []int{1, 1}},
+		{"none, for long", 0, 0, time.Second, []int{1}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -510,6 +513,7 @@ func TestSecondCommitter(t *testing.T) {
 				for range tt.more {
 					post()
 				}
+				time.Sleep(tt.then)
 				synctest.Wait()
 				mu.Lock()
 				got := slices.Clone(began)

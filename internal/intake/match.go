@@ -27,14 +27,14 @@ func namesOf(c *relay.Callback) (n store.Names) {
 			n.Refs = append(n.Refs, store.RefHash(c.SourceID, candidate.Value))
 		}
 	}
+	if told := toldRef(c); told != uuid.Nil {
+		n.Refs = append(n.Refs, told)
+	}
 	if c.Verdict == relay.Unsigned {
 		return n
 	}
 	for _, reference := range c.Reading.References {
 		n.Refs = append(n.Refs, store.RefHash(c.SourceID, reference.Value))
-	}
-	if told := toldRef(c); told != uuid.Nil {
-		n.Refs = append(n.Refs, told)
 	}
 	return n
 }

@@ -32,6 +32,7 @@ type Delivery struct {
 	Form    map[string]any
 	Format  Format
 	Body    []byte // of the event; nil when there was none or retention blanked it
+	BodyErr error  // the stored body cannot be read
 }
 
 // Attempt is one try to make a delivery's call, and what follows from it.

@@ -370,3 +370,42 @@ func until(t *testing.T, what string, condition func() bool) {
 		time.Sleep(2 * time.Millisecond)
 	}
 }
+
+// A key moves on to a newer wait while a callback that goes by it waits for
+// the older one: it is told to look again, and finds the newer.
+func TestKeyThatMovesOnIsLookedUpAgain(t *testing.T) {
+	t.Parallel()
+	p, url := project(t)
+	reg := p.Registration(t, "u-1", p.Plan())
+	reg.Wait.Key = "order-1"
+	old := p.Register(t, reg)
+	conn := connect(t, url)
+	exec := func(sql string, args ...any) {
+		t.Helper()
+		if _, err := conn.Exec(context.Background(), sql, args...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// What a registration does that supersedes the wait, up to its commit.
+	exec(`BEGIN`)
+	exec(`SELECT FROM correlations WHERE id = $1 FOR UPDATE`, old.ID)
+	exec(`UPDATE correlations SET status = 'superseded', resolved_at = now(), resolved_by = 'newer_wait' WHERE id = $1`, old.ID)
+	exec(`UPDATE correlation_refs SET key_active = false WHERE correlation_id = $1`, old.ID)
+	exec(`DELETE FROM deadlines WHERE correlation_id = $1`, old.ID)
+	committed := make(chan error, 1)
+	go func() {
+		_, err := commitTo(p.Store, p, p.Callback("evt_1", relay.Failed, "order-1"))
+		committed <- err
+	}()
+	until(t, "the callback waits for the older wait", func() bool {
+		return storetest.Query[int](t, url, `
+			SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND $1 = ANY(pg_blocking_pids(pid))`, conn.PgConn().PID()) == 1
+	})
+	exec(`COMMIT`)
+	if err := <-committed; !store.Conflicted(err) {
+		t.Errorf("got %v, want to be told to look again", err)
+	}
+	if _, err := commitTo(p.Store, p, p.Callback("evt_2", relay.Failed, "order-1")); err != nil {
+		t.Errorf("a callback for a key that has gone: got %v, want it kept", err)
+	}
+}

@@ -70,6 +70,9 @@ type encodeSlice[T any] struct {
 	add func([]byte, T) (out []byte, null bool)
 }
 
+// maxGuessed bounds the room, in bytes, that is made for elements unseen.
+const maxGuessed = 64 << 10
+
 // Encode appends the array. Its form: the number of dimensions, whether there
 // are NULLs, the element's type; of the dimension its length and first index;
 // then every element behind its length, -1 for NULL.
@@ -93,8 +96,8 @@ func (p encodeSlice[T]) Encode(value any, buf []byte) ([]byte, error) {
 			continue
 		}
 		binary.BigEndian.PutUint32(buf[at:], uint32(len(buf)-at-4))
-		if i == 0 { // the others are of about its size
-			buf = slices.Grow(buf, (len(buf)-at)*(len(vs)-1))
+		if i == 0 { // the others are of about its size, or much smaller
+			buf = slices.Grow(buf, min((len(buf)-at)*(len(vs)-1), maxGuessed))
 		}
 	}
 	return buf, nil

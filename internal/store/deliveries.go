@@ -61,9 +61,8 @@ func scanDelivery(row pgx.CollectableRow) (relay.Delivery, error) {
 	if err != nil {
 		return d, err
 	}
-	if d.Body, err = unpack(d.Body, packing); err != nil {
-		return d, err
-	}
+	// A body that cannot be read is the fault of this delivery alone.
+	d.Body, d.BodyErr = unpack(d.Body, packing)
 	d.ProjectID = w.ProjectID
 	if eventID != nil {
 		d.EventID = *eventID

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -78,6 +79,30 @@ func TestClaimedDeliveryEqualsTheHandedOver(t *testing.T) {
 	d.Wait.PaymentID, got[0].Wait.PaymentID = "", ""
 	if diff := cmp.Diff(d, got[0]); diff != "" {
 		t.Errorf("the claimed delivery differs (-handed over +claimed):\n%s", diff)
+	}
+}
+
+// A body that cannot be read is the fault of its own delivery: the others that
+// are claimed with it are made.
+func TestDamagedBodyHoldsUpNobody(t *testing.T) {
+	t.Parallel()
+	p, url := project(t)
+	for i := range 3 {
+		c := deduped(p.Paid("evt_"+strconv.Itoa(i), "pi_"+strconv.Itoa(i), p.Wait(t, "u-"+strconv.Itoa(i)).Token))
+		c.Body = []byte(`{"id": "` + strings.Repeat("x", 500) + `"}`)
+		commit(t, p, c)
+	}
+	storetest.Exec(t, url, `UPDATE events SET body = '\xffff' WHERE provider_event_id = 'evt_0'`)
+	storetest.Exec(t, url, `UPDATE events SET packing = 99 WHERE provider_event_id = 'evt_1'`)
+	endLeases(t, url)
+	got := must(p.Store.ClaimDue(t.Context(), uuid.New(), 10, []int64{}))(t)
+	if len(got) != 3 {
+		t.Fatalf("claimed %d deliveries, want 3", len(got))
+	}
+	for i, d := range got {
+		if broken := i < 2; (d.BodyErr != nil) != broken {
+			t.Errorf("delivery %d: got the error %v, want one: %t", i, d.BodyErr, broken)
+		}
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 
 	"github.com/golang-migrate/migrate/v4/database"
 	migratepgx "github.com/golang-migrate/migrate/v4/database/pgx/v5"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
@@ -67,3 +68,6 @@ func MigrateSettings(t testing.TB, url string) string {
 	}
 	return migrateSettings(cfg)
 }
+
+// RegisterCodecs teaches a connection what those of the pools know.
+func RegisterCodecs(conn *pgx.Conn) error { return registerCodecs(conn) }

@@ -84,13 +84,11 @@ func (d *Decision) TakesKey() bool {
 // forgery, or of what nobody signed and nobody waits for. Strangers send them.
 const maxStranger = 64 << 10
 
-// bodyOf is what is kept of a callback's bytes.
-func bodyOf(c *relay.Callback, d *Decision) []byte {
+// oversized reports whether a callback proves nothing and is longer than what
+// is kept of such: neither its bytes nor what was read out of them are.
+func oversized(c *relay.Callback, d *Decision) bool {
 	strange := c.Verdict == relay.Rejected || c.Verdict == relay.Unsigned && d.Wait == nil
-	if strange && len(c.Body) > maxStranger {
-		return nil
-	}
-	return c.Body
+	return strange && len(c.Body) > maxStranger
 }
 
 // CommitCallbacks keeps a batch of callbacks and what follows from them, in
@@ -172,11 +170,14 @@ func lockFacts(ctx context.Context, conn *pgx.Conn, callbacks []relay.Callback, 
 	var b pgx.Batch
 	b.Queue("BEGIN")
 	b.Queue(`
-		SELECT `+waitColumns+`, n.refs, n.keys
-		FROM (SELECT id, array_agg(ref) FILTER (WHERE NOT of_caller) AS refs, array_agg(ref) FILTER (WHERE of_caller) AS keys
-		      FROM (SELECT id, NULL::uuid AS ref, NULL::boolean AS of_caller FROM correlations WHERE token = ANY($1::text[])
+		SELECT `+waitColumns+`, n.refs, n.keys, n.key_active
+		FROM (SELECT id, array_agg(ref) FILTER (WHERE NOT of_caller) AS refs, array_agg(ref) FILTER (WHERE of_caller) AS keys,
+		             coalesce(bool_or(key_active), false) AS key_active
+		      FROM (SELECT id, NULL::uuid AS ref, NULL::boolean AS of_caller, NULL::boolean AS key_active
+		            FROM correlations WHERE token = ANY($1::text[])
 		            UNION ALL
-		            SELECT correlation_id, ref, key_active IS NOT NULL FROM correlation_refs WHERE ref = ANY($2::uuid[])) named
+		            SELECT correlation_id, ref, key_active IS NOT NULL, key_active
+		            FROM correlation_refs WHERE ref = ANY($2::uuid[])) named
 		      GROUP BY id) n
 		JOIN correlations c ON c.id = n.id
 		ORDER BY c.id
@@ -225,17 +226,23 @@ func readFacts(results pgx.BatchResults) (*Facts, error) {
 }
 
 // readWaits reads the locked waits, each with those of the callbacks' names
-// that it goes by besides its token. A name that another batch taught it while
-// the lock was waited for is missing here: taught once more, it makes this
-// batch conflict, and be repeated.
+// that it goes by besides its token. The waits are as they are now, their
+// names as they were when the statement began: before it waited for a lock.
+// A name that another batch taught the wait meanwhile is missing, and taught
+// once more it makes this batch conflict. A key whose wait has ended meanwhile
+// may name a newer one. Either way the batch is repeated.
 func readWaits(results pgx.BatchResults, f *Facts) error {
 	rows, _ := results.Query()
 	defer rows.Close()
 	for rows.Next() {
 		w := &relay.Wait{}
 		var refs, keys []uuid.UUID
-		if err := rows.Scan(append(waitFields(w), &refs, &keys)...); err != nil {
+		var keyActive bool
+		if err := rows.Scan(append(waitFields(w), &refs, &keys, &keyActive)...); err != nil {
 			return err
+		}
+		if keyActive && w.Status != relay.Pending {
+			return errOvertaken
 		}
 		f.Waits[w.ID] = w
 		f.ByToken[w.Token] = w
@@ -283,7 +290,6 @@ func queueEvents(b *pgx.Batch, callbacks []relay.Callback, decisions []Decision)
 		formats[i] = string(c.Reading.Format)
 		reasons[i], outcomes[i], types[i] = optional(clean(c.Reason)), optional(string(d.Outcome)), optional(clean(c.Reading.Type))
 		providerIDs[i], tokens[i] = optional(clean(c.Reading.EventID)), optional(clean(d.Token))
-		payments[i], forms[i], headers[i] = paymentJSON(c.Reading.Payment), formJSON(c.Reading.Form), optional(string(c.Headers))
 		if d.Wait != nil {
 			correlations[i] = &d.Wait.ID
 		}
@@ -292,7 +298,10 @@ func queueEvents(b *pgx.Batch, callbacks []relay.Callback, decisions []Decision)
 		} else if c.DedupeKey != nil && d.TakesKey() {
 			dedupeKeys[i] = (*uuid.UUID)(c.DedupeKey)
 		}
-		bodies[i], packings[i] = pack(bodyOf(c, d))
+		if !oversized(c, d) {
+			payments[i], forms[i], headers[i] = paymentJSON(c.Reading.Payment), formJSON(c.Reading.Form), optional(string(c.Headers))
+			bodies[i], packings[i] = pack(c.Body)
+		}
 	}
 	b.Queue(`
 		INSERT INTO events (project_id, source_id, id, received_at, verdict, match, rule, format,

@@ -2,10 +2,11 @@ package store
 
 import (
 	_ "embed"
-	"errors"
 	"fmt"
 
 	"github.com/klauspost/compress/s2"
+
+	"relay.example/relay/internal/relay"
 )
 
 // minPacked is the shortest body worth packing, in bytes: below it the saving
@@ -46,7 +47,9 @@ func pack(body []byte) (stored []byte, packing int64) {
 	return body, plain
 }
 
-var errPacking = errors.New("a stored body is packed in a way that this program does not know: run the version that wrote it, or a later one")
+// errPacking is of kind Busy: a node that knows better will come.
+var errPacking = relay.Errorf(relay.Busy, "unknown_packing",
+	"a stored body is packed in a way that this version of the relay does not know: run the version that wrote it, or a later one")
 
 // unpack reverses pack.
 func unpack(stored []byte, packing int64) ([]byte, error) {

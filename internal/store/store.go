@@ -116,6 +116,9 @@ func newPool(ctx context.Context, url string, size int32, prepare func(map[strin
 	prepare(params)
 	set := settings(params)
 	cfg.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+		// A pooler takes a connection and lets its first statement wait.
+		ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+		defer cancel()
 		if _, err := conn.PgConn().Exec(ctx, set).ReadAll(); err != nil {
 			return fmt.Errorf("setting up a database session: %w", err)
 		}
