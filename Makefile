@@ -18,8 +18,9 @@ run: ## install PostgreSQL where it is missing, build, and play the demo
 	@$(MAKE) --no-print-directory build
 	.bin/relay demo
 
+# The commit by the linker: not everywhere Go is let to ask git itself.
 build: ## build .bin/relay
-	go build -o .bin/relay ./cmd/relay
+	go build -ldflags "-X main.linkedCommit=$$(git rev-parse HEAD 2>/dev/null)" -o .bin/relay ./cmd/relay
 
 test: .bin/withpg ## test everything against a real PostgreSQL, with the race detector
 	.bin/withpg -- go test -race -timeout $(TEST_TIMEOUT) ./...
