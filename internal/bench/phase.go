@@ -75,15 +75,15 @@ func (b *bench) steps() []step {
 		name := fmt.Sprintf("callbacks, %d connections", connections)
 		out = append(out, step{name: name, body: body, run: b.busily(b.c.callBack, connections), rate: full})
 	}
-	out = append(out, sustained)
-	for _, size := range b.p.MoreBodies {
-		out = append(out, step{name: fmt.Sprintf("%s, %d B", sustainedName, size), body: size, run: b.sustained, rate: full})
-	}
 	half := func() float64 { return b.best / 2 }
-	return append(out, step{
+	out = append(out, sustained, step{
 		name: "callbacks, half of sustained", body: body, run: b.openly(b.c.callBack, half),
 		rate: func(float64) float64 { return half() },
 	})
+	for _, size := range b.p.MoreBodies {
+		out = append(out, step{name: fmt.Sprintf("%s, %d B", sustainedName, size), body: size, run: b.sustained, rate: full})
+	}
+	return out
 }
 
 // openly and busily make the loads of an open and of a closed loop.
