@@ -123,7 +123,7 @@ func (q quiet) Enabled(ctx context.Context, _ slog.Level) bool {
 // public is all routes of the public listener.
 func (h *Handlers) public() *echo.Echo {
 	e := h.echo(h.count)
-	e.Use(within(requestTimeout))
+	e.Use(within)
 	e.GET("/healthz", h.healthz)
 	e.GET("/readyz", h.readyz)
 
@@ -212,14 +212,16 @@ func (h *Handlers) count(next echo.HandlerFunc) echo.HandlerFunc {
 var errRequestTimeout = errors.New("the request took too long")
 
 // within bounds what a request may wait for.
-func within(d time.Duration) echo.MiddlewareFunc {
-	return func(next echo.HandlerFunc) echo.HandlerFunc {
-		return func(c echo.Context) error {
-			ctx, cancel := context.WithTimeoutCause(c.Request().Context(), d, errRequestTimeout)
-			defer cancel()
-			c.SetRequest(c.Request().WithContext(ctx))
-			return next(c)
+func within(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		limit, cause := requestTimeout, errRequestTimeout
+		if strings.HasPrefix(c.Path(), "/in/") {
+			limit, cause = answerTimeout, errAnswerTimeout
 		}
+		ctx, cancel := context.WithTimeoutCause(c.Request().Context(), limit, cause)
+		defer cancel()
+		c.SetRequest(c.Request().WithContext(ctx))
+		return next(c)
 	}
 }
 

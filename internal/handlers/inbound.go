@@ -28,8 +28,7 @@ var errAnswerTimeout = errors.New("the callback was not committed in time")
 // bytes, then read them, commit, and only then say so.
 func (h *Handlers) callback(c echo.Context) error {
 	came := time.Now()
-	ctx, cancel := context.WithTimeoutCause(c.Request().Context(), answerTimeout, errAnswerTimeout)
-	defer cancel()
+	ctx := c.Request().Context()
 	src, err := h.findSource(ctx, c.Param("project"), c.Param("source"))
 	if err != nil {
 		return err
