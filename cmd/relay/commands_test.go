@@ -294,7 +294,7 @@ func TestDemo(t *testing.T) {
 	const moved = "cannot be had: bind: address already in use"
 	for start, address := range map[string]string{"a demo": "127.0.0.1:0", "a demo whose port is taken": busy.Addr().String()} { // on the same data
 		out := mustRun(t, nil, "demo", "--once", "--listen", address, "--data-dir", dir)
-		for _, want := range []string{"form: resumed", "checkout: resumed", "both conversations were resumed", "health checks and profiles are at http://127.0.0.1:"} {
+		for _, want := range []string{"form: resumed", "checkout: resumed", "both conversations were resumed", "health checks, metrics and profiles are at http://127.0.0.1:"} {
 			if !strings.Contains(out, want) {
 				t.Errorf("%s does not say %q:\n%s", start, want, out)
 			}

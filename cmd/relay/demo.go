@@ -127,7 +127,7 @@ func (d *demo) say(format string, args ...any) {
 
 func (d *demo) play(ctx context.Context) error {
 	d.say("the relay is up at %s, the sandbox at %s", d.relay, d.sandbox)
-	d.say("health checks and profiles are at %s/readyz and %s/debug/pprof/", d.ops, d.ops)
+	d.say("health checks, metrics and profiles are at %s/readyz, /metrics and /debug/pprof/", d.ops)
 	if err := d.configure(ctx); err != nil {
 		return fmt.Errorf("configuring: %w", err)
 	}

@@ -224,3 +224,41 @@ func TestMetricsAreDocumented(t *testing.T) {
 		}
 	}
 }
+
+// TestGuaranteesNameTests holds that the tests that docs/guarantees.md calls
+// as witnesses are there, in the packages that it names.
+func TestGuaranteesNameTests(t *testing.T) {
+	t.Parallel()
+	cited := regexp.MustCompile("`((?:internal|cmd)/[a-z/]+)`((?:,? Test[A-Za-z0-9]+)+)")
+	count := 0
+	for _, m := range cited.FindAllStringSubmatch(page(t, "guarantees.md"), -1) {
+		tests := testsOf(t, filepath.Join(root, m[1]))
+		for _, name := range regexp.MustCompile(`Test\w+`).FindAllString(m[2], -1) {
+			if count++; !slices.Contains(tests, name) {
+				t.Errorf("%s has no test %s, which docs/guarantees.md names", m[1], name)
+			}
+		}
+	}
+	if count < 40 {
+		t.Errorf("docs/guarantees.md names %d tests: were they written in another way?", count)
+	}
+}
+
+// testsOf lists the tests of a package.
+func testsOf(t *testing.T, dir string) (names []string) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "*_test.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile(`(?m)^func (Test\w+)\(`).FindAllStringSubmatch(string(text), -1) {
+			names = append(names, m[1])
+		}
+	}
+	return names
+}
