@@ -3,8 +3,12 @@ package mapping
 import (
 	"fmt"
 	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 
+	"github.com/expr-lang/expr/ast"
 	"github.com/expr-lang/expr/vm"
 )
 
@@ -47,6 +51,101 @@ func (g *Guard) Holds(s *Scope) (bool, error) {
 	}
 	return holds, nil
 }
+
+// maxSeen bounds what Sees tells of one condition.
+const maxSeen = 20
+
+// Seen is one name of a condition with its value.
+type Seen struct {
+	Name  string // payment.currency
+	Value any    // nil, bool, a number or a text of at most 200 bytes; of anything else what it is
+}
+
+// Sees tells what the names of the condition stand for in a scope, in the
+// order in which they are written, each once and at most 20 of them. What the
+// walk of a list looks at in its items has no value of its own and is left out.
+func (g *Guard) Sees(s *Scope) []Seen {
+	found := paths{}
+	root := g.expr.program.Node()
+	ast.Walk(&root, &found)
+	var seen []Seen
+	for i, name := range found {
+		if slices.Contains(found[:i], name) || len(seen) == maxSeen {
+			continue
+		}
+		value, err := CompileValue("{{ " + name + " }}")
+		if err != nil {
+			continue // a name that cannot stand alone
+		}
+		out, _ := value.Render(s)
+		seen = append(seen, Seen{Name: name, Value: short(out)})
+	}
+	return seen
+}
+
+// short makes a value fit to be shown beside its name.
+func short(v any) any {
+	switch v := v.(type) {
+	case string:
+		return clip(v)
+	case map[string]any, []any:
+		return kindOf(v)
+	default:
+		return v
+	}
+}
+
+// paths collects the names that an expression looks at, such as
+// payment.currency. Nodes are visited after their children, so that a field
+// takes the place of the name that it is a field of.
+type paths []string
+
+// Visit is called for every node.
+func (p *paths) Visit(n *ast.Node) {
+	switch node := (*n).(type) {
+	case *ast.IdentifierNode:
+		if slices.Contains(scopeNames(), node.Value) {
+			*p = append(*p, node.Value)
+		}
+	case *ast.MemberNode:
+		path := pathOf(node)
+		if path == "" {
+			return
+		}
+		if base := pathOf(node.Node); len(*p) > 0 && (*p)[len(*p)-1] == base {
+			(*p)[len(*p)-1] = path
+		}
+	}
+}
+
+// pathOf writes a name with its fields as people write it, or "" where a part
+// of it is computed.
+func pathOf(n ast.Node) string {
+	switch node := n.(type) {
+	case *ast.ChainNode:
+		return pathOf(node.Node)
+	case *ast.IdentifierNode:
+		return node.Value
+	case *ast.MemberNode:
+		base := pathOf(node.Node)
+		if base == "" {
+			return ""
+		}
+		switch property := node.Property.(type) {
+		case *ast.StringNode:
+			if plainName.MatchString(property.Value) {
+				return base + "." + property.Value
+			}
+			return base + "[" + strconv.Quote(property.Value) + "]"
+		case *ast.IntegerNode:
+			return base + "[" + strconv.Itoa(property.Value) + "]"
+		}
+	}
+	return ""
+}
+
+// plainName is a field that can be written after a dot.
+var plainName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
 // kindOf names what stands in the place of a boolean, without its content.
 func kindOf(v any) string {

@@ -1,8 +1,11 @@
 package mapping_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"relay.example/relay/internal/mapping"
 	"relay.example/relay/internal/relay"
@@ -82,5 +85,50 @@ func TestGuardUsesEvent(t *testing.T) {
 		if got := g.UsesEvent(); got != want {
 			t.Errorf("UsesEvent of %s: got %t, want %t", source, got, want)
 		}
+	}
+}
+
+func TestGuardSees(t *testing.T) {
+	long := strings.Repeat("x", 1000)
+	for _, tt := range []struct {
+		source string
+		want   []mapping.Seen
+	}{
+		{`payment.currency == "EUR"`, []mapping.Seen{{Name: "payment.currency", Value: "EUR"}}},
+		{`payment.live and payment.amount > 1 and payment.live`, []mapping.Seen{{Name: "payment.live", Value: true}, {Name: "payment.amount", Value: 20.5}}},
+		{`event.missing.deep > 1`, []mapping.Seen{{Name: "event.missing.deep", Value: nil}}},
+		{`event.items[1].sku == "b"`, []mapping.Seen{{Name: "event.items[1].sku", Value: "b"}}},
+		{`event["a-b"] == nil`, []mapping.Seen{{Name: `event["a-b"]`, Value: nil}}},
+		{`payment != nil and payment.method == "card"`, []mapping.Seen{{Name: "payment", Value: "an object or a list"}, {Name: "payment.method", Value: "card"}}},
+		{`lower(payment.method) in ["card"]`, []mapping.Seen{{Name: "payment.method", Value: "card"}}},
+		{`any(event.items, .sku == payment.id)`, []mapping.Seen{{Name: "event.items", Value: "an object or a list"}, {Name: "payment.id", Value: "pi_1"}}},
+		{`form[outcome] == "x"`, []mapping.Seen{{Name: "form", Value: "an object or a list"}, {Name: "outcome", Value: "completed"}}},
+		{`form.long == ""`, []mapping.Seen{{Name: "form.long", Value: long[:197] + "…"}}},
+	} {
+		t.Run(tt.source, func(t *testing.T) {
+			g, err := mapping.CompileGuard(tt.source)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := paid()
+			s.Form = map[string]any{"long": long}
+			if diff := cmp.Diff(tt.want, g.Sees(s)); diff != "" {
+				t.Errorf("sees (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestGuardSeesAtMost20(t *testing.T) {
+	var terms []string
+	for i := range 30 {
+		terms = append(terms, fmt.Sprintf("form.f%d == nil", i))
+	}
+	g, err := mapping.CompileGuard(strings.Join(terms, " and "))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := g.Sees(paid()); len(got) != 20 || got[19].Name != "form.f19" {
+		t.Errorf("got %v, want the first 20 names", got)
 	}
 }

@@ -9,6 +9,7 @@ package plan
 import (
 	"encoding/json"
 	"fmt"
+	"iter"
 	"math"
 	"slices"
 	"strconv"
@@ -256,35 +257,102 @@ func (p *Plan) Judge(outcome relay.Outcome, s *mapping.Scope) (relay.Outcome, bo
 }
 
 func (p *Plan) asExpected(s *mapping.Scope) bool {
-	e, paid := p.Expect, s.Payment
-	if e == nil {
+	for e := range p.Expectations(s) {
+		if !e.Met {
+			return false
+		}
+	}
+	return true
+}
+
+// Expectation is one thing that a wait expects of its payment, and what the
+// payment says.
+type Expectation struct {
+	Field    string // payment.currency
+	Expected any    // nil: an expression without a value, which nothing meets
+	Seen     any    // nil: the provider does not say
+	Met      bool
+}
+
+// Expectations holds a payment against each thing that is expected of it.
+func (p *Plan) Expectations(s *mapping.Scope) iter.Seq[Expectation] {
+	return func(yield func(Expectation) bool) {
+		e, paid := p.Expect, s.Payment
+		switch {
+		case e == nil:
+			return
+		case paid == nil: // it expects a payment, and this is none
+			yield(Expectation{Field: "payment", Expected: "a payment"})
+			return
+		}
+		_ = yieldText(yield, "payment.currency", p.expect.currency, s, paid.Currency, strings.EqualFold) &&
+			yieldText(yield, "payment.account", p.expect.account, s, paid.Account, func(a, b string) bool { return a == b }) &&
+			yieldLive(yield, e.Live, paid.Live) &&
+			p.yieldAmount(yield, s)
+	}
+}
+
+// yieldText tells of a field that is text. An expectation without a value,
+// which only an expression can have, is met by nothing.
+func yieldText(
+	yield func(Expectation) bool, field string, v *mapping.Value, s *mapping.Scope, got string, equal func(a, b string) bool,
+) bool {
+	if v == nil {
 		return true
 	}
-	if paid == nil {
-		return false // it expects a payment, and this is none
+	rendered, _ := v.Render(s)
+	want := mapping.Text(rendered)
+	return yield(Expectation{
+		Field: field, Expected: orNull(want), Seen: orNull(got), Met: want != "" && equal(want, got),
+	})
+}
+
+func yieldLive(yield func(Expectation) bool, want, got *bool) bool {
+	if want == nil {
+		return true
 	}
-	if !is(p.expect.currency, s, paid.Currency, strings.EqualFold) ||
-		!is(p.expect.account, s, paid.Account, func(a, b string) bool { return a == b }) ||
-		e.Live != nil && (paid.Live == nil || *e.Live != *paid.Live) {
-		return false
+	e := Expectation{Field: "payment.live", Expected: *want}
+	if got != nil {
+		e.Seen, e.Met = *got, *got == *want
 	}
+	return yield(e)
+}
+
+func (p *Plan) yieldAmount(yield func(Expectation) bool, s *mapping.Scope) bool {
 	if p.expect.amount == nil {
 		return true
 	}
 	want, _ := p.expect.amount.Render(s)
-	minor, ok := minorUnits(want, paid.Exponent)
-	return ok && paid.AmountMinor != nil && minor == *paid.AmountMinor
+	minor, ok := minorUnits(want, s.Payment.Exponent)
+	got := s.Payment.AmountMinor
+	return yield(Expectation{
+		Field: "payment.amount", Expected: want, Seen: s.Payment.Amount(), Met: ok && got != nil && minor == *got,
+	})
 }
 
-// is reports whether a field is the expected one. An expectation without a
-// value, which only an expression can have, is met by nothing.
-func is(v *mapping.Value, s *mapping.Scope, got string, equal func(a, b string) bool) bool {
-	if v == nil {
-		return true
+// orNull makes a text that is not there null.
+func orNull(text string) any {
+	if text == "" {
+		return nil
 	}
-	want, _ := v.Render(s)
-	text := mapping.Text(want)
-	return text != "" && equal(text, got)
+	return text
+}
+
+// Filter is a wait's `when`, held against a scope.
+type Filter struct {
+	Expression string
+	Saw        []mapping.Seen
+	Undecided  error // why it is neither true nor false, or nil
+}
+
+// Filter tells what the wait's `when` sees in a scope, or nil where it has
+// none.
+func (p *Plan) Filter(s *mapping.Scope) *Filter {
+	if p.when == nil {
+		return nil
+	}
+	_, err := p.when.Holds(s)
+	return &Filter{Expression: p.When, Saw: p.when.Sees(s), Undecided: err}
 }
 
 // minorUnits reads an amount in units, number or text, as minor units.

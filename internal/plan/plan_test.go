@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -221,6 +222,39 @@ func TestJudge(t *testing.T) {
 				if got, holds := p.Judge(other, scope(other)); got != other || !holds {
 					t.Errorf("%s: got %s, %v, want it untouched: only a success is held against expectations", other, got, holds)
 				}
+			}
+		})
+	}
+}
+
+func TestExpectations(t *testing.T) {
+	t.Parallel()
+	yes := true
+	for _, test := range []struct {
+		name    string
+		expect  *relay.Expect
+		payment *relay.Payment
+		want    []plan.Expectation
+	}{
+		{"nothing expected", nil, nil, nil},
+		{"no payment", &relay.Expect{}, nil, []plan.Expectation{{Field: "payment", Expected: "a payment"}}},
+		{"all met", &relay.Expect{Currency: "eur", Live: &yes}, paid(2050, "EUR"), []plan.Expectation{
+			{Field: "payment.currency", Expected: "eur", Seen: "EUR", Met: true}, {Field: "payment.live", Expected: true, Seen: true, Met: true},
+		}},
+		{"none met", &relay.Expect{Currency: "EUR", Account: "{{ correlation.locale }}", Live: &yes, Amount: "20.50"}, &relay.Payment{Exponent: 2}, []plan.Expectation{
+			{Field: "payment.currency", Expected: "EUR"},
+			{Field: "payment.account"},
+			{Field: "payment.live", Expected: true},
+			{Field: "payment.amount", Expected: "20.50"},
+		}},
+		{"another amount", &relay.Expect{Amount: 20.5}, paid(2000, "EUR"), []plan.Expectation{{Field: "payment.amount", Expected: 20.5, Seen: 20.0}}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			p := check(t, relay.Plan{Expect: test.expect})
+			scope := plan.ScopeOf(&relay.Wait{}, relay.Completed, test.payment, nil, relay.FormatJSON, nil)
+			if diff := cmp.Diff(test.want, slices.Collect(p.Expectations(scope))); diff != "" {
+				t.Errorf("expectations (-want +got):\n%s", diff)
 			}
 		})
 	}
