@@ -11,7 +11,12 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"relay.example/relay/internal/relay"
 )
+
+// ruleFiles name the rules that decide about events.
+var ruleFiles = []string{"internal/relay/rules.go", "internal/intake/decide.go", "internal/intake/match.go"}
 
 // TestStatesAreDocumented holds docs/states.md against the code: every state,
 // match, verdict, class, outcome and rule has its place there, and no rule is
@@ -42,7 +47,7 @@ func TestStatesAreDocumented(t *testing.T) {
 		}
 	}
 
-	inCode := rules(t, "internal/relay/rules.go", "internal/intake/decide.go", "internal/intake/match.go")
+	inCode := rules(t, ruleFiles...)
 	if len(inCode) < 20 {
 		t.Errorf("found the rules %v: want them all", inCode)
 	}
@@ -55,6 +60,32 @@ func TestStatesAreDocumented(t *testing.T) {
 		if !slices.Contains(inCode, row[1]) {
 			t.Errorf("docs/states.md tells of the rule %s, which no code applies", row[1])
 		}
+	}
+}
+
+// TestRulesAreExplained holds that every rule has its sentence for people, and
+// that no sentence is about a rule that no code applies.
+func TestRulesAreExplained(t *testing.T) {
+	t.Parallel()
+	inCode := rules(t, ruleFiles...)
+	for _, rule := range inCode {
+		// What led to a wait is told of field by field.
+		if relay.Why(rule) == "" && !slices.Contains([]string{"token", "key", "reference"}, rule) {
+			t.Errorf("the rule %s has no sentence: give it one in internal/relay/why.go", rule)
+		}
+	}
+	explained := 0
+	ast.Inspect(parse(t, "internal/relay/why.go"), func(n ast.Node) bool {
+		if pair, ok := n.(*ast.KeyValueExpr); ok {
+			explained++
+			if rule := literal(pair.Key); !slices.Contains(inCode, rule) {
+				t.Errorf("internal/relay/why.go has a sentence for the rule %s, which no code applies", rule)
+			}
+		}
+		return true
+	})
+	if explained < 20 {
+		t.Errorf("found %d sentences: want them all", explained)
 	}
 }
 
