@@ -154,6 +154,38 @@ func TestRoutesAreDocumented(t *testing.T) {
 	}
 }
 
+// TestExplanationsAreDocumented holds the tables of docs/api.md against the
+// steps of a timeline and the results of an explanation.
+func TestExplanationsAreDocumented(t *testing.T) {
+	t.Parallel()
+	api := page(t, "api.md")
+	for _, c := range []struct {
+		file, typ, head string
+		besides         []string // of the table, which stand for more than themselves
+	}{
+		{"internal/intake/explain.go", "Result", "| `result` |", nil},
+	} {
+		inCode := constants(t, c.file, c.typ)
+		if len(inCode) < 10 {
+			t.Errorf("%s: found the constants %v of the type %s: want them all", c.file, inCode, c.typ)
+		}
+		_, table, _ := strings.Cut(api, c.head)
+		table, _, _ = strings.Cut(table, "\n\n")
+		for _, name := range inCode {
+			if !strings.Contains(table, "| `"+name+"` |") {
+				t.Errorf("docs/api.md, %s does not tell of %q", c.head, name)
+			}
+		}
+		for _, row := range regexp.MustCompile(`(?m)^\| ([^|]*) \|`).FindAllStringSubmatch(table, -1) {
+			for _, name := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(row[1], -1) {
+				if !slices.Contains(inCode, name[1]) && !slices.Contains(c.besides, name[1]) {
+					t.Errorf("docs/api.md, %s tells of %q, which no code says", c.head, name[1])
+				}
+			}
+		}
+	}
+}
+
 // TestProvidersAreDocumented holds the list in docs/configuration.md against
 // the presets: their names, outcomes and the events to tick.
 func TestProvidersAreDocumented(t *testing.T) {

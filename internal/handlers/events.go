@@ -34,6 +34,8 @@ type eventDetail struct {
 	Headers map[string]string `json:"headers"`
 	Body    *string           `json:"body"`        // where it is UTF-8
 	Base64  []byte            `json:"body_base64"` // where it is not
+
+	Explanation *explanation `json:"explanation"`
 }
 
 func showEvent(e *store.EventRecord) event {
@@ -86,11 +88,15 @@ func (h *Handlers) getEvent(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	e, err := h.cfg.Store.Event(c.Request().Context(), callerOf(c).project.ID, id)
+	ctx, project := c.Request().Context(), callerOf(c).project.ID
+	e, err := h.cfg.Store.Event(ctx, project, id)
 	if err != nil {
 		return err
 	}
 	out := eventDetail{event: showEvent(e), Headers: e.Headers}
+	if out.Explanation, err = h.explain(ctx, project, e); err != nil {
+		return err
+	}
 	switch {
 	case e.Body == nil: // blanked by retention
 	case utf8.Valid(e.Body):

@@ -113,6 +113,38 @@ func (s *Store) Events(ctx context.Context, projectID int64, f EventFilter, p Pa
 	return list, translate("listing events", err)
 }
 
+// maxHolders bounds the waits that Named finds by one key or reference: those
+// that had it last, the pending one among them.
+const maxHolders = 20
+
+// Named returns the waits that some names lead to now, of whatever project,
+// without locking them: what was decided on them may be another thing already.
+// It is for those who ask why an event came to what it did.
+func (s *Store) Named(ctx context.Context, n Names) (*Facts, error) {
+	f := newFacts()
+	rows, _ := s.pool.Query(ctx, `
+		SELECT `+waitColumns+`, n.refs, n.keys, n.key_active
+		FROM (SELECT id, array_agg(ref) FILTER (WHERE NOT of_caller) AS refs, array_agg(ref) FILTER (WHERE of_caller) AS keys,
+		             coalesce(bool_or(key_active), false) AS key_active
+		      FROM (SELECT id, NULL::uuid AS ref, NULL::boolean AS of_caller, NULL::boolean AS key_active
+		            FROM correlations WHERE token = ANY($1::text[])
+		            UNION ALL
+		            SELECT held.correlation_id, held.ref, held.key_active IS NOT NULL, held.key_active
+		            FROM (SELECT DISTINCT unnest($2::uuid[])) AS given (ref),
+		                 LATERAL (SELECT r.ref, r.correlation_id, r.key_active
+		                          FROM correlation_refs r
+		                          WHERE r.ref = given.ref
+		                          ORDER BY r.correlation_id DESC
+		                          LIMIT $3) held) named
+		      GROUP BY id) n
+		JOIN correlations c ON c.id = n.id
+		ORDER BY c.id`, n.Tokens, n.Refs, maxHolders)
+	if err := readWaits(rows, f); err != nil {
+		return nil, translate("looking up the names of an event", err)
+	}
+	return f, nil
+}
+
 // SourceActivity is what a node saw of a source since it last told.
 type SourceActivity struct {
 	ProjectID   int64

@@ -203,20 +203,25 @@ func lockFacts(ctx context.Context, conn *pgx.Conn, callbacks []relay.Callback, 
 	return facts, nil
 }
 
-func readFacts(results pgx.BatchResults) (*Facts, error) {
-	f := &Facts{
+func newFacts() *Facts {
+	return &Facts{
 		Waits:     map[uuid.UUID]*relay.Wait{},
 		ByToken:   map[string]*relay.Wait{},
 		ByRef:     map[uuid.UUID][]RefHit{},
 		Originals: map[[16]byte]uuid.UUID{},
 	}
+}
+
+func readFacts(results pgx.BatchResults) (*Facts, error) {
+	f := newFacts()
 	if _, err := results.Exec(); err != nil { // BEGIN
 		return nil, err
 	}
-	if err := readWaits(results, f); err != nil {
+	rows, _ := results.Query()
+	if err := readWaits(rows, f); err != nil {
 		return nil, err
 	}
-	rows, _ := results.Query()
+	rows, _ = results.Query()
 	var key, owner uuid.UUID
 	_, err := pgx.ForEachRow(rows, []any{&key, &owner}, func() error {
 		f.Originals[key] = owner
@@ -231,8 +236,7 @@ func readFacts(results pgx.BatchResults) (*Facts, error) {
 // A name that another batch taught the wait meanwhile is missing, and taught
 // once more it makes this batch conflict. A key whose wait has ended meanwhile
 // may name a newer one. Either way the batch is repeated.
-func readWaits(results pgx.BatchResults, f *Facts) error {
-	rows, _ := results.Query()
+func readWaits(rows pgx.Rows, f *Facts) error {
 	defer rows.Close()
 	for rows.Next() {
 		w := &relay.Wait{}
