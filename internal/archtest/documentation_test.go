@@ -163,6 +163,7 @@ func TestExplanationsAreDocumented(t *testing.T) {
 		file, typ, head string
 		besides         []string // of the table, which stand for more than themselves
 	}{
+		{"internal/handlers/timeline.go", "step", "| `step` |", append(constants(t, "internal/relay/outcome.go", "Verdict"), constants(t, "internal/relay/outcome.go", "Match")...)},
 		{"internal/intake/explain.go", "Result", "| `result` |", nil},
 	} {
 		inCode := constants(t, c.file, c.typ)

@@ -83,16 +83,6 @@ func showPayment(p *relay.Payment) *payment {
 	}
 }
 
-// moment is one step in the life of a wait.
-type moment struct {
-	At         string     `json:"at"`
-	Step       string     `json:"step"` // registered, received, delivery_created, attempt, resolved, late
-	EventID    *uuid.UUID `json:"event_id,omitempty"`
-	DeliveryID *uuid.UUID `json:"delivery_id,omitempty"`
-	Detail     string     `json:"detail,omitempty"`
-	Notes      any        `json:"notes,omitempty"`
-}
-
 func (h *Handlers) showCorrelation(who *caller, c *store.Correlation) correlation {
 	outcome := ""
 	if c.Status != relay.Pending && c.Status != relay.StatusSuperseded {
@@ -134,9 +124,6 @@ func (h *Handlers) listCorrelations(c echo.Context) error {
 		func(r *store.Correlation) correlation { return h.showCorrelation(who, r) }))
 }
 
-// maxHistory bounds the events and deliveries that one wait is shown with.
-const maxHistory = 200
-
 func (h *Handlers) getCorrelation(c echo.Context) error {
 	ctx, who := c.Request().Context(), callerOf(c)
 	id, err := idParam(c)
@@ -147,60 +134,15 @@ func (h *Handlers) getCorrelation(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	newest := store.Page{Limit: maxHistory}
-	deliveries, err := h.cfg.Store.Deliveries(ctx, who.project.ID, store.DeliveryFilter{CorrelationID: id}, newest)
+	past, err := h.historyOf(ctx, w)
 	if err != nil {
 		return err
 	}
-	events, err := h.cfg.Store.Events(ctx, who.project.ID, store.EventFilter{CorrelationID: id}, newest)
-	if err != nil {
-		return err
-	}
-	out := correlationDetail{correlation: h.showCorrelation(who, w), Deliveries: []delivery{}}
-	out.Timeline = append(out.Timeline, moment{At: stamp(w.CreatedAt), Step: "registered"})
-	for _, e := range events {
-		out.Timeline = append(out.Timeline, moment{
-			At: stamp(e.ReceivedAt), Step: "received", EventID: &e.ID,
-			Detail: cmp.Or(e.Type, "callback") + ": " + string(e.Verdict) + ", " + string(e.Match) + " by the rule " + e.Rule,
-		})
-	}
-	slices.Reverse(deliveries) // oldest first
-	for _, d := range deliveries {
-		attempts, err := h.cfg.Store.Attempts(ctx, who.project.ID, d.ID)
-		if err != nil {
-			return err
-		}
+	out := correlationDetail{correlation: h.showCorrelation(who, w), Deliveries: []delivery{}, Timeline: past.timeline()}
+	for _, d := range past.deliveries {
 		out.Deliveries = append(out.Deliveries, showDelivery(d))
-		out.Timeline = append(out.Timeline, deliveryMoments(d, attempts)...)
 	}
-	if w.ResolvedAt != nil {
-		out.Timeline = append(out.Timeline, moment{
-			At: stamp(*w.ResolvedAt), Step: "resolved", Detail: string(w.Status) + " by " + w.ResolvedBy,
-		})
-	}
-	if w.LateAt != nil {
-		out.Timeline = append(out.Timeline, moment{At: stamp(*w.LateAt), Step: "late", Detail: string(w.LateOutcome) + " after the end"})
-	}
-	slices.SortStableFunc(out.Timeline, func(a, b moment) int { return cmp.Compare(a.At, b.At) })
 	return c.JSON(http.StatusOK, out)
-}
-
-func deliveryMoments(d *store.DeliveryRecord, attempts []store.AttemptRecord) []moment {
-	out := []moment{{
-		At: stamp(d.CreatedAt), Step: "delivery_created", DeliveryID: &d.ID, EventID: d.EventID,
-		Detail: string(d.Outcome) + " to " + d.Destination,
-	}}
-	for _, a := range attempts {
-		m := moment{At: stamp(a.StartedAt), Step: "attempt", DeliveryID: &d.ID, Detail: string(a.Class)}
-		if a.Reason != "" {
-			m.Detail += ": " + a.Reason
-		}
-		if a.Notes != nil {
-			m.Notes = json.RawMessage(a.Notes)
-		}
-		out = append(out, m)
-	}
-	return out
 }
 
 // cancelCorrelation ends a wait as cancelled.

@@ -100,6 +100,45 @@ func (s *Store) CorrelationByToken(ctx context.Context, token string) (*Correlat
 	return c, translate("reading a correlation", err)
 }
 
+// Neighbours are the waits of the same scope that had a part in what became of
+// one; zero ids where there are none.
+type Neighbours struct {
+	Superseded uuid.UUID // the older one that it superseded
+	Newer      uuid.UUID // the next one: it superseded this one, if any did
+	PaidLate   uuid.UUID // an older one whose late success came last before this one's end
+}
+
+// maxNeighbours is how many waits of the same user, older and newer, are
+// looked through for those of the same scope.
+const maxNeighbours = 200
+
+// NeighboursOf finds the neighbours of c.
+func (s *Store) NeighboursOf(ctx context.Context, c *Correlation) (n Neighbours, err error) {
+	var superseded, newer, paidLate *uuid.UUID
+	err = s.pool.QueryRow(ctx, `
+		WITH older AS MATERIALIZED (
+		    SELECT id, resolved_by, late_at
+		    FROM (SELECT id, scope, resolved_by, late_at FROM correlations
+		          WHERE project_id = $1 AND user_id = $2 AND id < $4 ORDER BY id DESC LIMIT $5) o
+		    WHERE scope = $3
+		), newer AS (
+		    SELECT id
+		    FROM (SELECT id, scope FROM correlations
+		          WHERE project_id = $1 AND user_id = $2 AND id > $4 ORDER BY id LIMIT $5) o
+		    WHERE scope = $3
+		)
+		SELECT (SELECT CASE WHEN resolved_by = 'newer_wait' THEN id END FROM older ORDER BY id DESC LIMIT 1),
+		       (SELECT id FROM newer ORDER BY id LIMIT 1),
+		       (SELECT id FROM older WHERE late_at <= $6::timestamptz ORDER BY late_at DESC LIMIT 1)`,
+		c.ProjectID, c.UserID, c.Scope, c.ID, maxNeighbours, c.ResolvedAt).Scan(&superseded, &newer, &paidLate)
+	for _, found := range []struct{ from, to *uuid.UUID }{{superseded, &n.Superseded}, {newer, &n.Newer}, {paidLate, &n.PaidLate}} {
+		if found.from != nil {
+			*found.to = *found.from
+		}
+	}
+	return n, translate("reading the waits next to one", err)
+}
+
 // CorrelationFilter narrows a list; zero fields do not.
 type CorrelationFilter struct {
 	Status relay.Status

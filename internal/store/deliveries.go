@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -226,6 +227,7 @@ type DeliveryRecord struct {
 
 // AttemptRecord is one attempt as it is shown.
 type AttemptRecord struct {
+	DeliveryID uuid.UUID
 	Number     int
 	StartedAt  time.Time
 	DurationMS int
@@ -260,21 +262,27 @@ func (s *Store) Delivery(ctx context.Context, projectID int64, id uuid.UUID) (*D
 	return d, attempts, err
 }
 
-// Attempts returns the attempts of some deliveries, oldest first.
+// maxAttempts bounds the attempts that are shown together.
+const maxAttempts = 1000
+
+// Attempts returns the attempts of some deliveries, oldest first: of more than
+// 1000 the newest.
 func (s *Store) Attempts(ctx context.Context, projectID int64, deliveries ...uuid.UUID) ([]AttemptRecord, error) {
 	rows, _ := s.pool.Query(ctx, `
-		SELECT number, started_at, duration_ms, class, http_status, coalesce(reason, ''), coalesce(response, ''), notes
+		SELECT delivery_id, number, started_at, duration_ms, class, http_status, coalesce(reason, ''), coalesce(response, ''), notes
 		FROM attempts
 		WHERE project_id = $1 AND delivery_id = ANY($2)
 		UNION ALL
-		SELECT attempts, started_at, duration_ms, class, http_status, coalesce(reason, ''), coalesce(response, ''), notes
+		SELECT id, attempts, started_at, duration_ms, class, http_status, coalesce(reason, ''), coalesce(response, ''), notes
 		FROM deliveries
 		WHERE project_id = $1 AND id = ANY($2) AND attempts > 0
-		ORDER BY started_at, number`, projectID, deliveries)
+		ORDER BY started_at DESC, number DESC
+		LIMIT $3`, projectID, deliveries, maxAttempts)
 	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (a AttemptRecord, err error) {
-		err = row.Scan(&a.Number, &a.StartedAt, &a.DurationMS, &a.Class, &a.HTTPStatus, &a.Reason, &a.Response, &a.Notes)
+		err = row.Scan(&a.DeliveryID, &a.Number, &a.StartedAt, &a.DurationMS, &a.Class, &a.HTTPStatus, &a.Reason, &a.Response, &a.Notes)
 		return a, err
 	})
+	slices.Reverse(list)
 	return list, translate("reading attempts", err)
 }
 

@@ -113,6 +113,23 @@ func (s *Store) Events(ctx context.Context, projectID int64, f EventFilter, p Pa
 	return list, translate("listing events", err)
 }
 
+// EventsOf lists the events that belong to a wait, and those that named its
+// token and came to nothing: the newest first, without their bytes. Each of
+// the two has an index of its own.
+func (s *Store) EventsOf(ctx context.Context, w *relay.Wait, limit int) ([]*EventRecord, error) {
+	rows, _ := s.pool.Query(ctx, `
+		SELECT `+eventColumns+`, NULL::bytea, 0::smallint
+		FROM ((SELECT project_id, id FROM events WHERE correlation_id = $2 ORDER BY id DESC LIMIT $4)
+		      UNION
+		      (SELECT project_id, id FROM events WHERE project_id = $1 AND token = $3 ORDER BY id DESC LIMIT $4)) named
+		JOIN events e ON e.project_id = named.project_id AND e.id = named.id `+eventJoins+`
+		WHERE e.project_id = $1
+		ORDER BY e.id DESC
+		LIMIT $4`, w.ProjectID, w.ID, w.Token, limit)
+	list, err := pgx.CollectRows(rows, scanEvent)
+	return list, translate("listing the events of a wait", err)
+}
+
 // maxHolders bounds the waits that Named finds by one key or reference: those
 // that had it last, the pending one among them.
 const maxHolders = 20

@@ -1,0 +1,236 @@
+package handlers
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"relay.example/relay/internal/relay"
+	"relay.example/relay/internal/store"
+)
+
+// maxHistory bounds the events and deliveries that one wait is shown with. Its
+// attempts are bounded by the store.
+const maxHistory = 200
+
+// step names one kind of moment. The names are stable. An event has two more
+// moments, which are named by its verdict and by its match.
+type step string
+
+const (
+	stepRegistered      step = "registered"
+	stepReceived        step = "received"
+	stepExtended        step = "deadline_extended"
+	stepResolved        step = "resolved"
+	stepCompletedLate   step = "completed_late"
+	stepDeliveryCreated step = "delivery_created"
+	stepRendered        step = "rendered"
+	stepAttempt         step = "attempt"
+	stepResumed         step = "resumed"
+	stepDead            step = "dead"
+	stepSkipped         step = "skipped"
+)
+
+// moment is one step in the life of a wait.
+type moment struct {
+	at            time.Time
+	At            string          `json:"at"`
+	Step          step            `json:"step"`
+	EventID       *uuid.UUID      `json:"event_id,omitempty"`
+	DeliveryID    *uuid.UUID      `json:"delivery_id,omitempty"`
+	CorrelationID *uuid.UUID      `json:"correlation_id,omitempty"` // of another wait that it has to do with
+	Rule          string          `json:"rule,omitempty"`
+	Detail        string          `json:"detail,omitempty"`
+	Attempt       *tried          `json:"attempt,omitempty"`
+	Notes         json.RawMessage `json:"notes,omitempty"`
+}
+
+// tried is one attempt on a timeline.
+type tried struct {
+	Number        int     `json:"number"`
+	Class         string  `json:"class"`
+	HTTPStatus    *int    `json:"http_status"`
+	DurationMS    int     `json:"duration_ms"`
+	NextAttemptAt *string `json:"next_attempt_at"` // of the last one, where another is owed
+}
+
+// history is all that is known of one wait.
+type history struct {
+	wait       *store.Correlation
+	next       store.Neighbours
+	events     []*store.EventRecord    // newest first
+	deliveries []*store.DeliveryRecord // oldest first
+	attempts   map[uuid.UUID][]store.AttemptRecord
+}
+
+// historyOf reads what happened to a wait: the events that belong to it and
+// those that named its token and came to something else.
+func (h *Handlers) historyOf(ctx context.Context, w *store.Correlation) (*history, error) {
+	out := &history{wait: w, attempts: map[uuid.UUID][]store.AttemptRecord{}}
+	var err error
+	if out.next, err = h.cfg.Store.NeighboursOf(ctx, w); err != nil {
+		return nil, err
+	}
+	if out.events, err = h.cfg.Store.EventsOf(ctx, &w.Wait, maxHistory); err != nil {
+		return nil, err
+	}
+	if out.deliveries, err = h.cfg.Store.Deliveries(ctx, w.ProjectID, store.DeliveryFilter{CorrelationID: w.ID}, store.Page{Limit: maxHistory}); err != nil {
+		return nil, err
+	}
+	slices.Reverse(out.deliveries)
+	ids := make([]uuid.UUID, len(out.deliveries))
+	for i, d := range out.deliveries {
+		ids[i] = d.ID
+	}
+	attempts, err := h.cfg.Store.Attempts(ctx, w.ProjectID, ids...)
+	for _, a := range attempts {
+		out.attempts[a.DeliveryID] = append(out.attempts[a.DeliveryID], a)
+	}
+	return out, err
+}
+
+// timeline tells the history in the order of time. What has the same time
+// keeps the order in which it is told here.
+func (h *history) timeline() []moment {
+	out := []moment{h.registered()}
+	for _, e := range slices.Backward(h.events) {
+		out = append(out, h.eventMoments(e)...)
+	}
+	out = append(out, h.endMoments()...)
+	for _, d := range h.deliveries {
+		out = append(out, deliveryMoments(d, h.attempts[d.ID])...)
+	}
+	slices.SortStableFunc(out, func(a, b moment) int { return a.at.Compare(b.at) })
+	for i := range out {
+		out[i].At = stamp(out[i].at)
+	}
+	return out
+}
+
+func (h *history) registered() moment {
+	w := h.wait
+	m := moment{at: w.CreatedAt, Step: stepRegistered}
+	var said []string
+	if w.Flow != "" {
+		said = append(said, "flow "+w.Flow)
+	}
+	if w.Key != "" {
+		said = append(said, "key "+w.Key)
+	}
+	if h.next.Superseded != uuid.Nil {
+		m.CorrelationID = &h.next.Superseded
+		said = append(said, "superseded an older wait")
+	}
+	m.Detail = strings.Join(said, ", ")
+	return m
+}
+
+// eventMoments tells of an event's receipt, of its check, and of what became
+// of it. Check and match have one time, that of the event's id: it is made when
+// the event has been read, right before the commit.
+func (h *history) eventMoments(e *store.EventRecord) []moment {
+	decided := relay.MadeAt(e.ID)
+	if decided.Before(e.ReceivedAt) { // an id has room for less of the time
+		decided = e.ReceivedAt
+	}
+	match := moment{at: decided, Step: step(e.Match), EventID: &e.ID, Rule: e.Rule, Detail: relay.Why(e.Rule)}
+	if e.Outcome != "" {
+		match.Detail = string(e.Outcome) + ": " + match.Detail
+	}
+	out := []moment{
+		{at: e.ReceivedAt, Step: stepReceived, EventID: &e.ID, Detail: cmp.Or(e.Type, "a callback") + " from " + e.Source},
+		{at: decided, Step: step(e.Verdict), EventID: &e.ID},
+		match,
+	}
+	if e.Rule == string(stepExtended) {
+		out = append(out, moment{
+			at: decided, Step: stepExtended, EventID: &e.ID, Detail: "to " + stamp(h.wait.ExpiresAt) + ", because the payment is being processed",
+		})
+	}
+	return out
+}
+
+// byNewerWait and byLateSuccess are the ends in which another wait had a part.
+const (
+	byNewerWait   = "newer_wait"
+	byLateSuccess = "late_success"
+)
+
+// endedBy says what each of the things is that end a wait.
+var endedBy = map[string]string{
+	"event": "by an event", "deadline": "its time was up", "api": "by hand",
+	byNewerWait: "by a newer wait", byLateSuccess: "an older wait was paid late",
+}
+
+// endMoments tells how the wait ended, and of a success after that.
+func (h *history) endMoments() (out []moment) {
+	w := h.wait
+	if w.ResolvedAt != nil {
+		m := moment{at: *w.ResolvedAt, Step: stepResolved, Detail: string(w.Status) + ": " + endedBy[w.ResolvedBy]}
+		switch {
+		case w.ResolvedBy == byNewerWait:
+			m.CorrelationID = optionalWait(h.next.Newer)
+		case w.ResolvedBy == byLateSuccess:
+			m.CorrelationID = optionalWait(h.next.PaidLate)
+		case w.LateAt == nil: // else it is the event of the late success
+			m.EventID = w.EventID
+		}
+		out = append(out, m)
+	}
+	if w.LateAt != nil {
+		out = append(out, moment{at: *w.LateAt, Step: stepCompletedLate, EventID: w.EventID, Detail: string(w.LateOutcome) + " after the end"})
+	}
+	return out
+}
+
+func optionalWait(id uuid.UUID) *uuid.UUID {
+	if id == uuid.Nil {
+		return nil
+	}
+	return &id
+}
+
+// endOf names the moments at which a delivery ends.
+var endOf = map[relay.DeliveryStatus]step{
+	relay.Delivered: stepResumed, relay.Dead: stepDead, relay.Skipped: stepSkipped,
+}
+
+func deliveryMoments(d *store.DeliveryRecord, attempts []store.AttemptRecord) []moment {
+	out := []moment{{
+		at: d.CreatedAt, Step: stepDeliveryCreated, DeliveryID: &d.ID, EventID: d.EventID,
+		Detail: string(d.Outcome) + " to " + d.Destination,
+	}}
+	for i, a := range attempts {
+		out = append(out, attemptMoments(d, a, i == 0)...)
+	}
+	if len(attempts) > 0 && d.DueAt != nil && !d.Leased { // under a lease due_at is the lease's end
+		out[len(out)-1].Attempt.NextAttemptAt = optionalStamp(d.DueAt)
+	}
+	if end, ended := endOf[d.Status]; ended && d.FinishedAt != nil {
+		out = append(out, moment{at: *d.FinishedAt, Step: end, DeliveryID: &d.ID, Detail: d.Reason})
+	}
+	return out
+}
+
+// attemptMoments tells of an attempt, and of its rendering where that is news:
+// each attempt of a delivery renders the same bytes.
+func attemptMoments(d *store.DeliveryRecord, a store.AttemptRecord, first bool) (out []moment) {
+	// What failed for good without an answer may have failed in its rendering.
+	rendered := a.Class != relay.Permanent || a.HTTPStatus != nil
+	if first && rendered {
+		m := moment{at: a.StartedAt, Step: stepRendered, DeliveryID: &d.ID, Detail: "every expression had a value"}
+		if a.Notes != nil {
+			m.Detail, m.Notes = "expressions without a value became null", a.Notes
+		}
+		out = append(out, m)
+	}
+	return append(out, moment{
+		at: a.StartedAt, Step: stepAttempt, DeliveryID: &d.ID, Detail: a.Reason,
+		Attempt: &tried{Number: a.Number, Class: string(a.Class), HTTPStatus: a.HTTPStatus, DurationMS: a.DurationMS},
+	})
+}

@@ -1,0 +1,170 @@
+package handlers_test
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"relay.example/relay/internal/relay"
+	"relay.example/relay/internal/store"
+)
+
+// tried records an attempt that began now.
+func (n *node) tried(d relay.Delivery, a relay.Attempt) {
+	n.t.Helper()
+	a.ProjectID, a.DeliveryID, a.Lease, a.StartedAt, a.Duration = d.ProjectID, d.ID, d.Lease, time.Now(), 12*time.Millisecond
+	recorded, err := n.store.RecordAttempts(n.t.Context(), []relay.Attempt{a})
+	must(n.t, err)
+	if recorded[0] != (store.Recorded{Status: a.Next}) {
+		n.t.Fatalf("got %+v, want the attempt recorded as %s", recorded[0], a.Next)
+	}
+}
+
+// timelineOf is the timeline of a wait, which has to be in order of time.
+func (n *node) timelineOf(wait string) (out []map[string]any) {
+	n.t.Helper()
+	var last time.Time
+	for _, m := range n.get("/v1/correlations/" + wait).want(http.StatusOK).object()["timeline"].([]any) {
+		m := m.(map[string]any)
+		at, err := time.Parse(time.RFC3339Nano, m["at"].(string))
+		if err != nil || at.Before(last) {
+			n.t.Errorf("got %v after %s, %v, want them in order of time", m, last, err)
+		}
+		last = at
+		out = append(out, m)
+	}
+	return out
+}
+
+// told writes a timeline as steps with their details.
+func told(timeline []map[string]any) (out []string) {
+	for _, m := range timeline {
+		detail, _ := m["detail"].(string)
+		out = append(out, strings.TrimSuffix(m["step"].(string)+": "+detail, ": "))
+	}
+	return out
+}
+
+func TestTimeline(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	older := n.wait(`{"user_id": "u", "flow": "checkout"}`)
+	w := n.wait(`{"user_id": "u", "flow": "checkout", "key": "order-1"}`)
+	n.stripe("evt_1", "payment_intent.payment_failed", declined("pi_1", token(w)))
+	n.stripe("evt_2", "payment_intent.processing", declined("pi_1", ""))
+	n.stripe("evt_3", "checkout.session.completed", paidSession(token(w), "pi_1", 2050, "eur"))
+	n.stripe("evt_3", "checkout.session.completed", paidSession(token(w), "pi_1", 2050, "eur"))
+	handed := n.deliveries()
+	if len(handed) != 2 {
+		t.Fatalf("got %d deliveries, want those of the declined card and of the success", len(handed))
+	}
+	n.tried(handed[0], relay.Attempt{Class: relay.Permanent, HTTPStatus: 400, Reason: "no such module", Next: relay.Dead})
+	n.tried(handed[1], relay.Attempt{
+		Class: relay.Retry, HTTPStatus: 500, Reason: "server error", Next: relay.Scheduled, Delay: time.Hour,
+		Notes: []byte(`[{"expression": "payment.email", "reason": "null"}]`),
+	})
+	path := "/v1/correlations/" + id(w)
+	deadline := n.get(path).object()["expires_at"].(string)
+	timeline := n.timelineOf(id(w))
+	want := []string{
+		"registered: flow checkout, key order-1, superseded an older wait",
+		"received: payment_intent.payment_failed from stripe", "verified", "matched: attempt_failed: " + relay.Why("on_the_way"),
+		"delivery_created: attempt_failed to bot",
+		"received: payment_intent.processing from stripe", "verified", "matched: processing: " + relay.Why("deadline_extended"),
+		"deadline_extended: to " + deadline + ", because the payment is being processed",
+		"received: checkout.session.completed from stripe", "verified", "matched: completed: " + relay.Why("closed"),
+		"delivery_created: completed to bot", "resolved: completed: by an event",
+		"received: checkout.session.completed from stripe", "verified", "duplicate: completed: " + relay.Why("same_event"),
+		"rendered: every expression had a value", "attempt: no such module", "dead: no such module",
+		"rendered: expressions without a value became null", "attempt: server error",
+	}
+	if diff := cmp.Diff(want, told(timeline)); diff != "" {
+		t.Fatalf("timeline (-want +got):\n%s", diff)
+	}
+	if got := timeline[0]["correlation_id"]; got != older["id"] {
+		t.Errorf("registered: got %v superseded, want %v", got, older["id"])
+	}
+	last := timeline[len(timeline)-1]
+	made := last["attempt"].(map[string]any)
+	next, err := time.Parse(time.RFC3339Nano, made["next_attempt_at"].(string))
+	if until := time.Until(next); err != nil || until < 50*time.Minute || until > time.Hour {
+		t.Errorf("next attempt: got %v, %v, want it in an hour", next, err)
+	}
+	delete(made, "next_attempt_at")
+	if diff := cmp.Diff(map[string]any{"number": 1.0, "class": "retry", "http_status": 500.0, "duration_ms": 12.0}, made); diff != "" {
+		t.Errorf("attempt (-want +got):\n%s", diff)
+	}
+	if got := timeline[len(timeline)-2]["notes"]; got == nil {
+		t.Errorf("got no notes of what had no value, want them")
+	}
+
+	got := n.timelineOf(id(older))
+	if diff := cmp.Diff([]string{"registered: flow checkout", "resolved: superseded: by a newer wait"}, told(got)); diff != "" {
+		t.Errorf("timeline of the older wait (-want +got):\n%s", diff)
+	}
+	if got := got[1]["correlation_id"]; got != w["id"] {
+		t.Errorf("superseded: got by %v, want by %v", got, w["id"])
+	}
+}
+
+// How a wait may end besides, and what a delivery comes to.
+func TestTimelineEnds(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	t.Run("resumed", func(t *testing.T) {
+		n := n.in(t)
+		w := n.wait(`{"user_id": "u-1", "source": "hook", "module_id": 1}`)
+		n.order("1", token(w))
+		d := n.deliveries()[len(n.deliveries())-1]
+		n.tried(d, relay.Attempt{Class: relay.OK, HTTPStatus: 200, Reason: "accepted", Next: relay.Delivered})
+		got := told(n.timelineOf(id(w)))
+		if want := []string{"rendered: every expression had a value", "attempt: accepted", "resumed: accepted"}; !slices.Equal(got[len(got)-3:], want) {
+			t.Errorf("got %v, want it to end with %v", got, want)
+		}
+	})
+	t.Run("skipped", func(t *testing.T) {
+		n := n.in(t)
+		w := n.wait(`{"user_id": "u-2", "flow": "checkout"}`)
+		n.post("/v1/correlations/"+id(w)+"/cancel", "").want(http.StatusOK)
+		d := n.deliveries()[len(n.deliveries())-1]
+		n.tried(d, relay.Attempt{Class: relay.Retry, Reason: "refused", Next: relay.Scheduled, Delay: time.Hour})
+		n.post("/v1/deliveries/"+d.ID.String()+"/skip", "").want(http.StatusOK)
+		got := told(n.timelineOf(id(w)))
+		if want := "resolved: cancelled: by hand"; !slices.Contains(got, want) {
+			t.Errorf("got %v, want %q in it", got, want)
+		}
+		if want := "skipped: skipped by hand"; got[len(got)-1] != want {
+			t.Errorf("got %v, want it to end with %q", got, want)
+		}
+	})
+	t.Run("late, and the successor", func(t *testing.T) {
+		n := n.in(t)
+		w := n.wait(`{"user_id": "u-3", "source": "hook", "module_id": 1}`)
+		n.post("/v1/correlations/"+id(w)+"/cancel", `{"silent": true}`).want(http.StatusOK)
+		next := n.wait(`{"user_id": "u-3", "source": "hook", "module_id": 1}`)
+		n.order("3", token(w))
+		if got, want := told(n.timelineOf(id(w))), "completed_late: completed after the end"; !slices.Contains(got, want) {
+			t.Errorf("got %v, want %q in it", got, want)
+		}
+		got := n.timelineOf(id(next))
+		if diff := cmp.Diff([]string{"registered", "resolved: superseded: an older wait was paid late"}, told(got)); diff != "" {
+			t.Fatalf("timeline of the successor (-want +got):\n%s", diff)
+		}
+		if got := got[1]["correlation_id"]; got != w["id"] {
+			t.Errorf("got superseded through %v, want %v", got, w["id"])
+		}
+	})
+	t.Run("named and ignored", func(t *testing.T) {
+		n := n.in(t)
+		w := n.wait(`{"user_id": "u-4", "source": "hook", "module_id": 1}`)
+		n.hook("/in/default/hook", `{"id": "4", "type": "order.viewed", "data": {"reference": "`+token(w)+`"}}`).wantAccepted()
+		want := []string{"registered", "received: order.viewed from hook", "verified", "ignored: " + relay.Why("type_ignored")}
+		if diff := cmp.Diff(want, told(n.timelineOf(id(w)))); diff != "" {
+			t.Errorf("timeline (-want +got):\n%s", diff)
+		}
+	})
+}
