@@ -188,7 +188,7 @@ func (h *Handlers) compare(ctx context.Context, projectID int64, e *store.EventR
 		return nil
 	}
 	out.Expected = []expectation{}
-	for x := range p.Expectations(scope) {
+	for _, x := range p.Expectations(scope) {
 		if !x.Met {
 			out.Expected = append(out.Expected, expectation{Field: x.Field, Expected: x.Expected, Seen: x.Seen})
 		}

@@ -9,7 +9,6 @@ package plan
 import (
 	"encoding/json"
 	"fmt"
-	"iter"
 	"math"
 	"slices"
 	"strconv"
@@ -256,14 +255,7 @@ func (p *Plan) Judge(outcome relay.Outcome, s *mapping.Scope) (relay.Outcome, bo
 	return outcome, true
 }
 
-func (p *Plan) asExpected(s *mapping.Scope) bool {
-	for e := range p.Expectations(s) {
-		if !e.Met {
-			return false
-		}
-	}
-	return true
-}
+func (p *Plan) asExpected(s *mapping.Scope) bool { return p.compare(s, nil) }
 
 // Expectation is one thing that a wait expects of its payment, and what the
 // payment says.
@@ -275,59 +267,85 @@ type Expectation struct {
 }
 
 // Expectations holds a payment against each thing that is expected of it.
-func (p *Plan) Expectations(s *mapping.Scope) iter.Seq[Expectation] {
-	return func(yield func(Expectation) bool) {
-		e, paid := p.Expect, s.Payment
-		switch {
-		case e == nil:
-			return
-		case paid == nil: // it expects a payment, and this is none
-			yield(Expectation{Field: "payment", Expected: "a payment"})
-			return
+func (p *Plan) Expectations(s *mapping.Scope) (list []Expectation) {
+	p.compare(s, func(e Expectation) { list = append(list, e) })
+	return list
+}
+
+// compare reports whether a payment is what was expected. It tells of each
+// thing, or where nobody is told, as of every callback, ends with the first
+// that is not met.
+func (p *Plan) compare(s *mapping.Scope, tell func(Expectation)) bool {
+	e, paid := p.Expect, s.Payment
+	if e == nil {
+		return true
+	}
+	if paid == nil { // it expects a payment, and this is none
+		if tell != nil {
+			tell(Expectation{Field: "payment", Expected: "a payment"})
 		}
-		_ = yieldText(yield, "payment.currency", p.expect.currency, s, paid.Currency, strings.EqualFold) &&
-			yieldText(yield, "payment.account", p.expect.account, s, paid.Account, func(a, b string) bool { return a == b }) &&
-			yieldLive(yield, e.Live, paid.Live) &&
-			p.yieldAmount(yield, s)
+		return false
 	}
+	c := comparison{scope: s, tell: tell, met: true}
+	c.text("payment.currency", p.expect.currency, paid.Currency, strings.EqualFold)
+	c.text("payment.account", p.expect.account, paid.Account, func(a, b string) bool { return a == b })
+	c.live(e.Live, paid.Live)
+	c.amount(p.expect.amount, paid)
+	return c.met
 }
 
-// yieldText tells of a field that is text. An expectation without a value,
-// which only an expression can have, is met by nothing.
-func yieldText(
-	yield func(Expectation) bool, field string, v *mapping.Value, s *mapping.Scope, got string, equal func(a, b string) bool,
-) bool {
-	if v == nil {
-		return true
+// comparison is one run of compare.
+type comparison struct {
+	scope *mapping.Scope
+	tell  func(Expectation) // or nil
+	met   bool
+}
+
+// over reports whether the rest need not be looked at.
+func (c *comparison) over() bool { return c.tell == nil && !c.met }
+
+// text compares a field that is text. An expectation without a value, which
+// only an expression can have, is met by nothing.
+func (c *comparison) text(field string, v *mapping.Value, got string, equal func(a, b string) bool) {
+	if v == nil || c.over() {
+		return
 	}
-	rendered, _ := v.Render(s)
+	rendered, _ := v.Render(c.scope)
 	want := mapping.Text(rendered)
-	return yield(Expectation{
-		Field: field, Expected: orNull(want), Seen: orNull(got), Met: want != "" && equal(want, got),
-	})
+	met := want != "" && equal(want, got)
+	c.met = c.met && met
+	if c.tell != nil {
+		c.tell(Expectation{Field: field, Expected: orNull(want), Seen: orNull(got), Met: met})
+	}
 }
 
-func yieldLive(yield func(Expectation) bool, want, got *bool) bool {
-	if want == nil {
-		return true
+func (c *comparison) live(want, got *bool) {
+	if want == nil || c.over() {
+		return
 	}
-	e := Expectation{Field: "payment.live", Expected: *want}
+	met := got != nil && *got == *want
+	c.met = c.met && met
+	if c.tell == nil {
+		return
+	}
+	e := Expectation{Field: "payment.live", Expected: *want, Met: met}
 	if got != nil {
-		e.Seen, e.Met = *got, *got == *want
+		e.Seen = *got
 	}
-	return yield(e)
+	c.tell(e)
 }
 
-func (p *Plan) yieldAmount(yield func(Expectation) bool, s *mapping.Scope) bool {
-	if p.expect.amount == nil {
-		return true
+func (c *comparison) amount(v *mapping.Value, paid *relay.Payment) {
+	if v == nil || c.over() {
+		return
 	}
-	want, _ := p.expect.amount.Render(s)
-	minor, ok := minorUnits(want, s.Payment.Exponent)
-	got := s.Payment.AmountMinor
-	return yield(Expectation{
-		Field: "payment.amount", Expected: want, Seen: s.Payment.Amount(), Met: ok && got != nil && minor == *got,
-	})
+	want, _ := v.Render(c.scope)
+	minor, ok := minorUnits(want, paid.Exponent)
+	met := ok && paid.AmountMinor != nil && minor == *paid.AmountMinor
+	c.met = c.met && met
+	if c.tell != nil {
+		c.tell(Expectation{Field: "payment.amount", Expected: want, Seen: paid.Amount(), Met: met})
+	}
 }
 
 // orNull makes a text that is not there null.

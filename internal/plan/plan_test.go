@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -253,7 +252,7 @@ func TestExpectations(t *testing.T) {
 			t.Parallel()
 			p := check(t, relay.Plan{Expect: test.expect})
 			scope := plan.ScopeOf(&relay.Wait{}, relay.Completed, test.payment, nil, relay.FormatJSON, nil)
-			if diff := cmp.Diff(test.want, slices.Collect(p.Expectations(scope))); diff != "" {
+			if diff := cmp.Diff(test.want, p.Expectations(scope)); diff != "" {
 				t.Errorf("expectations (-want +got):\n%s", diff)
 			}
 		})
