@@ -89,12 +89,14 @@ func (n *node) build() (err error) {
 		return err
 	}
 	n.intake, err = intake.New(intake.Config{
-		Store: n.store, Plans: plans, HandOver: n.engine.HandOver, Metrics: n.metrics, Log: n.log,
+		Store: n.store, Plans: plans, Directory: n.directory, HandOver: n.engine.HandOver, Metrics: n.metrics, Log: n.log,
 	})
 	if err != nil {
 		return err
 	}
-	n.sweeper, err = sweeper.New(sweeper.Config{Store: n.store, Plans: plans, HandOver: n.engine.HandOver, Log: n.log})
+	n.sweeper, err = sweeper.New(sweeper.Config{
+		Store: n.store, Plans: plans, HandOver: n.engine.HandOver, MatchParked: n.intake.MatchParkedOnce, Replay: n.intake.ReplayOnce, Log: n.log,
+	})
 	if err != nil {
 		return err
 	}

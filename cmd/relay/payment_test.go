@@ -174,8 +174,8 @@ func unknownToken(t *testing.T, w *world) {
 	stranger := wait{Token: relay.NewToken()}
 	o := paid(stranger)
 	w.stripe(t, "checkout.session.completed", o)
-	if e := w.event(t, stranger.Token, o.EventID); e.Verdict != "verified" || e.Match != "unmatched" || e.Rule != "nobody_waits" {
-		t.Errorf("event: got %+v, want it verified and unmatched, since nobody waits", e)
+	if e := w.event(t, stranger.Token, o.EventID); e.Verdict != "verified" || e.Match != "parked" || e.Rule != "nobody_waits_yet" {
+		t.Errorf("event: got %+v, want it verified and parked, since nobody waits yet", e)
 	}
 }
 

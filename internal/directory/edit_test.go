@@ -53,8 +53,8 @@ func TestApply(t *testing.T) {
 	if got := p.Destination("bot"); got.Timeout() != 5*time.Second || got.Account().Settings["token"] != "t-2" {
 		t.Errorf("the destination: got %s and token %q", got.Timeout(), got.Account().Settings["token"])
 	}
-	if got := p.Source("pay"); got.Endpoint.Preset().Name != "svix" || got.URL != publicURL+"/in/default/pay" || got.SignedURL() != got.URL {
-		t.Errorf("the source: got %s at %s, signed %s", got.Endpoint.Preset().Name, got.URL, got.SignedURL())
+	if got := p.Source("pay"); got.Endpoint.Preset().Name != "svix" || got.URL != publicURL+"/in/default/pay" || got.RequestURL("", "") != got.URL {
+		t.Errorf("the source: got %s at %s, signed %s", got.Endpoint.Preset().Name, got.URL, got.RequestURL("", ""))
 	}
 	if got := p.Flow("checkout"); got.On["completed"].ModuleID != 6.0 || time.Duration(got.ExpiresIn) != 45*time.Minute {
 		t.Errorf("the flow: got %+v", got.Flow)

@@ -218,9 +218,6 @@ func sortedBy[V any](m map[string]V, name func(V) string) []V {
 	return out
 }
 
-// SignedURL is the URL that the provider signs: never rebuilt from a request.
-func (s *Source) SignedURL() string { return s.signed }
-
 // LiveSecrets returns the secrets that verify at a time, the current first,
 // with their ids.
 func (s *Source) LiveSecrets(now time.Time) (secrets []string, ids []uuid.UUID) {

@@ -34,6 +34,8 @@ var routes = []route{
 	{"POST", "/v1/correlations/:id/resolve", mayWrite, `{"outcome": "failed"}`},
 	{"GET", "/v1/events", mayRead, ""},
 	{"GET", "/v1/events/:id", mayRead, ""},
+	{"POST", "/v1/events/:id/replay", mayWrite, ""},
+	{"POST", "/v1/events/replay", mayWrite, `{"source": "marker-source"}`},
 	{"GET", "/v1/deliveries", mayRead, ""},
 	{"GET", "/v1/deliveries/:id", mayRead, ""},
 	{"POST", "/v1/deliveries/:id/retry", mayWrite, `{"force": true}`},
@@ -185,6 +187,10 @@ func TestProjectsAreIsolated(t *testing.T) {
 				case r.method == "GET" && r.pattern != "/v1/sources" && r.pattern != "/v1/api-keys":
 					if got := a.want(http.StatusOK).data(); len(got) != 0 {
 						t.Errorf("%s: got %v, want an empty list", r.pattern, got)
+					}
+				case r.pattern == "/v1/events/replay":
+					if got := a.object()["matched"]; got != float64(0) {
+						t.Errorf("got %v events of another project replayed", got)
 					}
 				case r.pattern == "/v1/deliveries/retry":
 					if got := a.want(http.StatusAccepted).object()["matched"]; got != 0.0 {

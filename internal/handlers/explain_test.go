@@ -127,19 +127,21 @@ func explainCases() []explainCase {
 			n.hook("/in/default/hook", `{"id": "7", "type": "order.paid"}`).wantAccepted()
 			return nil
 		}},
-		{name: "nobody waits", match: "unmatched", rule: "nobody_waits", play: func(n *node) []looked {
+		{name: "nobody waits", match: "parked", rule: "nobody_waits_yet", play: func(n *node) []looked {
 			n.stripe("evt_8", "payment_intent.payment_failed", declined("pi_8", "order-8"))
 			return []looked{
 				{metadata, "key", "", "no wait of this source has this key"},
 				{"intent", "reference", "", "no wait has learned this reference"},
 			}
 		}},
-		{name: "waits elsewhere", match: "unmatched", rule: "nobody_waits", play: func(n *node) []looked {
+		{name: "waits elsewhere", match: "parked", rule: "nobody_waits_yet", play: func(n *node) []looked {
 			n.order("9", token(n.wait(`{"user_id": "u", "source": "unrelated", "module_id": 1}`)))
 			return []looked{{reference, "token", "", "that wait does not listen to this source"}}
 		}},
-		{name: "waits later", match: "unmatched", rule: "nobody_waits", play: func(n *node) []looked {
+		{name: "waits later", match: "unmatched", rule: "nobody_came", play: func(n *node) []looked {
 			n.order("10", "order-10")
+			storetest.Exec(n.t, n.database, `DELETE FROM parked_refs`)
+			storetest.Exec(n.t, n.database, `UPDATE events SET match = 'unmatched', rule = 'nobody_came' WHERE provider_event_id = '10'`)
 			w := n.wait(`{"user_id": "u", "source": "hook", "module_id": 1, "key": "order-10"}`)
 			return []looked{{reference, "key", id(w), "leads to this wait, which was registered after the event came"}}
 		}},

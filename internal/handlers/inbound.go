@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -44,7 +45,7 @@ func (h *Handlers) callback(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	in := &inbound{src: src, received: received, req: requestOf(c, src, body)}
+	in := &inbound{src: src, received: received, query: c.Request().URL.RawQuery, req: requestOf(c, src, body)}
 	if err := h.verify(ctx, in); relay.IsKind(err, relay.Busy) {
 		return err // nobody can tell whether it is genuine
 	} else if err != nil {
@@ -66,6 +67,7 @@ func (h *Handlers) callback(c echo.Context) error {
 type inbound struct {
 	src      *directory.Source
 	req      *provider.Request
+	query    string
 	received time.Time
 }
 
@@ -95,16 +97,9 @@ func (h *Handlers) findSource(ctx context.Context, project, name string) (*direc
 }
 
 func requestOf(c echo.Context, src *directory.Source, body []byte) *provider.Request {
-	r := c.Request()
-	signed, token := src.SignedURL(), c.Param("*")
-	if token != "" {
-		signed += "/" + token
-	}
-	if r.URL.RawQuery != "" {
-		signed += "?" + r.URL.RawQuery
-	}
+	r, token := c.Request(), c.Param("*")
 	return &provider.Request{
-		Method: r.Method, URL: signed, PathToken: token, Query: r.URL.Query(), Header: r.Header, Body: body,
+		Method: r.Method, URL: src.RequestURL(token, r.URL.RawQuery), PathToken: token, Query: r.URL.Query(), Header: r.Header, Body: body,
 	}
 }
 
@@ -143,8 +138,20 @@ func verifyWith(in *inbound) (used int, ids []uuid.UUID, err error) {
 func (in *inbound) callbackOf(verdict relay.Verdict, reading relay.Reading) relay.Callback {
 	return relay.Callback{
 		ID: relay.NewID(), ProjectID: in.src.ProjectID, SourceID: in.src.ID, Verdict: verdict,
-		Reading: reading, Body: in.req.Body, ReceivedAt: in.received,
+		Reading: reading, Body: in.req.Body, PathToken: in.req.PathToken, Query: in.queryKept(), ReceivedAt: in.received,
 	}
+}
+
+// queryKept is the query as it may be stored: without a parameter that is the
+// secret itself.
+func (in *inbound) queryKept() string {
+	secret := in.src.Endpoint.CredentialQuery()
+	if secret == "" || in.query == "" {
+		return in.query
+	}
+	kept := maps.Clone(in.req.Query)
+	kept.Del(secret)
+	return kept.Encode()
 }
 
 // headers keeps the named headers for a replay; those that are the secret
@@ -210,24 +217,16 @@ func (h *Handlers) unreadable(ctx context.Context, in *inbound, cause error) err
 	}
 	h.activity.failure(in.src, in.received, code)
 	refusal := relay.Errorf(relay.Malformed, code, "%s", detail)
-	if in.verdict() == relay.Unsigned && !h.rejected.allow(in.src.ID) {
+	if in.src.Verdict() == relay.Unsigned && !h.rejected.allow(in.src.ID) {
 		h.cfg.Metrics.Event(in.src.ID, relay.Unsigned, relay.Ignored)
 		return refusal // anybody may have sent it
 	}
-	cb := in.callbackOf(in.verdict(), relay.Reading{Format: relay.FormatText})
+	cb := in.callbackOf(in.src.Verdict(), relay.Reading{Format: relay.FormatText})
 	cb.Reason, cb.Headers = code, in.headers(in.src.Endpoint.HeadersParsed())
 	if _, err := h.cfg.Intake.Accept(ctx, cb); err != nil {
 		return err
 	}
 	return refusal
-}
-
-// verdict is what a callback that passed its check is worth.
-func (in *inbound) verdict() relay.Verdict {
-	if in.src.Endpoint.Preset().Signed() {
-		return relay.Verified
-	}
-	return relay.Unsigned
 }
 
 // accept commits what was read: mostly one event, for some providers a batch
@@ -238,7 +237,7 @@ func (h *Handlers) accept(ctx context.Context, in *inbound, readings []relay.Rea
 	var g errgroup.Group
 	g.SetLimit(maxItems)
 	for i, reading := range readings {
-		cb := in.callbackOf(in.verdict(), reading)
+		cb := in.callbackOf(in.src.Verdict(), reading)
 		cb.Headers, cb.Item = headers, i
 		if len(readings) == 1 {
 			receipt, err := h.cfg.Intake.Accept(ctx, cb)

@@ -110,7 +110,7 @@ func newNode(t *testing.T, with ...options) *node {
 	must(t, err)
 	must(t, n.directory.Load(t.Context()))
 	plans := plan.NewCache(n.store.Plan)
-	n.intake, err = intake.New(intake.Config{Store: n.store, Plans: plans, HandOver: n.handOver, Log: log})
+	n.intake, err = intake.New(intake.Config{Store: n.store, Plans: plans, Directory: n.directory, HandOver: n.handOver, Log: log})
 	must(t, err)
 	n.handlers, err = handlers.New(handlers.Config{
 		Store: n.store, Directory: n.directory, Intake: n.intake, Plans: plans,

@@ -25,7 +25,7 @@ func TestTwoNodesAtOnce(t *testing.T) {
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
 	p, url := project(t)
-	nodes := []*node{newNode(t, p.Store), newNode(t, storetest.Open(t, url, storetest.Keys(t)))}
+	nodes := []*node{newNode(t, p.Store), newNode(t, storetest.Open(t, url, keys(t)))}
 	for _, n := range nodes {
 		n.run(t)
 	}
@@ -117,7 +117,7 @@ func TestTwoNodesAtOnce(t *testing.T) {
 func TestSameEventOnTwoNodes(t *testing.T) {
 	t.Parallel()
 	p, url := project(t)
-	nodes := []*node{newNode(t, p.Store), newNode(t, storetest.Open(t, url, storetest.Keys(t)))}
+	nodes := []*node{newNode(t, p.Store), newNode(t, storetest.Open(t, url, keys(t)))}
 	for round := range 25 {
 		w := p.Wait(t, "u-"+strconv.Itoa(round))
 		receipts := make([]relay.Receipt, 2)

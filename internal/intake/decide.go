@@ -33,7 +33,7 @@ func (in *Intake) decide(ctx context.Context, batch []relay.Callback, facts *sto
 		if err != nil {
 			return nil, err
 		}
-		if decisions[i] = d; d.Match == relay.Unmatched {
+		if decisions[i] = d; d.Match == relay.Unmatched || d.Match == relay.Parked {
 			unmatched = append(unmatched, i)
 		}
 	}
@@ -81,7 +81,11 @@ func firstToken(c *relay.Callback) string {
 func (in *Intake) applyOne(ctx context.Context, c *relay.Callback, facts *store.Facts) (store.Decision, error) {
 	f := find(c, facts)
 	if f.wait == nil {
-		return store.Decision{Match: f.match, Rule: f.rule, Outcome: c.Reading.Outcome, Token: firstToken(c)}, nil
+		d := store.Decision{Match: f.match, Rule: f.rule, Outcome: c.Reading.Outcome, Token: firstToken(c)}
+		if d.Match == relay.Parked {
+			d.Parks = parksUnder(c)
+		}
+		return d, nil
 	}
 	w := f.wait
 	p, err := in.cfg.Plans.Get(ctx, w.PlanID)

@@ -289,7 +289,7 @@ func TestDuplicates(t *testing.T) {
 			other := as(relay.Verified, "x9", b, "1")
 			other.SourceID = p.OtherSourceID
 			return [2]relay.Callback{as(relay.Verified, "x9", a, "1"), other}
-		}, relay.Unmatched},
+		}, relay.Parked},
 	} {
 		for _, how := range []string{"in one batch", "in two batches"} {
 			t.Run(tt.name+" "+how, func(t *testing.T) {

@@ -1,6 +1,9 @@
 package intake
 
-import "relay.example/relay/internal/relay"
+import (
+	"relay.example/relay/internal/relay"
+	"relay.example/relay/internal/store"
+)
 
 // CommitTogether commits callbacks as one batch.
 func (in *Intake) CommitTogether(batch []relay.Callback) ([]relay.Receipt, []error) {
@@ -12,4 +15,28 @@ func (in *Intake) CommitTogether(batch []relay.Callback) ([]relay.Receipt, []err
 		receipts[i], errs[i] = r.Value, r.Err
 	}
 	return receipts, errs
+}
+
+// RegisterTogether registers waits as one batch.
+func (in *Intake) RegisterTogether(regs []store.Registration) ([]store.Registered, []error) {
+	registered, errs := make([]store.Registered, len(regs)), make([]error, len(regs))
+	for i, r := range in.commitRegistrations(regs) {
+		registered[i], errs[i] = r.Value, r.Err
+	}
+	return registered, errs
+}
+
+// LookNow looks for all that commits have asked to be looked for, and tells
+// how many did.
+func (in *Intake) LookNow() (asked int, err error) {
+	for ; ; asked++ {
+		select {
+		case refs := <-in.looks:
+			if err := in.look(refs); err != nil {
+				return asked, err
+			}
+		default:
+			return asked, nil
+		}
+	}
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
 
+	"relay.example/relay/internal/directory"
 	"relay.example/relay/internal/groupcommit"
 	"relay.example/relay/internal/metrics"
 	"relay.example/relay/internal/plan"
@@ -38,7 +39,9 @@ const (
 
 // callbackSize is about what a callback holds in memory: its bytes, and what
 // was read out of them.
-func callbackSize(c relay.Callback) int { return 2*len(c.Body) + len(c.Headers) + 512 }
+func callbackSize(c relay.Callback) int {
+	return 2*len(c.Body) + len(c.Headers) + len(c.PathToken) + len(c.Query) + 512
+}
 
 func registrationSize(r store.Registration) int {
 	return len(r.Plan) + len(r.Wait.Data) + len(r.Wait.CustomVars) + 512
@@ -51,8 +54,12 @@ type Config struct {
 	// HandOver takes deliveries that were committed and leased to this node.
 	// It must not block.
 	HandOver func([]relay.Delivery)
-	Metrics  *metrics.Metrics // nil: nothing is counted
-	Log      *slog.Logger
+	// Directory tells how stored events are read again. nil: none is, and what
+	// is parked stays so; for what has no waits with keys, such as a
+	// measurement.
+	Directory *directory.Directory
+	Metrics   *metrics.Metrics // nil: nothing is counted
+	Log       *slog.Logger
 }
 
 // Intake commits callbacks and registrations. It is safe for concurrent use.
@@ -60,6 +67,8 @@ type Intake struct {
 	cfg           Config
 	callbacks     *groupcommit.Committer[relay.Callback, relay.Receipt]
 	registrations *groupcommit.Committer[store.Registration, store.Registered]
+	looks         chan []uuid.UUID   // names that parked events are to be looked for by
+	parked        store.ParkedCursor // of MatchParkedOnce
 }
 
 // New returns an Intake; Run makes it work.
@@ -67,7 +76,7 @@ func New(cfg Config) (*Intake, error) {
 	if cfg.Store == nil || cfg.Plans == nil || cfg.HandOver == nil || cfg.Log == nil {
 		return nil, errors.New("intake: Config has a field that is nil")
 	}
-	in := &Intake{cfg: cfg}
+	in := &Intake{cfg: cfg, looks: make(chan []uuid.UUID, maxLooks)}
 	bounds := groupcommit.Config{
 		MaxBatch: maxBatch, MaxWaiting: maxWaiting, Committers: committers, Crowd: crowd,
 		MaxBytes: maxBatchBytes, MaxWaitingBytes: maxWaitingBytes,
@@ -83,6 +92,7 @@ func (in *Intake) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return in.callbacks.Run(ctx) })
 	g.Go(func() error { return in.registrations.Run(ctx) })
+	g.Go(func() error { return in.runLooks(ctx) })
 	return g.Wait()
 }
 
@@ -173,6 +183,7 @@ func (in *Intake) commitOnce(ctx context.Context, batch []relay.Callback) ([]rel
 		return nil, err
 	}
 	in.cfg.HandOver(deliveries)
+	in.lookFor(committedNames(decisions))
 	receipts := make([]relay.Receipt, len(batch))
 	for i, d := range decisions {
 		in.cfg.Metrics.Event(batch[i].SourceID, batch[i].Verdict, d.Match)
@@ -236,6 +247,9 @@ func (in *Intake) registerRound(
 		if err != nil {
 			results[i].Err = err
 			continue
+		}
+		if done[at].New {
+			in.lookFor(store.KeyRefs(&done[at].Wait))
 		}
 		results[i] = groupcommit.Result[store.Registered]{Value: done[at].Registered, Err: done[at].Err}
 	}

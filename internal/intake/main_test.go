@@ -6,9 +6,11 @@ import (
 	"sync"
 	"testing"
 
+	"relay.example/relay/internal/directory"
 	"relay.example/relay/internal/intake"
 	"relay.example/relay/internal/plan"
 	"relay.example/relay/internal/relay"
+	"relay.example/relay/internal/seal"
 	"relay.example/relay/internal/store"
 	"relay.example/relay/internal/store/storetest"
 )
@@ -18,6 +20,7 @@ func TestMain(m *testing.M) { storetest.Main(m) }
 // node is one Intake over a store, and what it handed over.
 type node struct {
 	*intake.Intake
+	directory  *directory.Directory
 	mu         sync.Mutex
 	handedOver []relay.Delivery
 }
@@ -26,13 +29,19 @@ type node struct {
 func newNode(t *testing.T, s *store.Store) *node {
 	t.Helper()
 	n := &node{}
-	in, err := intake.New(intake.Config{
-		Store: s, Plans: plan.NewCache(s.Plan), HandOver: n.take, Log: slog.New(slog.DiscardHandler),
-	})
+	log := slog.New(slog.DiscardHandler)
+	d, err := directory.New(directory.Config{Store: s, PublicURL: "http://relay.example", Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}
-	n.Intake = in
+	if err := d.Load(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	in, err := intake.New(intake.Config{Store: s, Plans: plan.NewCache(s.Plan), Directory: d, HandOver: n.take, Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.Intake, n.directory = in, d
 	return n
 }
 
@@ -58,11 +67,23 @@ func (n *node) run(t *testing.T) (stop func()) {
 	return stop
 }
 
+// sealKey is one key for all tests: two nodes of one database share theirs.
+var sealKey = seal.NewKey()
+
+func keys(t *testing.T) *seal.Ring {
+	t.Helper()
+	ring, err := seal.ParseRing(sealKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ring
+}
+
 // project configures a project on a fresh schema.
 func project(t *testing.T) (*storetest.Project, string) {
 	t.Helper()
 	url := storetest.URL(t, true)
-	return storetest.NewProject(t, storetest.Open(t, url, storetest.Keys(t)), "shop", "http://127.0.0.1:1"), url
+	return storetest.NewProject(t, storetest.Open(t, url, keys(t)), "shop", "http://127.0.0.1:1"), url
 }
 
 // together commits callbacks as one batch, in the order given.

@@ -128,7 +128,7 @@ func find(c *relay.Callback, facts *store.Facts) found {
 	if foreign.match != "" {
 		return foreign
 	}
-	return found{match: relay.Unmatched, rule: unmatchedRule(c)}
+	return foundNobody(c)
 }
 
 func inURL(place string) bool { return place == "path" || strings.HasPrefix(place, "query:") }
@@ -191,11 +191,19 @@ func lastKey(hits []store.RefHit) (best *store.RefHit) {
 	return best
 }
 
-func unmatchedRule(c *relay.Callback) string {
-	if len(c.Reading.Candidates) == 0 && len(c.Reading.References) == 0 {
-		return "names_nobody"
+// foundNobody says what becomes of an event that no wait goes by. What is
+// proven and names somebody may only be early (promise 4): a caller registers
+// its key, or another event teaches the reference. What nobody has signed can
+// only be found by a token, and no token exists before its wait.
+func foundNobody(c *relay.Callback) found {
+	switch {
+	case len(c.Reading.Candidates) == 0 && len(c.Reading.References) == 0:
+		return found{match: relay.Unmatched, rule: "names_nobody"}
+	case c.Verdict == relay.Unsigned:
+		return found{match: relay.Unmatched, rule: "nobody_waits"}
+	default:
+		return found{match: relay.Parked, rule: "nobody_waits_yet"}
 	}
-	return "nobody_waits"
 }
 
 // teaches lists the references that a matched event names its wait by and

@@ -55,21 +55,21 @@ func TestMatch(t *testing.T) {
 		{"token", named("json:a", a.Token), nil, 0, relay.Matched, "on_the_way", a},
 		{"first place that names a wait", named("json:x", "nobody", "json:a", a.Token, "json:b", b.Token), nil, 0, relay.Matched, "on_the_way", a},
 		{"first place wins", named("json:b", b.Token, "json:a", a.Token), nil, 0, relay.Matched, "on_the_way", b},
-		{"a token is never folded", named("json:a", " "+a.Token), nil, 0, relay.Unmatched, "nobody_waits", relay.Wait{}},
+		{"a token is never folded", named("json:a", " "+a.Token), nil, 0, relay.Parked, "nobody_waits_yet", relay.Wait{}},
 		{"key", named("json:key", "order-1"), nil, 0, relay.Matched, "on_the_way", k},
 		{"token before key", named("json:a", a.Token), nil, 0, relay.Matched, "on_the_way", a},
-		{"key of another source", named("json:key", "order-o"), nil, 0, relay.Unmatched, "nobody_waits", relay.Wait{}},
+		{"key of another source", named("json:key", "order-o"), nil, 0, relay.Parked, "nobody_waits_yet", relay.Wait{}},
 		{"key at its own source", named("json:key", "order-o"), nil, p.OtherSourceID, relay.Matched, "on_the_way", others},
-		{"token at another source", named("json:a", a.Token), nil, p.OtherSourceID, relay.Unmatched, "nobody_waits", relay.Wait{}},
+		{"token at another source", named("json:a", a.Token), nil, p.OtherSourceID, relay.Parked, "nobody_waits_yet", relay.Wait{}},
 		{"token of another project", named("json:a", foreign.Token), nil, 0, relay.OtherProject, "token_of_another_project", relay.Wait{}},
 		{"another project, then ours", named("json:x", foreign.Token, "json:a", a.Token), nil, 0, relay.Matched, "on_the_way", a},
 		{"another project, then a reference", named("json:x", foreign.Token), named("json:id", "pi_b"), 0, relay.Matched, "on_the_way", b},
 		{"reference", nil, named("json:id", "pi_a"), 0, relay.Matched, "on_the_way", a},
-		{"reference at another source", nil, named("json:id", "pi_a"), p.OtherSourceID, relay.Unmatched, "nobody_waits", relay.Wait{}},
+		{"reference at another source", nil, named("json:id", "pi_a"), p.OtherSourceID, relay.Parked, "nobody_waits_yet", relay.Wait{}},
 		{"token before reference", named("json:b", b.Token), named("json:id", "pi_a"), 0, relay.Matched, "on_the_way", b},
-		{"a reference is no token", nil, named("json:id", b.Token), 0, relay.Unmatched, "nobody_waits", relay.Wait{}},
+		{"a reference is no token", nil, named("json:id", b.Token), 0, relay.Parked, "nobody_waits_yet", relay.Wait{}},
 		{"a provider's id that the caller gave as key", nil, named("json:id", "order-1"), 0, relay.Matched, "on_the_way", k},
-		{"a reference is no key", named("json:key", "pi_b"), nil, 0, relay.Unmatched, "nobody_waits", relay.Wait{}},
+		{"a reference is no key", named("json:key", "pi_b"), nil, 0, relay.Parked, "nobody_waits_yet", relay.Wait{}},
 		{"reference of two waits", nil, named("json:id", "pi_ab"), 0, relay.Ambiguous, "references_differ", relay.Wait{}},
 		{"two references of two waits", nil, named("json:id", "pi_a", "json:charge", "pi_b"), 0, relay.Ambiguous, "references_differ", relay.Wait{}},
 		{"URL and body agree", named("path", a.Token, "json:a", a.Token), nil, 0, relay.Matched, "on_the_way", a},
@@ -78,8 +78,8 @@ func TestMatch(t *testing.T) {
 		{"URL names a wait, the body nobody", named("json:b", "nobody", "query:token", a.Token), nil, 0, relay.Matched, "on_the_way", a},
 		{"body names a wait, the URL nobody", named("path", "nobody", "json:b", b.Token), nil, 0, relay.Matched, "on_the_way", b},
 		{"names nobody", nil, nil, 0, relay.Unmatched, "names_nobody", relay.Wait{}},
-		{"nobody waits", named("json:a", relay.NewToken()), nil, 0, relay.Unmatched, "nobody_waits", relay.Wait{}},
-		{"a name that no row can hold", named("json:a", "a\x00\xff"), named("json:id", "\xff\x00"), 0, relay.Unmatched, "nobody_waits", relay.Wait{}},
+		{"nobody waits", named("json:a", relay.NewToken()), nil, 0, relay.Parked, "nobody_waits_yet", relay.Wait{}},
+		{"a name that no row can hold", named("json:a", "a\x00\xff"), named("json:id", "\xff\x00"), 0, relay.Parked, "nobody_waits_yet", relay.Wait{}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := p.Callback("match "+tt.name, relay.AttemptFailed, "")
@@ -114,8 +114,8 @@ func TestKeyAfterItsWaitHasEnded(t *testing.T) {
 		r.Wait.Key = "order-1"
 		return p.Register(t, r)
 	}
-	if got := tell(relay.Completed, "early"); got.Match != relay.Unmatched {
-		t.Errorf("before its wait: got %s, want unmatched", got.Match)
+	if got := tell(relay.Completed, "early"); got.Match != relay.Parked {
+		t.Errorf("before its wait: got %s, want it parked", got.Match)
 	}
 	first := register()
 	if got := tell(relay.Failed, "1"); got.CorrelationID != first.ID || got.Rule != "closed" {
@@ -157,14 +157,14 @@ func TestReferencesAreLearned(t *testing.T) {
 	})
 	t.Run("an unsigned event teaches nothing", func(t *testing.T) {
 		together(t, n, teaching("5", w.Token, relay.Unsigned, "pi_3"))
-		if got := together(t, n, asking("6", "pi_3"))[0]; got.Match != relay.Unmatched {
-			t.Errorf("got %+v, want unmatched", got)
+		if got := together(t, n, asking("6", "pi_3"))[0]; got.Match != relay.Parked {
+			t.Errorf("got %+v, want it parked", got)
 		}
 	})
 	t.Run("a forgery matches and teaches nothing", func(t *testing.T) {
 		forged := teaching("7", w.Token, relay.Rejected, "pi_4")
 		forged.Reason = "bad_signature"
-		if got := together(t, n, forged, asking("8", "pi_4")); got[0].CorrelationID != [16]byte{} || got[0].Rule != "rejected" || got[1].Match != relay.Unmatched {
+		if got := together(t, n, forged, asking("8", "pi_4")); got[0].CorrelationID != [16]byte{} || got[0].Rule != "rejected" || got[1].Match != relay.Parked {
 			t.Errorf("got %+v, want neither to match", got)
 		}
 	})

@@ -99,12 +99,14 @@ func TestUnmatchedTakesNoKey(t *testing.T) {
 	t.Parallel()
 	p, _ := project(t)
 	n := newNode(t, p.Store)
-	early := p.Paid("evt_early", "pi_1", "order-7")
+	token := relay.NewToken()
+	early := p.Paid("evt_early", "pi_1", token)
+	early.Verdict = relay.Unsigned // else it would be parked
 	if got := together(t, n, early)[0]; got.Match != relay.Unmatched {
 		t.Fatalf("got %+v, want unmatched", got)
 	}
 	reg := p.Registration(t, "u-1", p.Plan())
-	reg.Wait.Key = "order-7"
+	reg.Wait.Token = token
 	p.Register(t, reg)
 	again := early
 	again.ID = relay.NewID()

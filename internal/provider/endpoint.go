@@ -88,6 +88,15 @@ func (e *Endpoint) CredentialHeaders() []string {
 	return slices.Sorted(maps.Keys(found))
 }
 
+// CredentialQuery is the parameter of the URL that carries the secret itself,
+// and must not be kept either; "" where none does.
+func (e *Endpoint) CredentialQuery() string {
+	if e.auth.alg == algToken && e.auth.source.place.kind == partQuery {
+		return e.auth.source.place.name
+	}
+	return ""
+}
+
 // Verify reports whether the callback is genuine: which of the secrets it was
 // signed with, or a *Rejection. A preset that asks for no proof, and the
 // settings' own Username and Password, are used as -1.

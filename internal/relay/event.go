@@ -52,6 +52,8 @@ type Callback struct {
 	DedupeKey  *[16]byte // nil: never deduplicated (rejected)
 	Body       []byte
 	Headers    []byte // JSON object of the headers the preset reads, or nil
+	PathToken  string // the last part of the path, where there is one
+	Query      string // of the URL, without what proves the callback
 	ReceivedAt time.Time
 }
 

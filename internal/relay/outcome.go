@@ -127,6 +127,10 @@ const (
 	Unmatched    Match = "unmatched"
 )
 
+// Undone lists the matches of events that did nothing to any wait. Only such
+// an event may be matched again, so that none fires twice.
+var Undone = []Match{Parked, Ignored, GuardFailed, Ambiguous, OtherProject, Unmatched}
+
 // DeliveryStatus is the state of one call owed to one destination.
 type DeliveryStatus string
 

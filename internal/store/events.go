@@ -91,6 +91,27 @@ type EventFilter struct {
 	Token         string
 	CorrelationID uuid.UUID
 	From, To      time.Time // of receipt
+	ID            uuid.UUID
+}
+
+// eventWhere applies an EventFilter given as $3 to $10.
+const eventWhere = `
+	($3 = '' OR s.name = $3)
+	AND ($4 = '' OR e.verdict = $4)
+	AND ($5 = '' OR e.match = $5)
+	AND ($6 = '' OR e.token = $6 OR e.correlation_id = (SELECT id FROM correlations WHERE token = $6))
+	AND ($7::uuid IS NULL OR e.correlation_id = $7)
+	AND ($8::timestamptz IS NULL OR e.received_at >= $8)
+	AND ($9::timestamptz IS NULL OR e.received_at < $9)
+	AND ($10::uuid IS NULL OR e.id = $10)`
+
+// args are the arguments $1 to $10 of a statement with eventWhere, whose $2
+// is the event at which it goes on.
+func (f EventFilter) args(projectID int64, from uuid.UUID) []any {
+	return []any{
+		projectID, from, f.Source, string(f.Verdict), string(f.Match), f.Token,
+		optionalID(f.CorrelationID), optionalTime(f.From), optionalTime(f.To), optionalID(f.ID),
+	}
 }
 
 // Events lists events of a project, newest first, without their bytes.
@@ -98,17 +119,9 @@ func (s *Store) Events(ctx context.Context, projectID int64, f EventFilter, p Pa
 	rows, _ := s.pool.Query(ctx, `
 		SELECT `+eventColumns+`, NULL::bytea, 0::smallint
 		FROM events e `+eventJoins+`
-		WHERE e.project_id = $1 AND e.id < $2
-		  AND ($3 = '' OR s.name = $3)
-		  AND ($4 = '' OR e.verdict = $4)
-		  AND ($5 = '' OR e.match = $5)
-		  AND ($6 = '' OR e.token = $6 OR e.correlation_id = (SELECT id FROM correlations WHERE token = $6))
-		  AND ($7::uuid IS NULL OR e.correlation_id = $7)
-		  AND ($8::timestamptz IS NULL OR e.received_at >= $8)
-		  AND ($9::timestamptz IS NULL OR e.received_at < $9)
+		WHERE e.project_id = $1 AND e.id < $2 AND `+eventWhere+`
 		ORDER BY e.id DESC
-		LIMIT $10`, projectID, p.before(), f.Source, string(f.Verdict), string(f.Match), f.Token,
-		optionalID(f.CorrelationID), optionalTime(f.From), optionalTime(f.To), p.Limit)
+		LIMIT $11`, append(f.args(projectID, p.before()), p.Limit)...)
 	list, err := pgx.CollectRows(rows, scanEvent)
 	return list, translate("listing events", err)
 }

@@ -71,6 +71,7 @@ type Decision struct {
 	Step        relay.Step
 	ExtendBy    time.Duration   // where Step.Extends
 	Teaches     []uuid.UUID     // references that now name the wait
+	Parks       []ParkedName    // where Match is Parked: the names it can be found by
 	Fires       *relay.Delivery // the delivery that the step owes, without lease
 }
 
@@ -118,6 +119,7 @@ func (s *Store) CommitCallbacks(
 	var b pgx.Batch
 	queueEvents(&b, callbacks, decisions)
 	deliveries := queueEffects(&b, callbacks, decisions, lease, leaseEnds)
+	queueParked(&b, callbacks, decisions)
 	b.Queue("COMMIT")
 	if err := conn.SendBatch(ctx, &b).Close(); err != nil {
 		return nil, nil, translate("committing callbacks", err)
@@ -154,10 +156,10 @@ func waitFields(w *relay.Wait) []any {
 		&w.Status, &w.CreatedAt, &w.ExpiresAt, &w.PaymentID, &w.LateOutcome, &w.Extended)
 }
 
-// lockFacts opens the transaction, locks every wait that the callbacks may
-// name, in id order, and looks for events with their dedupe keys: in a
-// statement after the lock, so that it sees what was committed while the lock
-// was waited for.
+// lockFacts locks every wait that the callbacks may name, in id order, and
+// looks for events with their dedupe keys: in a statement after the lock, so
+// that it sees what was committed while the lock was waited for. It opens the
+// transaction, unless one is open.
 func lockFacts(ctx context.Context, conn *pgx.Conn, callbacks []relay.Callback, names []Names) (*Facts, error) {
 	var tokens []string
 	var refs []uuid.UUID
@@ -168,7 +170,10 @@ func lockFacts(ctx context.Context, conn *pgx.Conn, callbacks []relay.Callback, 
 	keys := dedupeKeys(callbacks)
 
 	var b pgx.Batch
-	b.Queue("BEGIN")
+	opens := conn.PgConn().TxStatus() == 'I'
+	if opens {
+		b.Queue("BEGIN")
+	}
 	b.Queue(`
 		SELECT `+waitColumns+`, n.refs, n.keys, n.key_active
 		FROM (SELECT id, array_agg(ref) FILTER (WHERE NOT of_caller) AS refs, array_agg(ref) FILTER (WHERE of_caller) AS keys,
@@ -184,7 +189,7 @@ func lockFacts(ctx context.Context, conn *pgx.Conn, callbacks []relay.Callback, 
 		FOR UPDATE OF c`, tokens, refs)
 	b.Queue(`SELECT dedupe_key, id FROM events WHERE dedupe_key = ANY($1::uuid[])`, keys)
 	results := conn.SendBatch(ctx, &b)
-	facts, err := readFacts(results)
+	facts, err := readFacts(results, opens)
 	if closeErr := results.Close(); err == nil {
 		err = closeErr
 	}
@@ -212,10 +217,12 @@ func newFacts() *Facts {
 	}
 }
 
-func readFacts(results pgx.BatchResults) (*Facts, error) {
+func readFacts(results pgx.BatchResults, opened bool) (*Facts, error) {
 	f := newFacts()
-	if _, err := results.Exec(); err != nil { // BEGIN
-		return nil, err
+	if opened {
+		if _, err := results.Exec(); err != nil { // BEGIN
+			return nil, err
+		}
 	}
 	rows, _ := results.Query()
 	if err := readWaits(rows, f); err != nil {
@@ -271,59 +278,83 @@ func dedupeKeys(callbacks []relay.Callback) []uuid.UUID {
 	return keys
 }
 
+// eventRows are the events of a batch, column by column.
+type eventRows struct {
+	projects, sources          []int64
+	ids                        []uuid.UUID
+	received                   []time.Time
+	verdicts, matches, rules   []string
+	formats                    []string
+	reasons, outcomes, types   []*string
+	providerIDs, tokens        []*string
+	dedupeKeys                 []*uuid.UUID
+	payments, forms            []*string
+	correlations, duplicatesOf []*uuid.UUID
+}
+
+func newEventRows(callbacks []relay.Callback, decisions []Decision) *eventRows {
+	n := len(callbacks)
+	r := &eventRows{
+		projects: make([]int64, n), sources: make([]int64, n),
+		ids: make([]uuid.UUID, n), received: make([]time.Time, n),
+		verdicts: make([]string, n), matches: make([]string, n), rules: make([]string, n), formats: make([]string, n),
+		reasons: make([]*string, n), outcomes: make([]*string, n), types: make([]*string, n),
+		providerIDs: make([]*string, n), tokens: make([]*string, n), dedupeKeys: make([]*uuid.UUID, n),
+		payments: make([]*string, n), forms: make([]*string, n),
+		correlations: make([]*uuid.UUID, n), duplicatesOf: make([]*uuid.UUID, n),
+	}
+	for i := range callbacks {
+		c, d := &callbacks[i], &decisions[i]
+		r.projects[i], r.sources[i], r.ids[i], r.received[i] = c.ProjectID, c.SourceID, c.ID, c.ReceivedAt
+		r.verdicts[i], r.matches[i], r.rules[i] = string(c.Verdict), string(d.Match), d.Rule
+		r.formats[i] = string(c.Reading.Format)
+		r.reasons[i], r.outcomes[i], r.types[i] = optional(clean(c.Reason)), optional(string(d.Outcome)), optional(clean(c.Reading.Type))
+		r.providerIDs[i], r.tokens[i] = optional(clean(c.Reading.EventID)), optional(clean(d.Token))
+		if d.Wait != nil {
+			r.correlations[i] = &d.Wait.ID
+		}
+		if d.DuplicateOf != uuid.Nil {
+			r.duplicatesOf[i] = &d.DuplicateOf
+		} else if c.DedupeKey != nil && d.TakesKey() {
+			r.dedupeKeys[i] = (*uuid.UUID)(c.DedupeKey)
+		}
+		if !oversized(c, d) {
+			r.payments[i], r.forms[i] = paymentJSON(c.Reading.Payment), formJSON(c.Reading.Form)
+		}
+	}
+	return r
+}
+
 // queueEvents queues one insert for all the events of a batch.
 func queueEvents(b *pgx.Batch, callbacks []relay.Callback, decisions []Decision) {
 	n := len(callbacks)
-	var (
-		projects, sources          = make([]int64, n), make([]int64, n)
-		ids                        = make([]uuid.UUID, n)
-		received                   = make([]time.Time, n)
-		verdicts, matches, rules   = make([]string, n), make([]string, n), make([]string, n)
-		formats                    = make([]string, n)
-		reasons, outcomes, types   = make([]*string, n), make([]*string, n), make([]*string, n)
-		providerIDs, tokens        = make([]*string, n), make([]*string, n)
-		dedupeKeys                 = make([]*uuid.UUID, n)
-		payments, forms, headers   = make([]*string, n), make([]*string, n), make([]*string, n)
-		correlations, duplicatesOf = make([]*uuid.UUID, n), make([]*uuid.UUID, n)
-		bodies, packings           = make([][]byte, n), make([]int64, n)
-	)
+	headers, requests := make([]*string, n), make([]*string, n)
+	bodies, packings := make([][]byte, n), make([]int64, n)
 	for i := range callbacks {
 		c, d := &callbacks[i], &decisions[i]
-		projects[i], sources[i], ids[i], received[i] = c.ProjectID, c.SourceID, c.ID, c.ReceivedAt
-		verdicts[i], matches[i], rules[i] = string(c.Verdict), string(d.Match), d.Rule
-		formats[i] = string(c.Reading.Format)
-		reasons[i], outcomes[i], types[i] = optional(clean(c.Reason)), optional(string(d.Outcome)), optional(clean(c.Reading.Type))
-		providerIDs[i], tokens[i] = optional(clean(c.Reading.EventID)), optional(clean(d.Token))
-		if d.Wait != nil {
-			correlations[i] = &d.Wait.ID
-		}
-		if d.DuplicateOf != uuid.Nil {
-			duplicatesOf[i] = &d.DuplicateOf
-		} else if c.DedupeKey != nil && d.TakesKey() {
-			dedupeKeys[i] = (*uuid.UUID)(c.DedupeKey)
-		}
 		if !oversized(c, d) {
-			payments[i], forms[i], headers[i] = paymentJSON(c.Reading.Payment), formJSON(c.Reading.Form), optional(string(c.Headers))
+			headers[i], requests[i] = optional(string(c.Headers)), requestJSON(c, d)
 			bodies[i], packings[i] = pack(c.Body)
 		}
 	}
+	r := newEventRows(callbacks, decisions)
 	b.Queue(`
 		INSERT INTO events (project_id, source_id, id, received_at, verdict, match, rule, format,
 		                    reason, outcome, type, provider_event_id, token,
-		                    payment, form, headers, correlation_id, duplicate_of, dedupe_key, body, packing)
+		                    payment, form, headers, correlation_id, duplicate_of, dedupe_key, body, packing, request)
 		SELECT e.project_id, e.source_id, e.id, e.received_at, e.verdict, e.match, e.rule, e.format,
 		       e.reason, e.outcome, e.type, e.provider_event_id, e.token,
-		       e.payment::json, e.form::json, e.headers::json, e.correlation_id, e.duplicate_of, e.dedupe_key, e.body, e.packing
+		       e.payment::json, e.form::json, e.headers::json, e.correlation_id, e.duplicate_of, e.dedupe_key, e.body, e.packing, e.request::json
 		FROM unnest($1::bigint[], $2::bigint[], $3::uuid[], $4::timestamptz[], $5::text[], $6::text[], $7::text[], $8::text[],
 		            $9::text[], $10::text[], $11::text[], $12::text[], $13::text[],
-		            $14::text[], $15::text[], $16::text[], $17::uuid[], $18::uuid[], $19::uuid[], $20::bytea[], $21::bigint[])
+		            $14::text[], $15::text[], $16::text[], $17::uuid[], $18::uuid[], $19::uuid[], $20::bytea[], $21::bigint[], $22::text[])
 		  AS e (project_id, source_id, id, received_at, verdict, match, rule, format,
 		        reason, outcome, type, provider_event_id, token,
-		        payment, form, headers, correlation_id, duplicate_of, dedupe_key, body, packing)
+		        payment, form, headers, correlation_id, duplicate_of, dedupe_key, body, packing, request)
 		ORDER BY e.dedupe_key`,
-		projects, sources, ids, received, verdicts, matches, rules, formats,
-		reasons, outcomes, types, providerIDs, tokens,
-		payments, forms, headers, correlations, duplicatesOf, dedupeKeys, bodies, packings)
+		r.projects, r.sources, r.ids, r.received, r.verdicts, r.matches, r.rules, r.formats,
+		r.reasons, r.outcomes, r.types, r.providerIDs, r.tokens,
+		r.payments, r.forms, headers, r.correlations, r.duplicatesOf, r.dedupeKeys, bodies, packings, requests)
 }
 
 // queueEffects queues what a batch does to its waits, and returns the

@@ -99,3 +99,32 @@ func must[T any](v T, err error) func(*testing.T) T {
 		return v
 	}
 }
+
+// park commits a callback that nobody waits for yet, by the name of its first
+// candidate.
+func park(t *testing.T, p *storetest.Project, c relay.Callback) {
+	t.Helper()
+	decide := func(context.Context, *store.Facts) ([]store.Decision, error) {
+		return []store.Decision{{
+			Match: relay.Parked, Rule: "nobody_waits_yet", Outcome: c.Reading.Outcome,
+			Parks: []store.ParkedName{{Ref: store.RefHash(c.SourceID, c.Reading.Candidates[0].Value), KeyOnly: true}},
+		}}, nil
+	}
+	if _, _, err := p.Store.CommitCallbacks(context.Background(), uuid.New(), []relay.Callback{c}, []store.Names{namesOf(c)}, decide); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// rematch matches a stored event again, as if c had been read out of it.
+func rematch(t *testing.T, p *storetest.Project, c relay.Callback) []store.Rematched {
+	t.Helper()
+	done, _, err := p.Store.Rematch(context.Background(), uuid.New(), []store.EventKey{{ProjectID: c.ProjectID, ID: c.ID}},
+		func(*store.Kept) (relay.Callback, store.Names, bool) { return c, namesOf(c), true },
+		func(ctx context.Context, callbacks []relay.Callback, facts *store.Facts) ([]store.Decision, error) {
+			return apply(p, callbacks)(ctx, facts)
+		})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return done
+}

@@ -44,11 +44,17 @@ var hotStatements = map[string]string{
 	"name waits by their keys":        "SELECT *, true",
 	"free idempotency keys":           "DELETE FROM idempotency_keys",
 	"point idempotency keys at waits": "UPDATE idempotency_keys",
+	"park events":                     "INSERT INTO parked_refs",
+	"look for parked events":          "FROM unnest($1::uuid[]) AS x (ref)",
+	"look through parked events":      "WITH piece AS MATERIALIZED",
+	"lock stored events":              "FOR UPDATE OF e SKIP LOCKED",
+	"change matched events":           "UPDATE events e",
+	"forget names of matched events":  "DELETE FROM parked_refs",
 }
 
 // bigTables have 1e5 rows in TestPlans.
 var bigTables = []string{
-	"correlations", "deadlines", "correlation_refs", "events", "deliveries", "attempts", "idempotency_keys", "plans",
+	"correlations", "deadlines", "correlation_refs", "events", "deliveries", "attempts", "idempotency_keys", "plans", "parked_refs",
 }
 
 // maxBlocks is how many 8 KiB blocks one hot statement over one to three rows
@@ -144,6 +150,23 @@ func everyHotStatement(t *testing.T, p *storetest.Project, url string) {
 	paid.Reading.References = []relay.Candidate{{Place: "json:id", Value: "pi_" + user}}
 	late := deduped(p.Callback("l"+user, relay.Completed, old.Token))
 	commit(t, p, paid, late)
+	// An event that is parked, and found.
+	early := deduped(p.Callback("k"+user, relay.Refunded, "early-"+user))
+	park(t, p, early)
+	awaited := p.Registration(t, user+"?!", p.Plan())
+	awaited.Wait.Key = "early-" + user
+	awaited.Wait = p.Register(t, awaited)
+	if _, _, err := p.Store.AwaitedFrom(ctx, store.ParkedCursor{}, 3); err != nil {
+		t.Fatal(err)
+	}
+	found := must(p.Store.Awaited(ctx, store.KeyRefs(&awaited.Wait), 3))(t)
+	if len(found) != 1 || found[0].ID != early.ID {
+		t.Fatalf("looking for parked events: got %v, want %s", found, early.ID)
+	}
+	early.Reading.Candidates[0].Value = awaited.Wait.Token
+	if done := rematch(t, p, early); len(done) != 1 || !done[0].Changed {
+		t.Fatalf("matching a parked event: got %+v, want it changed", done)
+	}
 	// Deadlines: one that ends, one that is left.
 	for _, ends := range []bool{true, false} {
 		w := p.Wait(t, user+"-overdue")
@@ -205,6 +228,8 @@ func fill(t *testing.T, url string) {
 		 FROM events WHERE project_id = 99`,
 		`INSERT INTO attempts (delivery_id, number, project_id, started_at, duration_ms, class)
 		 SELECT id, 1, project_id, now(), 1, 'retry' FROM deliveries WHERE project_id = 99`,
+		`INSERT INTO parked_refs (event_id, ref, project_id, source_id, number, key_only)
+		 SELECT id, gen_random_uuid(), 99, 99, 0, true FROM events WHERE project_id = 99`,
 		`INSERT INTO idempotency_keys (key, project_id, request, correlation_id)
 		 SELECT gen_random_uuid(), project_id, '\x00', id FROM correlations WHERE project_id = 99`,
 	} {

@@ -123,7 +123,7 @@ func lockOlder(ctx context.Context, conn *pgx.Conn, regs []Registration) (*older
 	for i := range regs {
 		r := &regs[i]
 		scopes = append(scopes, r.Wait.Scope)
-		refs = append(refs, keyRefs(&r.Wait)...)
+		refs = append(refs, KeyRefs(&r.Wait)...)
 		if r.IdempotencyKey != uuid.Nil {
 			keys, keyWaits = append(keys, r.IdempotencyKey), append(keyWaits, r.Wait.ID)
 			requests, projects = append(requests, r.Request[:]), append(projects, r.Wait.ProjectID)
@@ -204,7 +204,7 @@ func readOlder(br pgx.BatchResults) (*older, error) {
 func (o *older) overtaken(regs []Registration) bool {
 	for i := range regs {
 		w := &regs[i].Wait
-		for _, ref := range keyRefs(w) {
+		for _, ref := range KeyRefs(w) {
 			holder, ok := o.keys[ref]
 			if old := o.pending[w.Scope]; ok && holder.scope == w.Scope && (old == nil || old.ID != holder.wait) {
 				return true
@@ -280,7 +280,7 @@ func queueIdempotency(b *pgx.Batch, regs []Registration, results []RegistrationR
 // keyTaken reports whether a pending wait other than old, which is about to
 // be superseded, holds the key at one of the sources.
 func (o *older) keyTaken(w, old *relay.Wait) bool {
-	for _, ref := range keyRefs(w) {
+	for _, ref := range KeyRefs(w) {
 		if holder, ok := o.keys[ref]; ok && (old == nil || holder.wait != old.ID) {
 			return true
 		}
@@ -288,8 +288,8 @@ func (o *older) keyTaken(w, old *relay.Wait) bool {
 	return false
 }
 
-// keyRefs lists the names that a wait's own key gives it, one per source.
-func keyRefs(w *relay.Wait) []uuid.UUID {
+// KeyRefs lists the names that a wait's own key gives it, one per source.
+func KeyRefs(w *relay.Wait) []uuid.UUID {
 	if w.Key == "" {
 		return nil
 	}
@@ -342,7 +342,7 @@ func queueRegistrations(b *pgx.Batch, regs []Registration, fresh []int) {
 		flows[at], conversations[at], keys[at], locales[at] = optional(w.Flow), optional(w.Conversation), optional(w.Key), optional(w.Locale)
 		vars[at], data[at] = optional(string(w.CustomVars)), optional(string(w.Data))
 		seconds[at] = r.ExpiresIn.Seconds()
-		for _, ref := range keyRefs(w) {
+		for _, ref := range KeyRefs(w) {
 			refs, refWaits, refProjects = append(refs, ref), append(refWaits, w.ID), append(refProjects, w.ProjectID)
 		}
 		if !slices.Contains(planIDs, w.PlanID) {

@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math"
 	"time"
 
 	"github.com/google/uuid"
@@ -27,7 +28,16 @@ const (
 	expireBatch    = 500 // waits per transaction
 	clearInterval  = time.Minute
 	clearBatch     = 5_000 // rows per transaction
+	parkedInterval = 5 * time.Second
+	replayInterval = time.Second
+	unparkBatch    = 1_000 // events per transaction
 	passTimeout    = 10 * time.Second
+)
+
+// What is parked, and for how long.
+const (
+	parkedFor       = 72 * time.Hour // then the event is unmatched: providers have stopped sending by then
+	parkedPerSource = 10_000         // events; beyond, the oldest are unmatched
 )
 
 // Config is what a Sweeper works with.
@@ -36,7 +46,12 @@ type Config struct {
 	Plans *plan.Cache
 	// HandOver takes deliveries that were committed and leased to this node.
 	HandOver func([]relay.Delivery)
-	Log      *slog.Logger
+	// MatchParked looks at a piece of what is parked, and says how many events
+	// found their wait.
+	MatchParked func(context.Context) (int, error)
+	// Replay works off a piece of a replay, and says how many events it took.
+	Replay func(context.Context) (int, error)
+	Log    *slog.Logger
 }
 
 // Sweeper runs the sweeps.
@@ -46,7 +61,7 @@ type Sweeper struct {
 
 // New returns a Sweeper; Run makes it work.
 func New(cfg Config) (*Sweeper, error) {
-	if cfg.Store == nil || cfg.Plans == nil || cfg.HandOver == nil || cfg.Log == nil {
+	if cfg.Store == nil || cfg.Plans == nil || cfg.HandOver == nil || cfg.MatchParked == nil || cfg.Replay == nil || cfg.Log == nil {
 		return nil, errors.New("sweeper: Config has a field that is nil")
 	}
 	return &Sweeper{cfg: cfg}, nil
@@ -61,6 +76,18 @@ func (s *Sweeper) Run(ctx context.Context) error {
 	})
 	g.Go(func() error {
 		s.every(ctx, clearInterval, "clearing what is old", s.ClearOnce, clearBatch)
+		return nil
+	})
+	g.Go(func() error {
+		s.every(ctx, parkedInterval, "matching parked events", s.cfg.MatchParked, math.MaxInt)
+		return nil
+	})
+	g.Go(func() error {
+		s.every(ctx, replayInterval, "replaying events", s.cfg.Replay, 1)
+		return nil
+	})
+	g.Go(func() error {
+		s.every(ctx, clearInterval, "ending parked events", s.UnparkOnce, unparkBatch)
 		return nil
 	})
 	return g.Wait()
@@ -132,4 +159,10 @@ func (s *Sweeper) expire(ctx context.Context, waits []*relay.Wait) ([]store.Endi
 // returns how many rows it touched.
 func (s *Sweeper) ClearOnce(ctx context.Context) (int, error) {
 	return s.cfg.Store.ClearOld(ctx, clearBatch)
+}
+
+// UnparkOnce gives up one batch of the events that were parked for too long,
+// or are too many, and returns how many it took.
+func (s *Sweeper) UnparkOnce(ctx context.Context) (int, error) {
+	return s.cfg.Store.Unpark(ctx, parkedFor, parkedPerSource, unparkBatch)
 }

@@ -24,6 +24,9 @@ import (
 
 func TestMain(m *testing.M) { storetest.Main(m) }
 
+// nothing is a pass that finds nothing.
+func nothing(context.Context) (int, error) { return 0, nil }
+
 // node is a sweeper with what it handed over and what it logged.
 type node struct {
 	*sweeper.Sweeper
@@ -37,7 +40,7 @@ func newNode(t *testing.T, s *store.Store) *node {
 	n := &node{}
 	var err error
 	n.Sweeper, err = sweeper.New(sweeper.Config{
-		Store: s, Plans: plan.NewCache(s.Plan), Log: slog.New(slog.NewTextHandler(&n.log, nil)),
+		Store: s, Plans: plan.NewCache(s.Plan), MatchParked: nothing, Replay: nothing, Log: slog.New(slog.NewTextHandler(&n.log, nil)),
 		HandOver: func(ds []relay.Delivery) {
 			n.mu.Lock()
 			defer n.mu.Unlock()
@@ -235,6 +238,7 @@ func TestUnreachablePlansEndNothing(t *testing.T) {
 	var log bytes.Buffer
 	s, err := sweeper.New(sweeper.Config{
 		Store: p.Store, Log: slog.New(slog.NewTextHandler(&log, nil)), HandOver: func([]relay.Delivery) {},
+		MatchParked: nothing, Replay: nothing,
 		Plans: plan.NewCache(func(ctx context.Context, id uuid.UUID) (*relay.Plan, error) {
 			ctx, cancel := context.WithCancel(ctx)
 			cancel()
@@ -276,5 +280,31 @@ func TestRun(t *testing.T) {
 	cancel()
 	if err := <-stopped; err != nil {
 		t.Errorf("got %v, want it to end with its context", err)
+	}
+}
+
+// What was parked for longer than 72 h is unmatched after a pass, what was
+// parked for less is not.
+func TestUnpark(t *testing.T) {
+	t.Parallel()
+	p, url := project(t)
+	n := newNode(t, p.Store)
+	for _, hours := range []int{71, 73} {
+		storetest.Exec(t, url, `
+			WITH e AS (
+			    INSERT INTO events (project_id, id, source_id, received_at, verdict, match, rule, format, provider_event_id)
+			    VALUES ($1, gen_random_uuid(), $2, now(), 'verified', 'parked', 'nobody_waits_yet', 'json', $3::integer::text)
+			    RETURNING id)
+			INSERT INTO parked_refs (event_id, ref, project_id, source_id, number, key_only, parked_at)
+			SELECT id, gen_random_uuid(), $1, $2, 0, true, now() - $3::integer * interval '1 hour' FROM e`, p.ID, p.SourceID, hours)
+	}
+	for i, want := range []int{1, 0} {
+		if got, err := n.UnparkOnce(t.Context()); err != nil || got != want {
+			t.Errorf("pass %d: got %d, %v, want %d", i, got, err, want)
+		}
+	}
+	got := storetest.Query[string](t, url, `SELECT string_agg(concat_ws(' ', provider_event_id, match, rule), ', ' ORDER BY provider_event_id) FROM events`)
+	if want := "71 parked nobody_waits_yet, 73 unmatched nobody_came"; got != want {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }

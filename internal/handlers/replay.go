@@ -1,0 +1,94 @@
+package handlers
+
+import (
+	"net/http"
+	"slices"
+
+	"github.com/google/uuid"
+	"github.com/labstack/echo/v4"
+
+	"relay.example/relay/internal/relay"
+	"relay.example/relay/internal/store"
+)
+
+// replayed is the answer to a replay. The work follows in the background.
+type replayed struct {
+	ID      *uuid.UUID `json:"id"` // null of a dry run
+	Matched int        `json:"matched"`
+	Skipped int        `json:"skipped"`
+	DryRun  bool       `json:"dry_run"`
+	Limit   int        `json:"limit"`
+}
+
+func showReplay(r store.Replay) replayed {
+	out := replayed{Matched: r.Matched, Skipped: r.Skipped, DryRun: r.ID == uuid.Nil, Limit: store.ReplayLimit}
+	if r.ID != uuid.Nil {
+		out.ID = &r.ID
+	}
+	return out
+}
+
+// replayEvent has one event matched again.
+func (h *Handlers) replayEvent(c echo.Context) error {
+	if _, err := decode(c, &struct{}{}, true); err != nil {
+		return err
+	}
+	id, err := idParam(c)
+	if err != nil {
+		return err
+	}
+	ctx, project := c.Request().Context(), callerOf(c).project.ID
+	e, err := h.cfg.Store.Event(ctx, project, id)
+	if err != nil {
+		return err
+	}
+	if e.Body == nil {
+		return relay.Errorf(relay.Conflict, "event_blanked",
+			"the bytes of this event are not kept any more: have the provider send it again")
+	}
+	r, err := h.cfg.Store.StartReplay(ctx, project, store.EventFilter{ID: id}, false)
+	if err != nil {
+		return err
+	}
+	return c.JSON(http.StatusAccepted, showReplay(r))
+}
+
+// replayEvents has the events of a filter matched again.
+func (h *Handlers) replayEvents(c echo.Context) error {
+	var req struct {
+		Source  string        `json:"source"`
+		Verdict relay.Verdict `json:"verdict"`
+		Match   relay.Match   `json:"match"`
+		Token   string        `json:"token"`
+		From    timeField     `json:"from"`
+		To      timeField     `json:"to"`
+		DryRun  bool          `json:"dry_run"`
+	}
+	if _, err := decode(c, &req, false); err != nil {
+		return err
+	}
+	if req.Verdict != "" && !slices.Contains(verdicts, req.Verdict) {
+		return relay.Errorf(relay.Invalid, "invalid_verdict", "verdict: %q is none of %v", req.Verdict, verdicts)
+	}
+	if req.Match != "" && !slices.Contains(matches, req.Match) {
+		return relay.Errorf(relay.Invalid, "invalid_match", "match: %q is none of %v", req.Match, matches)
+	}
+	if err := checkText("source", req.Source, maxUserID); err != nil {
+		return err
+	}
+	if err := checkText("token", req.Token, maxUserID); err != nil {
+		return err
+	}
+	f := store.EventFilter{
+		Source: req.Source, Verdict: req.Verdict, Match: req.Match, Token: req.Token, From: req.From.Time, To: req.To.Time,
+	}
+	if f == (store.EventFilter{}) {
+		return relay.Errorf(relay.Invalid, "filter_required",
+			"say which events: give at least one of source, verdict, match, token, from, to")
+	}
+	r, err := h.cfg.Store.StartReplay(c.Request().Context(), callerOf(c).project.ID, f, req.DryRun)
+	if err != nil {
+		return err
+	}
+	return c.JSON(http.StatusAccepted, showReplay(r))
+}
