@@ -219,3 +219,20 @@ func TestReplaySurvivesANode(t *testing.T) {
 		t.Errorf("%d deliveries, want one", got)
 	}
 }
+
+// A parameter of the URL that is the secret itself is kept in no row, right or
+// wrong; the others are.
+func TestCredentialInTheQueryIsNotKept(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	n.put("/v1/sources/keyed", `{"secret": "`+hookSecret+`", "provider": {"name": "keyed",
+		"auth": {"alg": "token", "sig": {"from": "query:key"}}, "id": "{json:id}", "type": "{json:type}",
+		"outcome": [{"type": "paid", "is": "completed"}], "correlation": ["query:ref"]}}`).want(http.StatusOK)
+	for key, status := range map[string]int{hookSecret: http.StatusOK, "another-secret": http.StatusUnauthorized} {
+		n.send(http.MethodPost, "/in/default/keyed?ref=order-1&key="+key, strings.NewReader(`{"id": "1", "type": "paid"}`),
+			header("Content-Type", "application/json")).want(status)
+	}
+	if got := n.count("events WHERE request->>'query' = 'ref=order-1'"); got != 2 {
+		t.Errorf("%d events have the query without its key, want 2", got)
+	}
+}

@@ -1,6 +1,8 @@
 package intake
 
 import (
+	"context"
+
 	"relay.example/relay/internal/relay"
 	"relay.example/relay/internal/store"
 )
@@ -32,7 +34,7 @@ func (in *Intake) LookNow() (asked int, err error) {
 	for ; ; asked++ {
 		select {
 		case refs := <-in.looks:
-			if err := in.look(refs); err != nil {
+			if err := in.look(context.Background(), refs); err != nil {
 				return asked, err
 			}
 		default:

@@ -541,3 +541,23 @@ func TestNoLookWithoutNeed(t *testing.T) {
 		t.Errorf("looked %d times, %v, want never", asked, err)
 	}
 }
+
+// A stored event that the database refuses as it is read now stays what it
+// was, and fails none of the others.
+func TestPoisonedRematchFailsAlone(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	n := newNode(t, s.Store)
+	for i := range 3 {
+		s.receive(t, n, session("evt_"+strconv.Itoa(i), "unpaid", "order-1", "pi_"+strconv.Itoa(i)))
+	}
+	storetest.Exec(t, s.url, `CREATE FUNCTION poison() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '22P02'; END $$`)
+	storetest.Exec(t, s.url, `CREATE TRIGGER poison BEFORE UPDATE ON events FOR EACH ROW WHEN (NEW.provider_event_id = 'evt_1') EXECUTE FUNCTION poison()`)
+	w := register(t, n, keyed(t, s.Project, "order-1"))
+	look(t, n)
+	s.wantWait(t, w, "pending", "processing>processing")
+	s.wantEvent(t, "evt_0", "matched deadline_extended")
+	s.wantEvent(t, "evt_1", "parked nobody_waits_yet")
+	s.wantEvent(t, "evt_2", "duplicate already_processing")
+	s.wantParked(t, 1)
+}

@@ -16,7 +16,7 @@ const (
 	rematchBatch   = 100                   // events decided in one transaction, with their bytes in memory
 	rematchTimeout = 6 * time.Second       // of one of them
 	maxLooks       = 1024                  // commits whose names wait to be looked for; beyond, the sweep finds them
-	lookPause      = 20 * time.Millisecond // in which the names of several commits gather
+	lookPause      = 50 * time.Millisecond // in which the names of several commits gather
 	parkedPass     = 5_000                 // names of parked events that one sweep looks at
 )
 
@@ -81,7 +81,7 @@ func (in *Intake) runLooks(ctx context.Context) error {
 			case <-pause.C:
 			}
 			pause.Stop()
-			if err := in.look(in.gatherLooks(refs)); err != nil {
+			if err := in.look(ctx, in.gatherLooks(refs)); err != nil {
 				in.cfg.Log.Warn("parked events not looked for; the next sweep does", "error", err)
 			}
 		}
@@ -102,17 +102,18 @@ func (in *Intake) gatherLooks(refs []uuid.UUID) []uuid.UUID {
 }
 
 // look finds the parked events of some names and matches them. It is repeated
-// for as long as it finds a full batch and gets on with it.
-func (in *Intake) look(refs []uuid.UUID) error {
+// for as long as it finds a full batch and gets on with it; a batch that was
+// begun is finished when ctx ends.
+func (in *Intake) look(ctx context.Context, refs []uuid.UUID) error {
 	for {
-		ctx, cancel := context.WithTimeoutCause(context.Background(), rematchTimeout, errCommitTimeout)
-		events, err := in.cfg.Store.Awaited(ctx, refs, rematchBatch)
+		looking, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), rematchTimeout, errCommitTimeout)
+		events, err := in.cfg.Store.Awaited(looking, refs, rematchBatch)
 		cancel()
 		if err != nil {
 			return err
 		}
-		settled, err := in.rematch(events)
-		if err != nil || len(events) < rematchBatch || settled == 0 {
+		changed, err := in.rematch(events)
+		if err != nil || len(events) < rematchBatch || changed == 0 || ctx.Err() != nil {
 			return err
 		}
 	}
