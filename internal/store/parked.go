@@ -57,8 +57,9 @@ func (s *Store) Awaited(ctx context.Context, refs []uuid.UUID, limit int) ([]Eve
 		FROM unnest($1::uuid[]) AS x (ref)
 		CROSS JOIN LATERAL (
 		    SELECT p.project_id, p.event_id
-		    FROM parked_refs p
-		    WHERE p.ref = x.ref AND EXISTS (SELECT FROM correlation_refs r WHERE r.ref = p.ref AND (NOT p.key_only OR r.key_active IS NOT NULL))
+		    -- OFFSET 0: else the order by event tempts to walk all of them.
+		    FROM (SELECT * FROM parked_refs WHERE ref = x.ref OFFSET 0) p
+		    WHERE EXISTS (SELECT FROM correlation_refs r WHERE r.ref = p.ref AND (NOT p.key_only OR r.key_active IS NOT NULL))
 		    ORDER BY p.event_id
 		    LIMIT $2
 		) p
@@ -69,7 +70,10 @@ func (s *Store) Awaited(ctx context.Context, refs []uuid.UUID, limit int) ([]Eve
 }
 
 // ParkedCursor is how far AwaitedFrom has come; zero: at the oldest event.
-type ParkedCursor struct{ event, ref uuid.UUID }
+type ParkedCursor struct {
+	event  uuid.UUID
+	number int
+}
 
 // AwaitedFrom does the same for all that is parked, piece by piece: it looks
 // at no more than limit names behind the cursor, and returns the cursor of the
@@ -77,15 +81,15 @@ type ParkedCursor struct{ event, ref uuid.UUID }
 func (s *Store) AwaitedFrom(ctx context.Context, from ParkedCursor, limit int) (events []EventKey, next ParkedCursor, err error) {
 	rows, _ := s.hot.Query(ctx, `
 		WITH piece AS MATERIALIZED (
-		    SELECT event_id, ref, project_id, key_only
+		    SELECT event_id, number, ref, project_id, key_only
 		    FROM parked_refs
-		    WHERE (event_id, ref) > ($1, $2)
-		    ORDER BY event_id, ref
+		    WHERE (event_id, number) > ($1, $2::integer)
+		    ORDER BY event_id, number
 		    LIMIT $3
 		)
-		SELECT project_id, event_id, ref, awaited, total
-		FROM (SELECT s.project_id, s.event_id, s.ref, r.awaited IS NOT NULL AS awaited,
-		             count(*) OVER () AS total, lead(s.ref) OVER (ORDER BY s.event_id, s.ref) AS following
+		SELECT project_id, event_id, number, awaited, total
+		FROM (SELECT s.project_id, s.event_id, s.number, r.awaited IS NOT NULL AS awaited,
+		             count(*) OVER () AS total, lead(s.number) OVER (ORDER BY s.event_id, s.number) AS following
 		      FROM piece s
 		      LEFT JOIN LATERAL (
 		          SELECT true AS awaited FROM correlation_refs r
@@ -93,17 +97,17 @@ func (s *Store) AwaitedFrom(ctx context.Context, from ParkedCursor, limit int) (
 		          LIMIT 1
 		      ) r ON true) named
 		WHERE awaited OR following IS NULL
-		ORDER BY event_id, ref`, from.event, from.ref, limit)
+		ORDER BY event_id, number`, from.event, from.number, limit)
 	var key EventKey
-	var ref uuid.UUID
+	var number int
 	var awaited bool
 	var total int
-	_, err = pgx.ForEachRow(rows, []any{&key.ProjectID, &key.ID, &ref, &awaited, &total}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&key.ProjectID, &key.ID, &number, &awaited, &total}, func() error {
 		if awaited && (len(events) == 0 || events[len(events)-1] != key) {
 			events = append(events, key)
 		}
 		if total == limit {
-			next = ParkedCursor{key.ID, ref}
+			next = ParkedCursor{key.ID, number}
 		}
 		return nil
 	})
