@@ -55,7 +55,7 @@ const (
 	claimSize       = 256               // rows per claim
 	pollInterval    = 500 * time.Millisecond
 	refusedInterval = 10 * time.Second // between log lines about refused credentials
-	claimTimeout    = 10 * time.Second // of one claim
+	claimTimeout    = 5 * time.Second  // of one claim
 	returnTimeout   = 5 * time.Second  // of giving leases back
 	recordTry       = 4 * time.Second  // of one statement that records attempts
 	recordTimeout   = 10 * time.Second // of all tries: results are not thrown away for a hiccup
@@ -297,7 +297,9 @@ func (e *Engine) ClaimOnce(ctx context.Context) (int, error) {
 	if room == 0 {
 		return 0, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, claimTimeout)
+	// A shutdown does not cut a claim off: the server would go on with it, and
+	// lease to nobody what was just given back.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), claimTimeout)
 	defer cancel()
 	claimed, err := e.cfg.Store.ClaimDue(ctx, uuid.New(), min(room, claimSize), busy)
 	if err != nil {
