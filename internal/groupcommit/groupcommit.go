@@ -164,9 +164,6 @@ func (c *Committer[Req, Res]) callHelp() {
 	}
 }
 
-// Waiting returns how many requests wait for a commit.
-func (c *Committer[Req, Res]) Waiting() int { return len(c.queue) }
-
 // Run commits until ctx is done; then it takes no more requests, commits what
 // had been taken, and returns.
 func (c *Committer[Req, Res]) Run(ctx context.Context) error {

@@ -209,7 +209,7 @@ func TestAmounts(t *testing.T) {
 		{"BHD", 2050, 2.05, "2.050"},
 		{"KWD", 1, 0.001, "0.001"},
 		{"CLF", 12345, 1.2345, "1.2345"},
-		{"XXX", 2050, 20.5, "20.50"}, // ISO 4217 for "no currency": unknown ones have two digits
+		{"QQQ", 2050, 20.5, "20.50"}, // nobody's currency: most have two digits
 		{"EUR", math.MaxInt64, 92233720368547758.07, "92233720368547758.07"},
 		{"EUR", math.MinInt64, -92233720368547758.08, "-92233720368547758.08"},
 	} {
