@@ -60,7 +60,10 @@ func TestUnsignedGoesByTokenAlone(t *testing.T) {
 func TestOnePaymentToldTwice(t *testing.T) {
 	t.Parallel()
 	p, url := project(t)
-	for _, how := range []string{"apart", "together"} {
+	for how, verdict := range map[string]relay.Verdict{
+		"apart": relay.Verified, "together": relay.Verified,
+		"unsigned": relay.Unsigned, // goes by its token, and is told twice all the same
+	} {
 		t.Run(how, func(t *testing.T) {
 			n := newNode(t, p.Store)
 			plan := p.Plan()
@@ -69,7 +72,7 @@ func TestOnePaymentToldTwice(t *testing.T) {
 			w := p.Register(t, p.Registration(t, "u-"+how, plan))
 			paid := func(event, payment, currency string) relay.Callback {
 				c := p.Paid(how+event, payment, w.Token)
-				c.Reading.Payment.Currency = currency
+				c.Reading.Payment.Currency, c.Verdict = currency, verdict
 				return c
 			}
 			history := []relay.Callback{
@@ -88,6 +91,9 @@ func TestOnePaymentToldTwice(t *testing.T) {
 				SELECT string_agg(outcome, ' ' ORDER BY outcome) FROM deliveries WHERE correlation_id = $1`, w.ID)
 			if want := "completed mismatch paid_again"; got != want {
 				t.Errorf("fired %q, want %q", got, want)
+			}
+			if n := storetest.Query[int](t, url, `SELECT count(*) FROM events WHERE correlation_id = $1 AND payment IS NULL`, w.ID); n > 0 {
+				t.Errorf("%d events lost their payment: the database refused them as they were read", n)
 			}
 		})
 	}

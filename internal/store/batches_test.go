@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -407,5 +408,23 @@ func TestKeyThatMovesOnIsLookedUpAgain(t *testing.T) {
 	}
 	if _, err := commitTo(p.Store, p, p.Callback("evt_2", relay.Failed, "order-1")); err != nil {
 		t.Errorf("a callback for a key that has gone: got %v, want it kept", err)
+	}
+}
+
+// Of what a stranger sends, too much is kept in no form: neither as bytes nor
+// as the fields that were read out of them.
+func TestOversizedStrangersAreNotKept(t *testing.T) {
+	t.Parallel()
+	p, url := project(t)
+	for name, size := range map[string]int{"small": 1 << 10, "large": 65 << 10} {
+		c := deduped(p.Callback(name, relay.Completed, relay.NewToken()))
+		c.Verdict, c.Body = relay.Unsigned, make([]byte, size)
+		c.Reading.Form = map[string]any{"message": strings.Repeat("x", size)}
+		commit(t, p, c)
+	}
+	got := storetest.Query[string](t, url, `
+		SELECT string_agg(provider_event_id || ' ' || (body IS NOT NULL) || ' ' || (form IS NOT NULL), ', ' ORDER BY provider_event_id) FROM events`)
+	if want := "large false false, small true true"; got != want {
+		t.Errorf("kept (body, form): got %q, want %q", got, want)
 	}
 }
