@@ -83,18 +83,22 @@ func (h *Handlers) listEvents(c echo.Context) error {
 	return c.JSON(http.StatusOK, page(rows, p, func(e *store.EventRecord) uuid.UUID { return e.ID }, showEvent))
 }
 
-func (h *Handlers) getEvent(c echo.Context) error {
+// eventOf reads the event that the path names.
+func (h *Handlers) eventOf(c echo.Context) (*store.EventRecord, error) {
 	id, err := idParam(c)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	ctx, project := c.Request().Context(), callerOf(c).project.ID
-	e, err := h.cfg.Store.Event(ctx, project, id)
+	return h.cfg.Store.Event(c.Request().Context(), callerOf(c).project.ID, id)
+}
+
+func (h *Handlers) getEvent(c echo.Context) error {
+	e, err := h.eventOf(c)
 	if err != nil {
 		return err
 	}
 	out := eventDetail{event: showEvent(e), Headers: e.Headers}
-	if out.Explanation, err = h.explain(ctx, project, e); err != nil {
+	if out.Explanation, err = h.explain(c.Request().Context(), callerOf(c).project.ID, e); err != nil {
 		return err
 	}
 	switch {

@@ -33,12 +33,7 @@ func (h *Handlers) replayEvent(c echo.Context) error {
 	if _, err := decode(c, &struct{}{}, true); err != nil {
 		return err
 	}
-	id, err := idParam(c)
-	if err != nil {
-		return err
-	}
-	ctx, project := c.Request().Context(), callerOf(c).project.ID
-	e, err := h.cfg.Store.Event(ctx, project, id)
+	e, err := h.eventOf(c)
 	if err != nil {
 		return err
 	}
@@ -46,7 +41,7 @@ func (h *Handlers) replayEvent(c echo.Context) error {
 		return relay.Errorf(relay.Conflict, "event_blanked",
 			"the bytes of this event are not kept any more: have the provider send it again")
 	}
-	r, err := h.cfg.Store.StartReplay(ctx, project, store.EventFilter{ID: id}, false)
+	r, err := h.cfg.Store.StartReplay(c.Request().Context(), callerOf(c).project.ID, store.EventFilter{ID: e.ID}, false)
 	if err != nil {
 		return err
 	}
