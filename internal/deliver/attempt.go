@@ -29,6 +29,10 @@ func (e *Engine) deliver(ctx context.Context, d relay.Delivery) {
 		e.returnLeases(ctx, []relay.Delivery{d})
 		return
 	}
+	if d.Pointless() && !d.Sent {
+		e.skip(ctx, d)
+		return
+	}
 	a, made := e.attempt(ctx, d, destination)
 	if !made {
 		return
@@ -49,10 +53,32 @@ func (e *Engine) deliver(ctx context.Context, d relay.Delivery) {
 	}
 }
 
+// skip gives up what its wait, which has closed since, no longer asks for.
+// Where that fails the lease ends, and whoever claims it next skips it.
+func (e *Engine) skip(ctx context.Context, d relay.Delivery) {
+	ctx, cancel := context.WithTimeout(ctx, recordTry)
+	defer cancel()
+	r, err := e.cfg.Store.SkipClosed(ctx, &d)
+	if err != nil {
+		e.cfg.Log.Warn("delivery not skipped, though its wait has closed; it is looked at again when its lease ends",
+			"delivery_id", d.ID, "project_id", d.ProjectID, "error", err)
+		return
+	}
+	if !r.Stale {
+		e.cfg.Metrics.Ended(r.Status)
+	}
+	if r.PassedOn {
+		e.Wake()
+	}
+}
+
 // recorded counts what was recorded, and tells of what an operator has to know.
 func (e *Engine) recorded(d relay.Delivery, a relay.Attempt, to *directory.Destination, r groupcommit.Result[store.Recorded]) {
 	if r.Err == nil && !r.Value.Stale {
 		e.count(d, a, r.Value.Status)
+	}
+	if r.Value.PassedOn {
+		e.Wake() // the next one of the conversation is due
 	}
 	switch {
 	case r.Err != nil:
@@ -61,6 +87,10 @@ func (e *Engine) recorded(d relay.Delivery, a relay.Attempt, to *directory.Desti
 	case r.Value.Stale:
 		e.cfg.Log.Warn("attempt not recorded: it was recorded before, or its lease was lost and another node makes it again",
 			"delivery_id", d.ID, "project_id", d.ProjectID, "class", a.Class)
+	case r.Value.Status == relay.Unknown:
+		e.cfg.Log.Warn("delivery is unknown: it was sent and not answered; look whether it arrived, then retry or skip it",
+			"delivery_id", d.ID, "project_id", d.ProjectID, "correlation_id", d.Wait.ID,
+			"destination", to.Name, "outcome", d.Outcome, "reason", a.Reason)
 	case r.Value.Status == relay.Dead:
 		e.cfg.Log.Warn("delivery is dead: a conversation was not resumed",
 			"delivery_id", d.ID, "project_id", d.ProjectID, "correlation_id", d.Wait.ID,
@@ -78,35 +108,57 @@ func (e *Engine) count(d relay.Delivery, a relay.Attempt, status relay.DeliveryS
 
 // attempt renders and sends one delivery. made is false when nothing came of
 // it that could be held against the receiver: a shutdown, or too little lease.
+// A delivery that was marked as being sent is always judged.
 func (e *Engine) attempt(ctx context.Context, d relay.Delivery, to *directory.Destination) (a relay.Attempt, made bool) {
-	a = relay.Attempt{ProjectID: d.ProjectID, DeliveryID: d.ID, Lease: d.Lease, StartedAt: time.Now()}
+	a = relay.Attempt{ProjectID: d.ProjectID, DeliveryID: d.ID, Lease: d.Lease, Conversation: d.Conversation, StartedAt: time.Now()}
+	if d.Sent {
+		a.Class, a.Reason = relay.NoAnswer, "its node ended while it was being sent"
+		return e.judged(a, d, to, 0), true
+	}
 	req, notes, err := e.render(ctx, d, to)
 	if err != nil {
 		if ctx.Err() != nil || relay.IsKind(err, relay.Busy) {
 			return a, false // the plan could not be read just now
 		}
 		a.Class, a.Reason = relay.Permanent, "rendering: "+err.Error()
-		return e.judged(a, d, 0), true
+		return e.judged(a, d, to, 0), true
 	}
 	a.Notes = notes
 	if time.Until(d.LeaseEnds) < to.Timeout()+leaseMargin {
 		return a, false // it waited too long here: whoever claims it next sends it
 	}
+	marks := !relay.RetriesUnknown(to.OnUnknown)
+	if marks && !e.mark(ctx, d) {
+		return a, false
+	}
 	resp, err := e.cfg.Client.Do(ctx, egress.Request{
 		Method: req.Method, URL: req.URL, Header: req.Header, Body: req.Body, Timeout: to.Timeout(),
 	})
 	a.Duration = time.Since(a.StartedAt)
-	if err != nil && errors.Is(context.Cause(ctx), errShutdown) {
+	if err != nil && !marks && errors.Is(context.Cause(ctx), errShutdown) {
 		return a, false
 	}
 	if err != nil {
 		a.Class, a.Reason = unanswered(err)
-		return e.judged(a, d, 0), true
+		return e.judged(a, d, to, 0), true
 	}
 	answer := to.Platform.Classify(platform.Response{Status: resp.Status, Header: resp.Header, Body: resp.Body}, time.Now())
 	a.Class, a.Reason, a.HTTPStatus = answer.Class, answer.Reason, resp.Status
 	a.Response = string(resp.Body[:min(len(resp.Body), maxResponse)])
-	return e.judged(a, d, answer.RetryAfter), true
+	return e.judged(a, d, to, answer.RetryAfter), true
+}
+
+// mark notes in the table that the delivery is about to be sent. Where that
+// fails nothing is sent.
+func (e *Engine) mark(ctx context.Context, d relay.Delivery) bool {
+	ctx, cancel := context.WithTimeout(ctx, markTimeout)
+	defer cancel()
+	marked, err := e.cfg.Store.MarkSending(ctx, &d)
+	if err != nil {
+		e.cfg.Log.Warn("delivery not marked as being sent, and not sent; it is looked at again when its lease ends",
+			"delivery_id", d.ID, "project_id", d.ProjectID, "error", err)
+	}
+	return marked && err == nil
 }
 
 // unanswered classifies an attempt without an answer. What can never work is
@@ -127,8 +179,8 @@ func unanswered(err error) (relay.Class, string) {
 }
 
 // judged adds what follows from an attempt.
-func (e *Engine) judged(a relay.Attempt, d relay.Delivery, retryAfter time.Duration) relay.Attempt {
-	a.Next, a.Delay = relay.NextTry(a.Class, d.Attempts+1, retryAfter, relay.Jitter())
+func (e *Engine) judged(a relay.Attempt, d relay.Delivery, to *directory.Destination, retryAfter time.Duration) relay.Attempt {
+	a.Next, a.Delay = relay.NextTry(a.Class, d.Attempts+1, retryAfter, to.OnUnknown, relay.Jitter())
 	return a
 }
 

@@ -15,7 +15,12 @@
 // recorded under the lease it was made with; a lease that was lost writes
 // nothing. A delivery leaves the table's sight only when its attempt was
 // recorded, so a crash anywhere between claim and record repeats it: at least
-// once, never lost.
+// once, never lost. Only what holds the slot of its conversation is due, so
+// that one delivery of a conversation is sent at a time; the store passes the
+// slot on with the record of the one that ended. Where the destination's
+// policy is to hold what has no answer, a send begins with a mark in the
+// table: a crash leaves 'perhaps sent', which is held, and is told from 'never
+// sent', which is not.
 //
 // # When things fail
 //
@@ -61,6 +66,7 @@ const (
 	recordTimeout   = 10 * time.Second // of all tries: results are not thrown away for a hiccup
 	recordBatch     = 256
 	recordPause     = 4 * time.Millisecond // between batches: nobody waits for them
+	markTimeout     = 2 * time.Second      // of the mark before a send; it is taken out of leaseMargin
 	leaseMargin     = 5 * time.Second      // lease that must be left after the timeout of a send, to record it
 )
 

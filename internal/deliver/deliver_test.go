@@ -1,6 +1,7 @@
 package deliver_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"io"
@@ -21,6 +22,7 @@ import (
 	"relay.example/relay/internal/intake"
 	"relay.example/relay/internal/plan"
 	"relay.example/relay/internal/relay"
+	"relay.example/relay/internal/seal"
 	"relay.example/relay/internal/store"
 	"relay.example/relay/internal/store/storetest"
 )
@@ -54,6 +56,7 @@ func newPlatform(t *testing.T, answer http.HandlerFunc) *platform {
 		p.mu.Lock()
 		p.bodies = append(p.bodies, string(raw))
 		p.mu.Unlock()
+		r.Body = io.NopCloser(bytes.NewReader(raw))
 		p.came <- call.UserID
 		w.Header().Set("Content-Type", "application/json")
 		answer(w, r)
@@ -127,16 +130,18 @@ func (e *engine) run(t *testing.T) {
 // world is a project with a platform behind its destination.
 type world struct {
 	*storetest.Project
-	url string
-	at  *platform
+	url  string
+	keys *seal.Ring
+	at   *platform
 }
 
 func newWorld(t *testing.T, answer http.HandlerFunc) *world {
 	t.Helper()
 	at := newPlatform(t, answer)
 	url := storetest.URL(t, true)
-	s := storetest.Open(t, url, storetest.Keys(t))
-	return &world{Project: storetest.NewProject(t, s, "shop", at.URL), url: url, at: at}
+	keys := storetest.Keys(t)
+	s := storetest.Open(t, url, keys)
+	return &world{Project: storetest.NewProject(t, s, "shop", at.URL), url: url, keys: keys, at: at}
 }
 
 // owe registers waits of users and pays them; what that fires is leased to
@@ -583,13 +588,18 @@ func receive[T any](t *testing.T, ch <-chan T, what string) {
 // until polls a condition that another goroutine will make true.
 func until(t *testing.T, what string, condition func() bool, seen ...func() string) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	untilWithin(t, 10*time.Second, what, condition, seen...)
+}
+
+func untilWithin(t *testing.T, limit time.Duration, what string, condition func() bool, seen ...func() string) {
+	t.Helper()
+	deadline := time.Now().Add(limit)
 	for !condition() {
 		if time.Now().After(deadline) {
 			for _, s := range seen {
 				t.Logf("last seen: %s", s())
 			}
-			t.Fatalf("waited 10 s in vain until %s", what)
+			t.Fatalf("waited %v in vain until %s", limit, what)
 		}
 		time.Sleep(2 * time.Millisecond)
 	}

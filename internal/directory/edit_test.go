@@ -176,6 +176,7 @@ func TestApplyRefuses(t *testing.T) {
 		{"timeout a number", d(`{"name":"b","platform":"certainly","token":"t","timeout":30}`), "wrong_type", "destinations.b: timeout: write it like 90s"},
 		{"timeout no duration", d(`{"name":"b","platform":"certainly","token":"t","timeout":"fast"}`), "invalid_value", "destinations.b: timeout: "},
 		{"on_unknown", d(`{"name":"b","platform":"certainly","token":"t","on_unknown":"ask"}`), "invalid_on_unknown", ""},
+		{"on_unknown of a platform that cannot be asked", d(`{"name":"b","platform":"certainly","token":"t","on_unknown":"confirm"}`), "invalid_on_unknown", "destinations.b: on_unknown: certainly cannot be asked "},
 
 		{"the built-in source", s(`{"name":"form","provider":"html-form"}`), "built_in", "sources.form: "},
 		{"no provider", s(`{"name":"s"}`), "provider_required", "sources.s: provider is missing: name a preset, or give one inline"},

@@ -151,7 +151,11 @@ func (e *editor) checkDestination(f destinationFields, on *platform.Platform) er
 	if f.Timeout < 0 || time.Duration(f.Timeout) > relay.MaxTimeout || f.Timeout > 0 && time.Duration(f.Timeout) < 100*time.Millisecond {
 		return relay.Errorf(relay.Invalid, "invalid_timeout", "timeout: %s is not between 100ms and %s", f.Timeout, relay.MaxTimeout)
 	}
-	if f.OnUnknown != "" && f.OnUnknown != "retry" && f.OnUnknown != "hold" && f.OnUnknown != "confirm" {
+	switch f.OnUnknown {
+	case "", relay.RetryUnknown, relay.HoldUnknown:
+	case relay.ConfirmUnknown: // of no platform that there is yet
+		return relay.Errorf(relay.Invalid, "invalid_on_unknown", "on_unknown: %s cannot be asked whether it took a call: choose retry or hold", on.Name)
+	default:
 		return relay.Errorf(relay.Invalid, "invalid_on_unknown", "on_unknown: %q is none of retry, hold, confirm", f.OnUnknown)
 	}
 	return f.Rate.check()

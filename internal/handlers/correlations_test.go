@@ -48,7 +48,7 @@ func TestCancelAndResolve(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			n := n.in(t)
 			before := len(n.deliveries())
-			w := n.wait(`{"user_id": "u", "flow": "checkout"}`)
+			w := n.wait(`{"user_id": "u of ` + c.name + `", "flow": "checkout"}`) // a conversation of its own
 			path := "/v1/correlations/" + w["id"].(string)
 			got := n.post(path+"/"+c.verb, c.body).want(http.StatusOK).object()
 			for name, want := range c.want {

@@ -150,6 +150,7 @@ func (h *Handlers) skipDelivery(c echo.Context) error {
 		return err
 	}
 	h.cfg.Metrics.Ended(relay.Skipped)
+	h.cfg.Wake() // the next one of the conversation is due
 	return h.getDelivery(c)
 }
 

@@ -101,8 +101,14 @@ func TestTwoNodesAtOnce(t *testing.T) {
 		}
 	}
 	handedOver := len(nodes[0].handedOver) + len(nodes[1].handedOver)
-	if rows := storetest.Query[int](t, url, `SELECT count(*) FROM deliveries`); rows != handedOver {
-		t.Errorf("%d deliveries are stored and %d were handed over", rows, handedOver)
+	// One of each conversation: the others wait for it.
+	for of, sql := range map[string]string{
+		"deliveries are leased": `SELECT count(*) FROM deliveries WHERE lease IS NOT NULL`, "slots are taken": `SELECT count(*) FROM slots`,
+		"conversations are told something": `SELECT count(DISTINCT conversation) FROM deliveries`,
+	} {
+		if got := storetest.Query[int](t, url, sql); got != handedOver {
+			t.Errorf("%d %s and %d deliveries were handed over", got, of, handedOver)
+		}
 	}
 	if got := storetest.Query[int](t, url, `SELECT count(dedupe_key) FROM events`); got != events {
 		t.Errorf("%d dedupe keys, want %d", got, events)

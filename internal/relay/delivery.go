@@ -26,6 +26,9 @@ type Delivery struct {
 	RetryFor      time.Duration
 	Lease         uuid.UUID // proves that the row is still ours
 	LeaseEnds     time.Time // by this node's monotonic clock, never later than the row's
+	Conversation  uuid.UUID // hash of destination and conversation: one is sent at a time; zero: of before there was an order
+	ByHand        bool      // a person retried it: it is sent whatever its wait does
+	Sent          bool      // its node died while it was being sent, or just before
 
 	Wait    Wait // as the event left it
 	Payment *Payment
@@ -35,18 +38,26 @@ type Delivery struct {
 	BodyErr error  // the stored body cannot be read
 }
 
+// Pointless reports whether the conversation has gone on: the wait that fired
+// the delivery on its way has ended since, and nobody asked for the call.
+func (d *Delivery) Pointless() bool {
+	return d.Outcome.OnTheWay() && d.Wait.Status != Pending && !d.ByHand
+}
+
 // Attempt is one try to make a delivery's call, and what follows from it.
 type Attempt struct {
 	ProjectID  int64
 	DeliveryID uuid.UUID
 	Lease      uuid.UUID
-	StartedAt  time.Time
-	Duration   time.Duration
-	Class      Class
-	HTTPStatus int // 0: no answer
-	Reason     string
-	Response   string // its first 2 KiB
-	Notes      []byte // JSON array of expressions without a value, or nil
+	// Conversation is the delivery's: what its end lets the next one follow in.
+	Conversation uuid.UUID
+	StartedAt    time.Time
+	Duration     time.Duration
+	Class        Class
+	HTTPStatus   int // 0: no answer
+	Reason       string
+	Response     string // its first 2 KiB
+	Notes        []byte // JSON array of expressions without a value, or nil
 
 	Next  DeliveryStatus
 	Delay time.Duration // until the next attempt, where Next is Scheduled
@@ -62,8 +73,12 @@ const (
 
 // NextTry says what follows attempt number n (from 1) of the given class, and
 // after which delay: exponential backoff with full jitter, or what the
-// destination asked for when that is longer. random is uniform in [0,1).
-func NextTry(class Class, n int, retryAfter time.Duration, random float64) (DeliveryStatus, time.Duration) {
+// destination asked for when that is longer. onUnknown is the destination's
+// policy for an attempt without an answer. random is uniform in [0,1).
+func NextTry(class Class, n int, retryAfter time.Duration, onUnknown string, random float64) (DeliveryStatus, time.Duration) {
+	if class == NoAnswer && !RetriesUnknown(onUnknown) {
+		return Unknown, 0
+	}
 	switch class {
 	case OK:
 		return Delivered, 0

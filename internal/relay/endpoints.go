@@ -42,6 +42,18 @@ type Destination struct {
 	Deleted        bool              `json:"-"`
 }
 
+// Values of Destination.OnUnknown: what follows an attempt of which nobody
+// knows whether the platform acted on it.
+const (
+	RetryUnknown   = "retry"   // send it again; the default
+	HoldUnknown    = "hold"    // leave it to a person
+	ConfirmUnknown = "confirm" // ask the platform
+)
+
+// RetriesUnknown reports whether a policy sends again what may have been
+// received. Under the others a delivery is marked before it is sent.
+func RetriesUnknown(onUnknown string) bool { return onUnknown == "" || onUnknown == RetryUnknown }
+
 // Bounds and defaults of a destination.
 const (
 	DefaultConcurrency = 64

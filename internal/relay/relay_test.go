@@ -139,30 +139,36 @@ func TestNextTry(t *testing.T) {
 		class      relay.Class
 		n          int
 		retryAfter time.Duration
+		onUnknown  string
 		random     float64
 		wantStatus relay.DeliveryStatus
 		want       time.Duration // to the microsecond
 	}{
-		{"ok", relay.OK, 1, time.Hour, 1, relay.Delivered, 0},
-		{"permanent", relay.Permanent, 1, time.Hour, 1, relay.Dead, 0},
-		{"credentials wait a minute", relay.Credentials, 1, 0, 0, relay.Scheduled, time.Minute},
-		{"credentials, asked to wait", relay.Credentials, 1, 2 * time.Minute, 0, relay.Scheduled, 2 * time.Minute},
-		{"credentials, asked to wait too long", relay.Credentials, 1, time.Hour, 0, relay.Scheduled, 15 * time.Minute},
-		{"first", relay.Retry, 1, 0, almost, relay.Scheduled, time.Second},
-		{"second", relay.Retry, 2, 0, almost, relay.Scheduled, 2 * time.Second},
-		{"ninth is below the cap", relay.Retry, 9, 0, almost, relay.Scheduled, 256 * time.Second},
-		{"tenth is at the cap", relay.Retry, 10, 0, almost, relay.Scheduled, 5 * time.Minute},
-		{"thousandth is at the cap", relay.Retry, 1000, 0, almost, relay.Scheduled, 5 * time.Minute},
-		{"jitter is full", relay.Retry, 10, 0, 0, relay.Scheduled, 0},
-		{"jitter is even", relay.Retry, 10, 0, 0.5, relay.Scheduled, 150 * time.Second},
-		{"asked to wait longer", relay.Retry, 1, 7 * time.Minute, almost, relay.Scheduled, 7 * time.Minute},
-		{"asked to wait shorter", relay.Retry, 5, time.Second, almost, relay.Scheduled, 16 * time.Second},
-		{"asked to wait too long", relay.Retry, 1, 24 * time.Hour, almost, relay.Scheduled, 15 * time.Minute},
-		{"no answer is tried again", relay.NoAnswer, 1, 0, almost, relay.Scheduled, time.Second},
+		{"ok", relay.OK, 1, time.Hour, "", 1, relay.Delivered, 0},
+		{"permanent", relay.Permanent, 1, time.Hour, "", 1, relay.Dead, 0},
+		{"credentials wait a minute", relay.Credentials, 1, 0, "", 0, relay.Scheduled, time.Minute},
+		{"credentials, asked to wait", relay.Credentials, 1, 2 * time.Minute, "", 0, relay.Scheduled, 2 * time.Minute},
+		{"credentials, asked to wait too long", relay.Credentials, 1, time.Hour, "", 0, relay.Scheduled, 15 * time.Minute},
+		{"first", relay.Retry, 1, 0, "", almost, relay.Scheduled, time.Second},
+		{"second", relay.Retry, 2, 0, "", almost, relay.Scheduled, 2 * time.Second},
+		{"ninth is below the cap", relay.Retry, 9, 0, "", almost, relay.Scheduled, 256 * time.Second},
+		{"tenth is at the cap", relay.Retry, 10, 0, "", almost, relay.Scheduled, 5 * time.Minute},
+		{"thousandth is at the cap", relay.Retry, 1000, 0, "", almost, relay.Scheduled, 5 * time.Minute},
+		{"jitter is full", relay.Retry, 10, 0, "", 0, relay.Scheduled, 0},
+		{"jitter is even", relay.Retry, 10, 0, "", 0.5, relay.Scheduled, 150 * time.Second},
+		{"asked to wait longer", relay.Retry, 1, 7 * time.Minute, "", almost, relay.Scheduled, 7 * time.Minute},
+		{"asked to wait shorter", relay.Retry, 5, time.Second, "", almost, relay.Scheduled, 16 * time.Second},
+		{"asked to wait too long", relay.Retry, 1, 24 * time.Hour, "", almost, relay.Scheduled, 15 * time.Minute},
+		{"no answer is tried again", relay.NoAnswer, 1, 0, "", almost, relay.Scheduled, time.Second},
+		{"no answer is tried again by the policy", relay.NoAnswer, 1, 0, relay.RetryUnknown, almost, relay.Scheduled, time.Second},
+		{"no answer is held", relay.NoAnswer, 1, time.Hour, relay.HoldUnknown, almost, relay.Unknown, 0},
+		{"no answer is held until it can be asked for", relay.NoAnswer, 3, 0, relay.ConfirmUnknown, almost, relay.Unknown, 0},
+		{"what never arrived is not held", relay.Retry, 1, 0, relay.HoldUnknown, almost, relay.Scheduled, time.Second},
+		{"what was taken is not held", relay.OK, 1, 0, relay.HoldUnknown, almost, relay.Delivered, 0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			status, delay := relay.NextTry(test.class, test.n, test.retryAfter, test.random)
+			status, delay := relay.NextTry(test.class, test.n, test.retryAfter, test.onUnknown, test.random)
 			if status != test.wantStatus || delay.Round(time.Microsecond) != test.want {
 				t.Errorf("got %s after %s, want %s after %s", status, delay, test.wantStatus, test.want)
 			}
@@ -170,7 +176,7 @@ func TestNextTry(t *testing.T) {
 	}
 	for n := 1; n < 200; n++ {
 		for range 20 {
-			if _, d := relay.NextTry(relay.Retry, n, 0, relay.Jitter()); d < 0 || d > 5*time.Minute {
+			if _, d := relay.NextTry(relay.Retry, n, 0, relay.HoldUnknown, relay.Jitter()); d < 0 || d > 5*time.Minute {
 				t.Fatalf("attempt %d: got a delay of %s, want 0 to 5m", n, d)
 			}
 		}

@@ -74,7 +74,7 @@ func queueOverdue(batch *pgx.Batch, b *Backlog) {
 }
 
 // queueOwed reads the rows that are owed, in the order in which they are due,
-// and the newest that nobody will send without being told to.
+// those that wait for their turn, and the newest that nobody will send without being told to.
 func queueOwed(batch *pgx.Batch, b *Backlog) {
 	var scheduled, sending int
 	var oldest float64
@@ -84,6 +84,12 @@ func queueOwed(batch *pgx.Batch, b *Backlog) {
 		    FROM deliveries
 		    WHERE due_at IS NOT NULL
 		    ORDER BY due_at
+		    LIMIT $1
+		), waiting AS MATERIALIZED (
+		    SELECT outcome, correlation_id, created_at
+		    FROM deliveries
+		    WHERE status = 'scheduled' AND due_at IS NULL
+		    ORDER BY conversation
 		    LIMIT $1
 		), stuck AS MATERIALIZED (
 		    SELECT d.*
@@ -101,13 +107,16 @@ func queueOwed(batch *pgx.Batch, b *Backlog) {
 		    SELECT correlation_id FROM owed
 		    WHERE outcome IN ('completed', 'mismatch', 'paid_again') AND created_at < now() - interval '60 seconds'
 		    UNION
+		    SELECT correlation_id FROM waiting
+		    WHERE outcome IN ('completed', 'mismatch', 'paid_again') AND created_at < now() - interval '60 seconds'
+		    UNION
 		    SELECT correlation_id FROM stuck WHERE outcome IN ('completed', 'mismatch', 'paid_again')
 		), held AS (
 		    SELECT destination_id FROM owed WHERE class = 'credentials'
 		    UNION
 		    SELECT destination_id FROM stuck WHERE status = 'held'
 		)
-		SELECT count(*) FILTER (WHERE status = 'scheduled'), count(*) FILTER (WHERE status = 'sending'),
+		SELECT count(*) FILTER (WHERE status = 'scheduled') + (SELECT count(*) FROM waiting), count(*) FILTER (WHERE status = 'sending'),
 		       coalesce(greatest(0, extract(epoch FROM now() - min(due_at))), 0)::float8,
 		       (SELECT count(*) FROM unresumed), (SELECT count(*) FROM held)
 		FROM owed`, backlogCount, backlogRecent, backlogStuck).QueryRow(func(row pgx.Row) error {

@@ -22,6 +22,7 @@ type placed struct {
 	age     int         // seconds since it was made
 	due     int         // seconds until it is due, of one that is owed
 	wait    uuid.UUID
+	waits   bool // for the slot of its conversation, and is not due
 }
 
 func (d placed) put(t *testing.T, p *storetest.Project, url string) {
@@ -31,12 +32,13 @@ func (d placed) put(t *testing.T, p *storetest.Project, url string) {
 	}
 	storetest.Exec(t, url, `
 		INSERT INTO deliveries (project_id, id, correlation_id, destination_id, outcome, action, status, retry_for, give_up_at,
-		                        created_at, due_at, finished_at, attempts, started_at, class)
+		                        created_at, due_at, finished_at, attempts, started_at, class, conversation)
 		SELECT $1, $2, $3, $4, $5::text, $5::text, $6::text, 60, now() + interval '1 hour', now() - $7 * interval '1 second',
-		       CASE WHEN $6::text IN ('scheduled', 'sending') THEN now() + $8 * interval '1 second' END,
+		       CASE WHEN $6::text IN ('scheduled', 'sending') AND NOT $10 THEN now() + $8 * interval '1 second' END,
 		       CASE WHEN $6::text IN ('delivered', 'dead', 'skipped') THEN now() END,
-		       CASE WHEN $9::text = '' THEN 0 ELSE 1 END, CASE WHEN $9::text <> '' THEN now() END, nullif($9::text, '')`,
-		p.ID, relay.NewID(), d.wait, p.DestinationID, string(d.outcome), string(d.status), d.age, d.due, string(d.class))
+		       CASE WHEN $9::text = '' THEN 0 ELSE 1 END, CASE WHEN $9::text <> '' THEN now() END, nullif($9::text, ''),
+		       gen_random_uuid()`,
+		p.ID, relay.NewID(), d.wait, p.DestinationID, string(d.outcome), string(d.status), d.age, d.due, string(d.class), d.waits)
 }
 
 // TestBacklog holds what counts as owed, and above all what counts as a
@@ -66,6 +68,11 @@ func TestBacklog(t *testing.T) {
 			[]placed{{outcome: relay.Completed, status: relay.Scheduled, age: 90, due: 20}},
 			store.Backlog{Deliveries: owed(1), PaidNotResumed: 1},
 		},
+		{"paid and waiting for its turn", []placed{
+			{outcome: relay.Completed, status: relay.Scheduled, age: 90, waits: true},
+			{outcome: relay.Completed, status: relay.Scheduled, age: 10, waits: true},
+			{outcome: relay.Expired, status: relay.Scheduled, age: 90, waits: true},
+		}, store.Backlog{Deliveries: owed(3), PaidNotResumed: 1}},
 		{"due and taken by nobody", []placed{
 			{outcome: relay.Expired, status: relay.Scheduled, age: 90, due: -40}, {outcome: relay.Failed, status: relay.Scheduled, due: -2},
 		}, store.Backlog{Deliveries: owed(2), OldestDue: 40 * time.Second}},

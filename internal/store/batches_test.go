@@ -24,7 +24,7 @@ func TestHashesKeepTheirDomainsApart(t *testing.T) {
 	for name, h := range map[string]uuid.UUID{
 		"ref 1 a": store.RefHash(1, "a"), "ref 2 a": store.RefHash(2, "a"), "ref 1 b": store.RefHash(1, "b"), "ref 1": store.RefHash(1, ""),
 		"event 1 a": store.DedupeHash(1, "a"), "event 2 a": store.DedupeHash(2, "a"), "plan 1 a": store.PlanID(1, []byte("a")),
-		"scope 1 a": store.ScopeHash(1, "a"), "idempotency 1 a": store.IdempotencyHash(1, "a"),
+		"scope 1 a": store.ScopeHash(1, "a"), "conversation 1 a": store.ConversationHash(1, "a"), "idempotency 1 a": store.IdempotencyHash(1, "a"),
 	} {
 		if other, taken := seen[h]; taken {
 			t.Errorf("%s and %s have the same hash", name, other)

@@ -43,6 +43,7 @@ var possible = map[string]map[string]string{
 		"project_id": `1`, "id": `gen_random_uuid()`, "correlation_id": `gen_random_uuid()`, "destination_id": `1`,
 		"outcome": `'completed'`, "action": `'completed'`, "due_at": `now()`, "retry_for": `1`, "give_up_at": `now()`,
 	},
+	"slots": {"conversation": `gen_random_uuid()`, "delivery_id": `gen_random_uuid()`, "project_id": `1`},
 	"attempts": {
 		"delivery_id": `gen_random_uuid()`, "number": `1`, "project_id": `1`, "started_at": `now()`, "duration_ms": `1`, "class": `'ok'`,
 	},
@@ -120,6 +121,7 @@ func TestImpossibleStates(t *testing.T) {
 		{"deliveries_attempt_check", "deliveries", "an attempt without a time", columns{"attempts": `1`, "class": `'ok'`}, nil},
 		{"deliveries_attempt_check", "deliveries", "a class without an attempt", columns{"class": `'ok'`}, nil},
 		{"deliveries_due_check", "deliveries", "scheduled and never due", columns{"due_at": `NULL`}, nil},
+		{"deliveries_due_check", "deliveries", "sending and never due", columns{"status": `'sending'`, "due_at": `NULL`, "conversation": id}, nil},
 		{"deliveries_due_check", "deliveries", "delivered and due", columns{"status": `'delivered'`, "finished_at": now}, nil},
 		{"deliveries_lease_check", "deliveries", "leased and not due", columns{"status": `'held'`, "due_at": `NULL`, "lease": id}, nil},
 		{"deliveries_finished_check", "deliveries", "dead without an end", columns{"status": `'dead'`, "due_at": `NULL`}, nil},

@@ -291,7 +291,10 @@ func endWaits(ctx context.Context, tx pgx.Tx, lease uuid.UUID, endings []Ending)
 	var b pgx.Batch
 	queueChanges(&b, changes)
 	queueDeliveries(&b, deliveries, lease, leaseEnds)
-	return deliveries, tx.SendBatch(ctx, &b).Close()
+	if err := tx.SendBatch(ctx, &b).Close(); err != nil {
+		return nil, err
+	}
+	return leased(deliveries), nil
 }
 
 // Plan returns the document of a plan.

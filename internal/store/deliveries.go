@@ -23,7 +23,7 @@ func (s *Store) ClaimDue(ctx context.Context, lease uuid.UUID, limit int, busy [
 		WITH due AS (
 		    SELECT project_id, id
 		    FROM deliveries
-		    WHERE due_at <= now() AND status = 'scheduled' AND destination_id <> ALL ($4::bigint[])
+		    WHERE due_at <= now() AND destination_id <> ALL ($4::bigint[])
 		    ORDER BY due_at
 		    LIMIT $3
 		    FOR UPDATE SKIP LOCKED
@@ -32,9 +32,10 @@ func (s *Store) ClaimDue(ctx context.Context, lease uuid.UUID, limit int, busy [
 		    SET due_at = clock_timestamp() + $2 * interval '1 second', lease = $1
 		    FROM due
 		    WHERE d.project_id = due.project_id AND d.id = due.id
-		    RETURNING d.project_id, d.id, d.correlation_id, d.event_id, d.destination_id, d.outcome, d.action, d.attempts
+		    RETURNING d.project_id, d.id, d.correlation_id, d.event_id, d.destination_id, d.outcome, d.action, d.attempts,
+		              d.conversation, d.by_hand, d.status
 		)
-		SELECT d.id, d.event_id, d.destination_id, d.outcome, d.action, d.attempts,
+		SELECT d.id, d.event_id, d.destination_id, d.outcome, d.action, d.attempts, d.conversation, d.by_hand, d.status = 'sending',
 		       e.payment, e.form, coalesce(e.format, ''), e.body, coalesce(e.packing, 0), c.resolution, `+waitColumns+`
 		FROM claimed d
 		JOIN correlations c ON c.id = d.correlation_id
@@ -50,11 +51,11 @@ func (s *Store) ClaimDue(ctx context.Context, lease uuid.UUID, limit int, busy [
 
 func scanDelivery(row pgx.CollectableRow) (relay.Delivery, error) {
 	var d relay.Delivery
-	var eventID *uuid.UUID
+	var eventID, conversation *uuid.UUID
 	var payment, form, resolution []byte
 	var packing int64
 	w := &d.Wait
-	err := row.Scan(&d.ID, &eventID, &d.DestinationID, &d.Outcome, &d.Action, &d.Attempts,
+	err := row.Scan(&d.ID, &eventID, &d.DestinationID, &d.Outcome, &d.Action, &d.Attempts, &conversation, &d.ByHand, &d.Sent,
 		&payment, &form, &d.Format, &d.Body, &packing, &resolution,
 		&w.ID, &w.ProjectID, &w.SourceIDs, &w.Token, &w.Flow, &w.PlanID, &w.UserID,
 		&w.Conversation, &w.Key, &w.CustomVars, &w.Data, &w.Locale, &w.Scope,
@@ -67,6 +68,9 @@ func scanDelivery(row pgx.CollectableRow) (relay.Delivery, error) {
 	d.ProjectID = w.ProjectID
 	if eventID != nil {
 		d.EventID = *eventID
+	}
+	if conversation != nil {
+		d.Conversation = *conversation
 	}
 	by := Resolution{}
 	for _, part := range []struct {
@@ -118,13 +122,17 @@ func exactNumbers(v any) any {
 type Recorded struct {
 	Status relay.DeliveryStatus
 	Stale  bool // the lease was lost meanwhile: nothing was written
+	// PassedOn: the delivery has ended, and another one of its conversation is
+	// due now.
+	PassedOn bool
 }
 
 // RecordAttempts writes a batch of attempts and what follows for their
-// deliveries, in one statement. A delivery holds its last attempt; the one
+// deliveries, in one round trip. A delivery holds its last attempt; the one
 // before it moves to the table of attempts. An attempt whose lease is stale writes
 // nothing: another node has taken the delivery over. A retry that would come
-// after the delivery's time is up makes it dead instead.
+// after the delivery's time is up makes it dead instead. A delivery that is
+// owed no more passes its slot on.
 func (s *Store) RecordAttempts(ctx context.Context, attempts []relay.Attempt) ([]Recorded, error) {
 	n := len(attempts)
 	var (
@@ -135,10 +143,12 @@ func (s *Store) RecordAttempts(ctx context.Context, attempts []relay.Attempt) ([
 		httpStatuses             = make([]*int32, n)
 		classes, nexts           = make([]string, n), make([]string, n)
 		reasons, responses, note = make([]*string, n), make([]*string, n), make([]*string, n)
+		conversations            = make([]uuid.UUID, 0, n)
 		at                       = make(map[[2]uuid.UUID]int, n) // by delivery and lease
 	)
-	for i := range attempts {
-		a := &attempts[i]
+	order := inOrderOfSlots(attempts)
+	for i, from := range order {
+		a := &attempts[from]
 		projects[i], ids[i], leases[i], started[i] = a.ProjectID, a.DeliveryID, a.Lease, a.StartedAt
 		durations[i] = min(a.Duration.Milliseconds(), 1<<30)
 		if a.HTTPStatus != 0 {
@@ -147,13 +157,17 @@ func (s *Store) RecordAttempts(ctx context.Context, attempts []relay.Attempt) ([
 		}
 		classes[i], nexts[i], delays[i] = string(a.Class), string(a.Next), a.Delay.Microseconds()
 		reasons[i], responses[i], note[i] = optional(clean(a.Reason)), optional(cleanText(a.Response)), optional(string(a.Notes))
-		at[[2]uuid.UUID{a.DeliveryID, a.Lease}] = i
+		if len(conversations) == 0 || conversations[len(conversations)-1] != a.Conversation {
+			conversations = append(conversations, a.Conversation)
+		}
+		at[[2]uuid.UUID{a.DeliveryID, a.Lease}] = from
 	}
 	out := make([]Recorded, n)
 	for i := range out {
 		out[i].Stale = true
 	}
-	rows, _ := s.hot.Query(ctx, `
+	var b pgx.Batch
+	b.Queue(`
 		WITH given AS (
 		    SELECT *, CASE WHEN next = 'scheduled' THEN now() + delay * interval '1 microsecond' END AS next_at
 		    FROM unnest($1::bigint[], $2::uuid[], $3::uuid[], $4::timestamptz[], $5::bigint[], $6::integer[], $7::text[],
@@ -169,7 +183,10 @@ func (s *Store) RecordAttempts(ctx context.Context, attempts []relay.Attempt) ([
 		        reason = g.reason, response = g.response, notes = g.notes::json
 		    FROM given g
 		    WHERE d.project_id = g.project_id AND d.id = g.id AND d.lease = g.lease
-		    RETURNING d.project_id, d.id, d.status, d.attempts, g.lease
+		    RETURNING d.project_id, d.id, d.status, d.attempts, d.due_at, d.conversation, g.lease
+		), ended AS (
+		    SELECT id, conversation FROM recorded WHERE due_at IS NULL
+		), freed AS (`+freeSlots+`
 		), earlier AS (
 		    -- What the statement has updated it still sees as it was.
 		    INSERT INTO attempts (delivery_id, number, project_id, started_at, duration_ms, class, http_status, reason, response, notes)
@@ -178,14 +195,69 @@ func (s *Store) RecordAttempts(ctx context.Context, attempts []relay.Attempt) ([
 		    WHERE r.attempts > 1
 		)
 		SELECT id, lease, status FROM recorded`,
-		projects, ids, leases, started, durations, httpStatuses, classes, nexts, reasons, responses, note, delays)
-	var id, lease uuid.UUID
-	var status relay.DeliveryStatus
-	_, err := pgx.ForEachRow(rows, []any{&id, &lease, &status}, func() error {
-		out[at[[2]uuid.UUID{id, lease}]] = Recorded{Status: status}
-		return nil
+		projects, ids, leases, started, durations, httpStatuses, classes, nexts, reasons, responses, note, delays).Query(func(rows pgx.Rows) error {
+		var id, lease uuid.UUID
+		var status relay.DeliveryStatus
+		_, err := pgx.ForEachRow(rows, []any{&id, &lease, &status}, func() error {
+			out[at[[2]uuid.UUID{id, lease}]] = Recorded{Status: status}
+			return nil
+		})
+		return err
 	})
-	return out, translate("recording attempts", err)
+	queuePassOn(&b, conversations, func(passedOn uuid.UUID) {
+		for _, i := range order {
+			out[i].PassedOn = out[i].PassedOn || attempts[i].Conversation == passedOn
+		}
+	})
+	return out, translate("recording attempts", s.hot.SendBatch(ctx, &b).Close())
+}
+
+// inOrderOfSlots lists the places of attempts in the order in which slots are
+// taken, and freed.
+func inOrderOfSlots(attempts []relay.Attempt) []int {
+	order := make([]int, len(attempts))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(a, b int) int {
+		return bytes.Compare(attempts[a].Conversation[:], attempts[b].Conversation[:])
+	})
+	return order
+}
+
+// SkipClosed skips a delivery that this node has claimed and need not send:
+// its wait has closed meanwhile. It reports false where the lease was lost.
+func (s *Store) SkipClosed(ctx context.Context, d *relay.Delivery) (r Recorded, err error) {
+	r.Stale = true
+	var b pgx.Batch
+	b.Queue(`
+		WITH ended AS (
+		    UPDATE deliveries
+		    SET status = 'skipped', due_at = NULL, lease = NULL, finished_at = now(), reason = 'its wait has closed'
+		    WHERE project_id = $1 AND id = $2 AND lease = $3 AND status = 'scheduled'
+		    RETURNING id, conversation
+		), freed AS (`+freeSlots+`
+		)
+		SELECT id FROM ended`, d.ProjectID, d.ID, d.Lease).Query(func(rows pgx.Rows) error {
+		var id uuid.UUID
+		_, err := pgx.ForEachRow(rows, []any{&id}, func() error {
+			r.Stale, r.Status = false, relay.Skipped
+			return nil
+		})
+		return err
+	})
+	queuePassOn(&b, []uuid.UUID{d.Conversation}, func(uuid.UUID) { r.PassedOn = true })
+	return r, translate("skipping a delivery", s.hot.SendBatch(ctx, &b).Close())
+}
+
+// MarkSending notes that a delivery is about to be sent, and reports whether
+// its lease still allows that. After a crash 'never sent' and 'perhaps sent'
+// differ by it.
+func (s *Store) MarkSending(ctx context.Context, d *relay.Delivery) (bool, error) {
+	tag, err := s.hot.Exec(ctx, `
+		UPDATE deliveries SET status = 'sending'
+		WHERE project_id = $1 AND id = $2 AND lease = $3 AND status = 'scheduled'`, d.ProjectID, d.ID, d.Lease)
+	return tag.RowsAffected() == 1, translate("marking a delivery as being sent", err)
 }
 
 // ReturnLeases gives deliveries back that this node holds and will not send,
@@ -317,46 +389,138 @@ func (s *Store) Deliveries(ctx context.Context, projectID int64, f DeliveryFilte
 	return list, translate("listing deliveries", err)
 }
 
+// byHand is one delivery as a person finds it.
+type byHand struct {
+	projectID    int64
+	id           uuid.UUID
+	conversation uuid.UUID
+	status       relay.DeliveryStatus
+	leased, due  bool
+}
+
+// waits reports whether it waits for the slot of its conversation.
+func (h *byHand) waits() bool { return h.status == relay.Scheduled && !h.due }
+
+// handColumns are scanned by scanByHand. What a delivery of before the slots
+// speaks in is told by its wait.
+const handColumns = `d.project_id, d.id, d.status, d.lease IS NOT NULL, d.due_at IS NOT NULL, d.destination_id, coalesce(c.conversation, c.user_id)`
+
+func scanByHand(row pgx.CollectableRow) (*byHand, error) {
+	var h byHand
+	var destination int64
+	var name string
+	if err := row.Scan(&h.projectID, &h.id, &h.status, &h.leased, &h.due, &destination, &name); err != nil {
+		return nil, err
+	}
+	h.conversation = ConversationHash(destination, name)
+	return &h, nil
+}
+
 // RetryDelivery makes a delivery that has come to rest due again, with a new
-// span to try. A delivered one needs force.
+// span to try. A delivered one needs force. Where another delivery of the
+// conversation holds the slot it is sent after that one.
 func (s *Store) RetryDelivery(ctx context.Context, projectID int64, id uuid.UUID, force bool) error {
-	return s.changeDelivery(ctx, projectID, id, `
-		UPDATE deliveries
-		SET status = 'scheduled', due_at = clock_timestamp(), lease = NULL, finished_at = NULL,
-		    give_up_at = clock_timestamp() + retry_for * interval '1 second'
-		WHERE project_id = $1 AND id = $2
-		  AND (status IN ('dead', 'held', 'unknown', 'skipped') OR status = 'scheduled' AND lease IS NULL
-		       OR status = 'delivered' AND $3)`,
-		"it is being sent at this moment, or was delivered already: give {\"force\": true} to send it once more", force)
+	return s.inTx(ctx, "retrying a delivery", func(tx pgx.Tx) error {
+		rows, _ := tx.Query(ctx, `
+			SELECT `+handColumns+`
+			FROM deliveries d JOIN correlations c ON c.id = d.correlation_id
+			WHERE d.project_id = $1 AND d.id = $2
+			FOR UPDATE OF d`, projectID, id)
+		h, err := pgx.CollectExactlyOneRow(rows, scanByHand)
+		if h, err = oneOrNotFound(h, err, "delivery"); err != nil {
+			return err
+		}
+		if h.leased || h.status == relay.Sending || h.status == relay.Delivered && !force {
+			return relay.Errorf(relay.Conflict, "delivery_not_changed",
+				"the delivery is %s: it is being sent at this moment, or was delivered already: give {\"force\": true} to send it once more", h.status)
+		}
+		if h.status == relay.Scheduled {
+			// It keeps the slot, or its place among those that wait for it.
+			_, err := tx.Exec(ctx, `
+				UPDATE deliveries
+				SET due_at = CASE WHEN due_at IS NOT NULL THEN clock_timestamp() END, by_hand = true,
+				    give_up_at = clock_timestamp() + retry_for * interval '1 second'
+				WHERE project_id = $1 AND id = $2`, projectID, id)
+			return err
+		}
+		return retry(ctx, tx, []*byHand{h})
+	})
+}
+
+// retry takes the slots for deliveries at rest, which the caller has locked,
+// and makes those due that got theirs; the others wait for their turn.
+func retry(ctx context.Context, tx pgx.Tx, list []*byHand) error {
+	claimed := make([]claim, len(list))
+	projects, ids, conversations := make([]int64, len(list)), make([]uuid.UUID, len(list)), make([]uuid.UUID, len(list))
+	for i, h := range list {
+		claimed[i] = claim{h.conversation, h.id, h.projectID}
+		projects[i], ids[i], conversations[i] = h.projectID, h.id, h.conversation
+	}
+	c := newClaims(claimed)
+	_, err := tx.Exec(ctx, `
+		WITH taken AS (`+takeSlots+`
+		), given AS MATERIALIZED (
+		    SELECT *, g.id IN (SELECT delivery_id FROM taken) AS has_slot
+		    FROM unnest($4::bigint[], $5::uuid[], $6::uuid[]) AS g (project_id, id, conversation)
+		)
+		UPDATE deliveries d
+		SET status = 'scheduled', due_at = CASE WHEN g.has_slot THEN clock_timestamp() END, lease = NULL, finished_at = NULL,
+		    conversation = g.conversation, by_hand = true, give_up_at = clock_timestamp() + d.retry_for * interval '1 second'
+		FROM given g
+		WHERE d.project_id = g.project_id AND d.id = g.id`,
+		c.conversations, c.deliveries, c.projects, projects, ids, conversations)
+	return err
 }
 
 // SkipDelivery gives a delivery up by hand.
 func (s *Store) SkipDelivery(ctx context.Context, projectID int64, id uuid.UUID) error {
-	return s.changeDelivery(ctx, projectID, id, `
-		UPDATE deliveries
-		SET status = 'skipped', due_at = NULL, lease = NULL, finished_at = clock_timestamp(), reason = 'skipped by hand'
-		WHERE project_id = $1 AND id = $2
-		  AND (status IN ('dead', 'held', 'unknown') OR status = 'scheduled' AND lease IS NULL)`,
-		"it is being sent at this moment, or has ended already")
+	return s.inTx(ctx, "skipping a delivery", func(tx pgx.Tx) error {
+		rows, _ := tx.Query(ctx, `
+			SELECT `+handColumns+`
+			FROM deliveries d JOIN correlations c ON c.id = d.correlation_id
+			WHERE d.project_id = $1 AND d.id = $2`, projectID, id)
+		seen, err := pgx.CollectExactlyOneRow(rows, scanByHand)
+		if seen, err = oneOrNotFound(seen, err, "delivery"); err != nil {
+			return err
+		}
+		h, err := lockToSkip(ctx, tx, seen)
+		if err != nil {
+			return err
+		}
+		if h == nil || h.leased || !slices.Contains([]relay.DeliveryStatus{relay.Dead, relay.Held, relay.Unknown, relay.Scheduled}, h.status) {
+			return relay.Errorf(relay.Conflict, "delivery_not_changed",
+				"the delivery is %s: it is being sent at this moment, or has ended already", seen.status)
+		}
+		var b pgx.Batch
+		b.Queue(`
+			WITH ended AS (
+			    UPDATE deliveries
+			    SET status = 'skipped', due_at = NULL, lease = NULL, finished_at = clock_timestamp(), reason = 'skipped by hand'
+			    WHERE project_id = $1 AND id = $2
+			    RETURNING id, conversation
+			)`+freeSlots, projectID, id)
+		queuePassOn(&b, []uuid.UUID{h.conversation}, func(uuid.UUID) {})
+		return tx.SendBatch(ctx, &b).Close()
+	})
 }
 
-// changeDelivery runs an update of one delivery; where it changed nothing the
-// delivery is either not there or in a state that refuses it.
-func (s *Store) changeDelivery(
-	ctx context.Context, projectID int64, id uuid.UUID, update, refusal string, args ...any,
-) error {
-	return s.inTx(ctx, "changing a delivery", func(tx pgx.Tx) error {
-		tag, err := tx.Exec(ctx, update, append([]any{projectID, id}, args...)...)
-		if err != nil || tag.RowsAffected() == 1 {
-			return err
-		}
-		var status string
-		err = tx.QueryRow(ctx, `SELECT status FROM deliveries WHERE project_id = $1 AND id = $2`, projectID, id).Scan(&status)
-		if _, err = oneOrNotFound(status, err, "delivery"); err != nil {
-			return err
-		}
-		return relay.Errorf(relay.Conflict, "delivery_not_changed", "the delivery is %s: %s", status, refusal)
-	})
+// lockToSkip locks the slot and then the delivery, and returns it as it is
+// now. Who holds the slot must not wait for a delivery: nil says that it is
+// being sent or changed at this moment.
+func lockToSkip(ctx context.Context, tx pgx.Tx, seen *byHand) (*byHand, error) {
+	if _, err := tx.Exec(ctx, `SELECT FROM slots WHERE conversation = $1 FOR UPDATE`, seen.conversation); err != nil {
+		return nil, err
+	}
+	rows, _ := tx.Query(ctx, `
+		SELECT `+handColumns+`
+		FROM deliveries d JOIN correlations c ON c.id = d.correlation_id
+		WHERE d.project_id = $1 AND d.id = $2
+		FOR UPDATE OF d SKIP LOCKED`, seen.projectID, seen.id)
+	list, err := pgx.CollectRows(rows, scanByHand)
+	if err != nil || len(list) == 0 {
+		return nil, err
+	}
+	return list[0], nil
 }
 
 // BulkLimit is how many deliveries one bulk retry takes at most.
@@ -364,26 +528,24 @@ const BulkLimit = 10_000
 
 // RetryDeliveries makes dead, held and unknown deliveries that match f due
 // again, at most BulkLimit, and returns how many. With dryRun it only counts.
+// Those of a conversation that is busy wait for their turn.
 func (s *Store) RetryDeliveries(ctx context.Context, projectID int64, f DeliveryFilter, dryRun bool) (n int, err error) {
 	err = s.inTx(ctx, "retrying deliveries", func(tx pgx.Tx) error {
-		return tx.QueryRow(ctx, `
-			WITH stuck AS (
-			    SELECT d.project_id, d.id
-			    FROM deliveries d LEFT JOIN destinations t ON t.id = d.destination_id
-			    WHERE d.project_id = $1 AND d.status IN ('dead', 'held', 'unknown') AND `+deliveryWhere+`
-			    ORDER BY d.id
-			    LIMIT $9
-			    FOR UPDATE OF d SKIP LOCKED
-			), retried AS (
-			    UPDATE deliveries d
-			    SET status = 'scheduled', due_at = clock_timestamp(), lease = NULL, finished_at = NULL,
-			        give_up_at = clock_timestamp() + retry_for * interval '1 second'
-			    FROM stuck
-			    WHERE NOT $2 AND d.project_id = stuck.project_id AND d.id = stuck.id
-			)
-			SELECT count(*) FROM stuck`,
-			projectID, dryRun, string(f.Status), f.Destination, string(f.Outcome),
-			optionalID(f.CorrelationID), optionalTime(f.From), optionalTime(f.To), BulkLimit).Scan(&n)
+		rows, _ := tx.Query(ctx, `
+			SELECT `+handColumns+`
+			FROM deliveries d JOIN correlations c ON c.id = d.correlation_id LEFT JOIN destinations t ON t.id = d.destination_id
+			WHERE d.project_id = $1 AND d.status IN ('dead', 'held', 'unknown') AND `+deliveryWhere+`
+			ORDER BY d.id
+			LIMIT $2
+			FOR UPDATE OF d SKIP LOCKED`,
+			projectID, BulkLimit, string(f.Status), f.Destination, string(f.Outcome),
+			optionalID(f.CorrelationID), optionalTime(f.From), optionalTime(f.To))
+		stuck, err := pgx.CollectRows(rows, scanByHand)
+		n = len(stuck)
+		if err != nil || dryRun || n == 0 {
+			return err
+		}
+		return retry(ctx, tx, stuck)
 	})
 	return n, err
 }

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -63,6 +64,7 @@ func queueClosing(b *pgx.Batch, changes []waitChange) {
 		  AS x (id, status, resolved_by, event_id, payment_id, resolution)
 		WHERE c.id = x.id AND c.status = 'pending'`, ids, statuses, bys, events, payments, resolutions)
 	b.Queue(`DELETE FROM deadlines WHERE correlation_id = ANY($1::uuid[])`, ids)
+	queuePointless(b, ids)
 	if len(keyed) > 0 {
 		// NOT NULL, as the index of the waits has it: without it the index of
 		// the keys in use would do as well, walked from end to end.
@@ -70,6 +72,17 @@ func queueClosing(b *pgx.Batch, changes []waitChange) {
 			UPDATE correlation_refs SET key_active = false
 			WHERE correlation_id = ANY($1::uuid[]) AND key_active IS NOT NULL`, keyed)
 	}
+}
+
+// queuePointless brings forward what waits have fired on their way to an end
+// that is there now: whoever claims it skips it, and the conversation goes on
+// to the end at once. What is being sent is left, and what waits for its turn
+// is skipped when that comes.
+func queuePointless(b *pgx.Batch, closed []uuid.UUID) {
+	b.Queue(`
+		UPDATE deliveries SET due_at = clock_timestamp()
+		WHERE correlation_id = ANY($1::uuid[]) AND outcome IN ('attempt_failed', 'processing')
+		  AND status = 'scheduled' AND lease IS NULL AND due_at > clock_timestamp() AND NOT by_hand`, closed)
 }
 
 // queueLate notes late successes. Each also ends a pending successor of the
@@ -130,8 +143,10 @@ func queueExtending(b *pgx.Batch, changes []waitChange) {
 		UPDATE deadlines d SET expires_at = x.expires_at FROM x WHERE d.correlation_id = x.id`, ids, seconds)
 }
 
-// queueDeliveries queues the rows of new deliveries, born leased to this node
-// so that they can be handed over in memory; it fills in their leases.
+// queueDeliveries queues the rows of new deliveries. Those that get the slot
+// of their conversation are born leased to this node, so that they can be
+// handed over in memory; the others wait for their turn. When the batch has
+// been read, the deliveries are there with what they got: see leased.
 func queueDeliveries(b *pgx.Batch, deliveries []relay.Delivery, lease uuid.UUID, leaseEnds time.Time) {
 	if len(deliveries) == 0 {
 		return
@@ -140,22 +155,50 @@ func queueDeliveries(b *pgx.Batch, deliveries []relay.Delivery, lease uuid.UUID,
 	projects, destinations := make([]int64, n), make([]int64, n)
 	ids, waits, events := make([]uuid.UUID, n), make([]uuid.UUID, n), make([]*uuid.UUID, n)
 	outcomes, actions, retryFor := make([]string, n), make([]string, n), make([]int32, n)
+	conversations, claimed := make([]uuid.UUID, n), make([]claim, n)
+	at := make(map[uuid.UUID]int, n)
 	for i := range deliveries {
 		d := &deliveries[i]
-		d.Lease, d.LeaseEnds = lease, leaseEnds
-		projects[i], destinations[i] = d.ProjectID, d.DestinationID
+		d.Conversation = conversationOf(d)
+		projects[i], destinations[i], conversations[i] = d.ProjectID, d.DestinationID, d.Conversation
 		ids[i], waits[i], events[i] = d.ID, d.Wait.ID, optionalID(d.EventID)
 		outcomes[i], actions[i], retryFor[i] = string(d.Outcome), d.Action, int32(d.RetryFor/time.Second)
+		claimed[i], at[d.ID] = claim{d.Conversation, d.ID, d.ProjectID}, i
 	}
+	c := newClaims(claimed)
+	// IN, in the list of what is selected, is looked up in a hash table.
 	b.Queue(`
-		INSERT INTO deliveries (project_id, id, correlation_id, event_id, destination_id, outcome, action,
+		WITH taken AS (`+takeSlots+`
+		), given AS MATERIALIZED (
+		    SELECT *, d.id IN (SELECT delivery_id FROM taken) AS has_slot
+		    FROM unnest($4::bigint[], $5::uuid[], $6::uuid[], $7::uuid[], $8::bigint[], $9::text[], $10::text[], $11::integer[], $12::uuid[])
+		      AS d (project_id, id, correlation_id, event_id, destination_id, outcome, action, retry_for, conversation)
+		)
+		INSERT INTO deliveries (project_id, id, correlation_id, event_id, destination_id, outcome, action, conversation,
 		                        due_at, lease, retry_for, give_up_at)
-		SELECT d.project_id, d.id, d.correlation_id, d.event_id, d.destination_id, d.outcome, d.action,
-		       clock_timestamp() + $8 * interval '1 second', $9, d.retry_for, clock_timestamp() + d.retry_for * interval '1 second'
-		FROM unnest($1::bigint[], $2::uuid[], $3::uuid[], $4::uuid[], $5::bigint[], $6::text[], $7::text[], $10::integer[])
-		  AS d (project_id, id, correlation_id, event_id, destination_id, outcome, action, retry_for)`,
-		projects, ids, waits, events, destinations, outcomes, actions,
-		relay.Lease.Seconds(), lease, retryFor)
+		SELECT d.project_id, d.id, d.correlation_id, d.event_id, d.destination_id, d.outcome, d.action, d.conversation,
+		       CASE WHEN has_slot THEN clock_timestamp() + $13 * interval '1 second' END, CASE WHEN has_slot THEN $14::uuid END,
+		       d.retry_for, clock_timestamp() + d.retry_for * interval '1 second'
+		FROM given d
+		RETURNING id, lease IS NOT NULL`,
+		c.conversations, c.deliveries, c.projects,
+		projects, ids, waits, events, destinations, outcomes, actions, retryFor, conversations,
+		relay.Lease.Seconds(), lease).Query(func(rows pgx.Rows) error {
+		var id uuid.UUID
+		var hasSlot bool
+		_, err := pgx.ForEachRow(rows, []any{&id, &hasSlot}, func() error {
+			if hasSlot {
+				deliveries[at[id]].Lease, deliveries[at[id]].LeaseEnds = lease, leaseEnds
+			}
+			return nil
+		})
+		return err
+	})
+}
+
+// leased leaves out the deliveries that wait for their turn.
+func leased(deliveries []relay.Delivery) []relay.Delivery {
+	return slices.DeleteFunc(deliveries, func(d relay.Delivery) bool { return d.Lease == uuid.Nil })
 }
 
 // optionalID makes a zero id NULL.

@@ -97,7 +97,8 @@ func oversized(c *relay.Callback, d *Decision) bool {
 // keys, then write what decide makes of them. A key that another node takes in
 // between makes the batch conflict, and be repeated. names and decide answer
 // for each callback in order. The deliveries it returns are leased to the
-// caller under the given lease.
+// caller under the given lease; those that wait for their turn are not among
+// them.
 func (s *Store) CommitCallbacks(
 	ctx context.Context, lease uuid.UUID, callbacks []relay.Callback, names []Names,
 	decide func(context.Context, *Facts) ([]Decision, error),
@@ -124,7 +125,7 @@ func (s *Store) CommitCallbacks(
 	if err := conn.SendBatch(ctx, &b).Close(); err != nil {
 		return nil, nil, translate("committing callbacks", err)
 	}
-	return decisions, deliveries, nil
+	return decisions, leased(deliveries), nil
 }
 
 // release gives a connection back, ending a transaction that a failed step
@@ -358,7 +359,7 @@ func queueEvents(b *pgx.Batch, callbacks []relay.Callback, decisions []Decision)
 }
 
 // queueEffects queues what a batch does to its waits, and returns the
-// deliveries it will have created.
+// deliveries it will have created, as queueDeliveries does.
 func queueEffects(
 	b *pgx.Batch, callbacks []relay.Callback, decisions []Decision, lease uuid.UUID, leaseEnds time.Time,
 ) []relay.Delivery {

@@ -33,6 +33,10 @@ var hotStatements = map[string]string{
 	"postpone deadlines":              "UPDATE deadlines SET expires_at = clock_timestamp()",
 	"claim due deliveries":            "WITH due AS",
 	"record attempts":                 "WITH given AS",
+	"pass slots on":                   "WITH next AS",
+	"bring pointless ones forward":    "AND NOT by_hand",
+	"skip pointless ones":             "reason = 'its wait has closed'",
+	"mark what is being sent":         "SET status = 'sending'",
 	"return leases":                   "SET due_at = clock_timestamp(), lease = NULL",
 	"take idempotency keys":           "INSERT INTO idempotency_keys",
 	"read idempotency keys":           "SELECT key, request, correlation_id",
@@ -54,7 +58,7 @@ var hotStatements = map[string]string{
 
 // bigTables have 1e5 rows in TestPlans.
 var bigTables = []string{
-	"correlations", "deadlines", "correlation_refs", "events", "deliveries", "attempts", "idempotency_keys", "plans", "parked_refs",
+	"correlations", "deadlines", "correlation_refs", "events", "deliveries", "attempts", "idempotency_keys", "plans", "parked_refs", "slots",
 }
 
 // maxBlocks is how many 8 KiB blocks one hot statement over one to three rows
@@ -195,6 +199,22 @@ func everyHotStatement(t *testing.T, p *storetest.Project, url string) {
 	if recorded[0].Stale || recorded[1].Stale {
 		t.Fatalf("recording: got %+v, want both written", recorded)
 	}
+	// Two of a conversation: the first is marked, and passes its slot on to one
+	// that is skipped.
+	speaking := p.Wait(t, user+"-speaking")
+	said := commit(t, p, deduped(p.Callback("s1"+user, relay.AttemptFailed, speaking.Token)), deduped(p.Callback("s2"+user, relay.AttemptFailed, speaking.Token)))
+	commit(t, p, deduped(p.Callback("s3"+user, relay.Failed, speaking.Token)))
+	if len(said) != 1 || !must(p.Store.MarkSending(ctx, &said[0]))(t) {
+		t.Fatalf("speaking: got %d deliveries, want one that can be marked", len(said))
+	}
+	if r := must(p.Store.RecordAttempts(ctx, []relay.Attempt{attemptAt(&said[0], relay.OK)}))(t); !r[0].PassedOn {
+		t.Fatalf("speaking: got %+v, want the slot passed on", r[0])
+	}
+	storetest.Exec(t, url, `UPDATE deliveries SET due_at = now() - interval '2 days' WHERE correlation_id = $1 AND due_at IS NOT NULL`, speaking.ID)
+	pointless := must(p.Store.ClaimDue(ctx, uuid.New(), 1, []int64{-1}))(t)
+	if r := must(p.Store.SkipClosed(ctx, &pointless[0]))(t); r.Stale || !r.PassedOn {
+		t.Fatalf("skipping: got %+v, want the slot passed on", r)
+	}
 	must(p.Store.ClaimDue(ctx, uuid.New(), 3, []int64{-1}))(t) // what else is due, if anything
 	if err := p.Store.ReturnLeases(ctx, claimed[2:]); err != nil {
 		t.Fatal(err)
@@ -203,8 +223,8 @@ func everyHotStatement(t *testing.T, p *storetest.Project, url string) {
 
 // attemptAt is an attempt of a delivery with what follows its class.
 func attemptAt(d *relay.Delivery, class relay.Class) relay.Attempt {
-	a := relay.Attempt{ProjectID: d.ProjectID, DeliveryID: d.ID, Lease: d.Lease, StartedAt: time.Now(), Class: class}
-	a.Next, a.Delay = relay.NextTry(class, d.Attempts+1, 0, 1)
+	a := relay.Attempt{ProjectID: d.ProjectID, DeliveryID: d.ID, Lease: d.Lease, Conversation: d.Conversation, StartedAt: time.Now(), Class: class}
+	a.Next, a.Delay = relay.NextTry(class, d.Attempts+1, 0, relay.RetryUnknown, 1)
 	return a
 }
 
@@ -223,6 +243,10 @@ func fill(t *testing.T, url string) {
 		 SELECT gen_random_uuid(), id, project_id, CASE WHEN user_id LIKE '%0' THEN true END FROM correlations WHERE project_id = 99`,
 		`INSERT INTO events (project_id, id, source_id, received_at, verdict, match, rule, format, correlation_id, dedupe_key, body)
 		 SELECT project_id, gen_random_uuid(), 99, now(), 'verified', 'matched', 'closed', 'json', id, gen_random_uuid(), '{}' FROM correlations WHERE project_id = 99`,
+		`INSERT INTO deliveries (project_id, id, correlation_id, destination_id, outcome, action, conversation, retry_for, give_up_at)
+		 SELECT project_id, gen_random_uuid(), id, 99, 'completed', 'completed', gen_random_uuid(), 60, now() + interval '2 days'
+		 FROM correlations WHERE project_id = 99`,
+		`INSERT INTO slots (conversation, delivery_id, project_id) SELECT conversation, gen_random_uuid(), 99 FROM deliveries WHERE project_id = 99`,
 		`INSERT INTO deliveries (project_id, id, correlation_id, event_id, destination_id, outcome, action, due_at, retry_for, give_up_at)
 		 SELECT project_id, gen_random_uuid(), correlation_id, id, 99, 'completed', 'completed', now() + row_number() OVER () * interval '1 second' + interval '1 hour', 60, now() + interval '2 days'
 		 FROM events WHERE project_id = 99`,

@@ -1,6 +1,7 @@
 // Package sweeper does what no request asks for: it ends the waits whose
-// deadline has passed and clears away what was promised to be kept only so
-// long. Any number of nodes sweep side by side; each row is taken by one.
+// deadline has passed, clears away what was promised to be kept only so long,
+// and passes on slots of conversations that an older program has left. Any
+// number of nodes sweep side by side; each row is taken by one.
 //
 // What is always true: a wait that a callback closed in time is never expired
 // as well, because both hold its row lock when they decide. A pass that fails
@@ -31,6 +32,8 @@ const (
 	parkedInterval = 5 * time.Second
 	replayInterval = time.Second
 	unparkBatch    = 1_000 // events per transaction
+	slotsInterval  = time.Minute
+	slotsBatch     = 5_000 // slots looked at in one pass
 	passTimeout    = 10 * time.Second
 )
 
@@ -56,7 +59,8 @@ type Config struct {
 
 // Sweeper runs the sweeps.
 type Sweeper struct {
-	cfg Config
+	cfg  Config
+	slot uuid.UUID // the last that PassOnOnce has looked at
 }
 
 // New returns a Sweeper; Run makes it work.
@@ -88,6 +92,10 @@ func (s *Sweeper) Run(ctx context.Context) error {
 	})
 	g.Go(func() error {
 		s.every(ctx, clearInterval, "ending parked events", s.UnparkOnce, unparkBatch)
+		return nil
+	})
+	g.Go(func() error {
+		s.every(ctx, slotsInterval, "passing on slots", s.PassOnOnce, slotsBatch)
 		return nil
 	})
 	return g.Wait()
@@ -165,4 +173,17 @@ func (s *Sweeper) ClearOnce(ctx context.Context) (int, error) {
 // or are too many, and returns how many it took.
 func (s *Sweeper) UnparkOnce(ctx context.Context) (int, error) {
 	return s.cfg.Store.Unpark(ctx, parkedFor, parkedPerSource, unparkBatch)
+}
+
+// PassOnOnce passes on the slots that ends left behind, among the next few,
+// and returns how many it looked at. One pass is to end before the next.
+func (s *Sweeper) PassOnOnce(ctx context.Context) (int, error) {
+	seen, last, err := s.cfg.Store.PassOnLeft(ctx, s.slot, slotsBatch)
+	if err != nil {
+		return 0, err
+	}
+	if s.slot = last; seen < slotsBatch {
+		s.slot = uuid.Nil // from the first again
+	}
+	return seen, nil
 }
