@@ -395,21 +395,18 @@ type byHand struct {
 	id           uuid.UUID
 	conversation uuid.UUID
 	status       relay.DeliveryStatus
-	leased, due  bool
+	leased       bool
 }
-
-// waits reports whether it waits for the slot of its conversation.
-func (h *byHand) waits() bool { return h.status == relay.Scheduled && !h.due }
 
 // handColumns are scanned by scanByHand. What a delivery of before the slots
 // speaks in is told by its wait.
-const handColumns = `d.project_id, d.id, d.status, d.lease IS NOT NULL, d.due_at IS NOT NULL, d.destination_id, coalesce(c.conversation, c.user_id)`
+const handColumns = `d.project_id, d.id, d.status, d.lease IS NOT NULL, d.destination_id, coalesce(c.conversation, c.user_id)`
 
 func scanByHand(row pgx.CollectableRow) (*byHand, error) {
 	var h byHand
 	var destination int64
 	var name string
-	if err := row.Scan(&h.projectID, &h.id, &h.status, &h.leased, &h.due, &destination, &name); err != nil {
+	if err := row.Scan(&h.projectID, &h.id, &h.status, &h.leased, &destination, &name); err != nil {
 		return nil, err
 	}
 	h.conversation = ConversationHash(destination, name)
