@@ -308,3 +308,27 @@ func TestUnpark(t *testing.T) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
+
+// A conversation whose slot an older program has left goes on.
+func TestPassOn(t *testing.T) {
+	t.Parallel()
+	p, url := project(t)
+	n := newNode(t, p.Store)
+	for round := range 2 { // the second pass begins with the first slot again
+		conversation, ended, waiting := uuid.New(), relay.NewID(), relay.NewID()
+		for id, status := range map[uuid.UUID]string{ended: "delivered", waiting: "scheduled"} {
+			storetest.Exec(t, url, `
+				INSERT INTO deliveries (project_id, id, correlation_id, destination_id, outcome, action, status, conversation, retry_for, give_up_at, finished_at)
+				VALUES ($1, $2, $2, $3, 'refunded', 'refunded', $4::text, $5, 60, now(), CASE WHEN $4::text = 'delivered' THEN now() END)`,
+				p.ID, id, p.DestinationID, status, conversation)
+		}
+		storetest.Exec(t, url, `INSERT INTO slots (conversation, delivery_id, project_id) VALUES ($1, $2, $3)`, conversation, ended, p.ID)
+		if seen, err := n.PassOnOnce(t.Context()); err != nil || seen != round+1 {
+			t.Fatalf("looked at %d slots, %v, want %d", seen, err, round+1)
+		}
+		if !storetest.Query[bool](t, url, `
+			SELECT d.due_at <= now() AND s.delivery_id = d.id FROM deliveries d JOIN slots s USING (conversation) WHERE d.id = $1`, waiting) {
+			t.Error("the one that waited is not due")
+		}
+	}
+}
