@@ -8,18 +8,19 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
 
 	"relay.example/relay/internal/relay"
-	"relay.example/relay/internal/store"
 )
 
 // tried records an attempt that began now.
 func (n *node) tried(d relay.Delivery, a relay.Attempt) {
 	n.t.Helper()
 	a.ProjectID, a.DeliveryID, a.Lease, a.StartedAt, a.Duration = d.ProjectID, d.ID, d.Lease, time.Now(), 12*time.Millisecond
+	a.Conversation = d.Conversation
 	recorded, err := n.store.RecordAttempts(n.t.Context(), []relay.Attempt{a})
 	must(n.t, err)
-	if recorded[0] != (store.Recorded{Status: a.Next}) {
+	if recorded[0].Stale || recorded[0].Status != a.Next {
 		n.t.Fatalf("got %+v, want the attempt recorded as %s", recorded[0], a.Next)
 	}
 }
@@ -59,11 +60,15 @@ func TestTimeline(t *testing.T) {
 	n.stripe("evt_3", "checkout.session.completed", paidSession(token(w), "pi_1", 2050, "eur"))
 	n.stripe("evt_3", "checkout.session.completed", paidSession(token(w), "pi_1", 2050, "eur"))
 	handed := n.deliveries()
-	if len(handed) != 2 {
-		t.Fatalf("got %d deliveries, want those of the declined card and of the success", len(handed))
+	if len(handed) != 1 {
+		t.Fatalf("got %d deliveries, want that of the declined card: the success waits for its turn", len(handed))
 	}
 	n.tried(handed[0], relay.Attempt{Class: relay.Permanent, HTTPStatus: 400, Reason: "no such module", Next: relay.Dead})
-	n.tried(handed[1], relay.Attempt{
+	due, err := n.store.ClaimDue(t.Context(), uuid.New(), 2, []int64{})
+	if err != nil || len(due) != 1 {
+		t.Fatalf("claimed %d deliveries, %v, want that of the success", len(due), err)
+	}
+	n.tried(due[0], relay.Attempt{
 		Class: relay.Retry, HTTPStatus: 500, Reason: "server error", Next: relay.Scheduled, Delay: time.Hour,
 		Notes: []byte(`[{"expression": "payment.email", "reason": "null"}]`),
 	})
