@@ -79,10 +79,12 @@ func queueClosing(b *pgx.Batch, changes []waitChange) {
 // to the end at once. What is being sent is left, and what waits for its turn
 // is skipped when that comes.
 func queuePointless(b *pgx.Batch, closed []uuid.UUID) {
+	// coalesce hides that due_at is not NULL: an empty table's plan would walk
+	// the index of all that is due, from end to end.
 	b.Queue(`
 		UPDATE deliveries SET due_at = clock_timestamp()
 		WHERE correlation_id = ANY($1::uuid[]) AND outcome IN ('attempt_failed', 'processing')
-		  AND status = 'scheduled' AND lease IS NULL AND due_at > clock_timestamp() AND NOT by_hand`, closed)
+		  AND status = 'scheduled' AND lease IS NULL AND coalesce(due_at > clock_timestamp(), false) AND NOT by_hand`, closed)
 }
 
 // queueLate notes late successes. Each also ends a pending successor of the
