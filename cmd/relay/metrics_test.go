@@ -79,15 +79,18 @@ func TestMetrics(t *testing.T) {
 	exchange(t, http.MethodPost, w.url+"/in/default/invented-by-a-stranger", nil, "{}")
 	exchange(t, http.MethodGet, w.url+"/invented-by-a-stranger", nil, "")
 	// Work that nobody does: a deadline whose wait is gone, which the sweeper
-	// passes over, and a call that was to be marked before it is sent.
+	// passes over, and a call that was marked before it was sent, and whose
+	// lock keeps the claims away.
 	storetest.Exec(t, w.dbURL, `
 		INSERT INTO deadlines (correlation_id, project_id, expires_at, scope)
 		VALUES (gen_random_uuid(), 1, now() - interval '10 seconds', gen_random_uuid())`)
 	storetest.Exec(t, w.dbURL, `
 		INSERT INTO deliveries (project_id, id, correlation_id, destination_id, outcome, action, status, due_at, retry_for, give_up_at)
 		SELECT project_id, gen_random_uuid(), gen_random_uuid(), destination_id, 'expired', 'default', 'sending',
-		       now() - interval '1 hour', 60, now() + interval '1 hour'
+		       now() + interval '1 hour', 60, now() + interval '1 hour'
 		FROM deliveries LIMIT 1`)
+	storetest.Hold(t, w.dbURL, `SELECT FROM deliveries WHERE status = 'sending' FOR KEY SHARE`)
+	storetest.Exec(t, w.dbURL, `UPDATE deliveries SET due_at = now() - interval '1 hour' WHERE status = 'sending'`)
 	await(t, patience, "the sources' last events", func() bool {
 		return storetest.Query[int](t, w.dbURL, `SELECT count(*) FROM source_activity WHERE last_event_at IS NOT NULL`) == 2
 	})

@@ -33,6 +33,7 @@ const (
 	stepAttempt         step = "attempt"
 	stepResumed         step = "resumed"
 	stepDead            step = "dead"
+	stepUnknown         step = "unknown"
 	stepSkipped         step = "skipped"
 )
 
@@ -210,6 +211,13 @@ func deliveryMoments(d *store.DeliveryRecord, attempts []store.AttemptRecord) []
 	}
 	if len(attempts) > 0 && d.DueAt != nil && !d.Leased { // under a lease due_at is the lease's end
 		out[len(out)-1].Attempt.NextAttemptAt = optionalStamp(d.DueAt)
+	}
+	if n := len(attempts); n > 0 && d.Status == relay.Unknown { // not finished: a person decides
+		last := attempts[n-1]
+		out = append(out, moment{
+			at:   last.StartedAt.Add(time.Duration(last.DurationMS) * time.Millisecond),
+			Step: stepUnknown, DeliveryID: &d.ID, Detail: "nobody knows whether it arrived: retry it or skip it",
+		})
 	}
 	if end, ended := endOf[d.Status]; ended && d.FinishedAt != nil {
 		out = append(out, moment{at: *d.FinishedAt, Step: end, DeliveryID: &d.ID, Detail: d.Reason})

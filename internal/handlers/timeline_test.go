@@ -131,6 +131,17 @@ func TestTimelineEnds(t *testing.T) {
 			t.Errorf("got %v, want it to end with %v", got, want)
 		}
 	})
+	t.Run("unknown", func(t *testing.T) {
+		n := n.in(t)
+		w := n.wait(`{"user_id": "u-5", "source": "hook", "module_id": 1}`)
+		n.order("5", token(w))
+		d := n.deliveries()[len(n.deliveries())-1]
+		n.tried(d, relay.Attempt{Class: relay.NoAnswer, Reason: "cut off", Next: relay.Unknown})
+		got := told(n.timelineOf(id(w)))
+		if want := []string{"attempt: cut off", "unknown: nobody knows whether it arrived: retry it or skip it"}; !slices.Equal(got[len(got)-2:], want) {
+			t.Errorf("got %v, want it to end with %v", got, want)
+		}
+	})
 	t.Run("skipped", func(t *testing.T) {
 		n := n.in(t)
 		w := n.wait(`{"user_id": "u-2", "flow": "checkout"}`)

@@ -202,6 +202,9 @@ func TestTaughtReferenceFindsParkedEvent(t *testing.T) {
 	s.wantWait(t, w, "pending", "processing>processing attempt_failed>attempt_failed")
 	s.wantEvent(t, "evt_1", "matched on_the_way")
 	s.wantParked(t, 0)
+	if len(n.handedOver) != 1 || n.handedOver[0].Outcome != relay.Processing {
+		t.Errorf("handed over %+v, want that of processing: the other waits for its turn", n.handedOver)
+	}
 }
 
 // What a parked event teaches finds the next one.

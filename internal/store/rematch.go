@@ -78,7 +78,7 @@ func (s *Store) Rematch(
 	if err := conn.SendBatch(ctx, &b).Close(); err != nil {
 		return nil, nil, translate("rematching events", err)
 	}
-	return done, deliveries, nil
+	return done, leased(deliveries), nil
 }
 
 // lockEvents opens the transaction and locks those of the events that did
