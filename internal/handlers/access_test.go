@@ -36,6 +36,7 @@ var routes = []route{
 	{"GET", "/v1/events/:id", mayRead, ""},
 	{"POST", "/v1/events/:id/replay", mayWrite, ""},
 	{"POST", "/v1/events/replay", mayWrite, `{"source": "marker-source"}`},
+	{"GET", "/v1/events/replay/:id", mayRead, ""},
 	{"GET", "/v1/deliveries", mayRead, ""},
 	{"GET", "/v1/deliveries/:id", mayRead, ""},
 	{"POST", "/v1/deliveries/:id/retry", mayWrite, `{"force": true}`},

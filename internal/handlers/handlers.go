@@ -148,6 +148,7 @@ func (h *Handlers) public() *echo.Echo {
 	v1.GET("/events/:id", h.getEvent, read)
 	v1.POST("/events/:id/replay", h.replayEvent, write)
 	v1.POST("/events/replay", h.replayEvents, write)
+	v1.GET("/events/replay/:id", h.getReplay, read)
 
 	v1.GET("/deliveries", h.listDeliveries, read)
 	v1.GET("/deliveries/:id", h.getDelivery, read)

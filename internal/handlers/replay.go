@@ -48,6 +48,25 @@ func (h *Handlers) replayEvent(c echo.Context) error {
 	return c.JSON(http.StatusAccepted, showReplay(r))
 }
 
+// getReplay tells how far a replay has come.
+func (h *Handlers) getReplay(c echo.Context) error {
+	id, err := idParam(c)
+	if err != nil {
+		return err
+	}
+	r, err := h.cfg.Store.Replay(c.Request().Context(), callerOf(c).project.ID, id)
+	if err != nil {
+		return err
+	}
+	return c.JSON(http.StatusOK, struct {
+		ID        uuid.UUID `json:"id"`
+		Remaining int       `json:"remaining"`
+		Changed   int       `json:"changed"`
+		CreatedAt string    `json:"created_at"`
+		DoneAt    *string   `json:"done_at"`
+	}{r.ID, r.Remaining, r.Changed, stamp(r.CreatedAt), optionalStamp(r.DoneAt)})
+}
+
 // replayEvents has the events of a filter matched again.
 func (h *Handlers) replayEvents(c echo.Context) error {
 	var req struct {

@@ -64,6 +64,26 @@ func (s *Store) StartReplay(ctx context.Context, projectID int64, f EventFilter,
 	return r, err
 }
 
+// ReplayState is how far a replay has come.
+type ReplayState struct {
+	ID        uuid.UUID
+	Remaining int // events that it may still take
+	Changed   int // events that came to something else than before
+	CreatedAt time.Time
+	DoneAt    *time.Time
+}
+
+// Replay returns how far a replay has come.
+func (s *Store) Replay(ctx context.Context, projectID int64, id uuid.UUID) (ReplayState, error) {
+	rows, _ := s.pool.Query(ctx, `
+		SELECT id, CASE WHEN done_at IS NULL THEN remaining ELSE 0 END, changed, created_at, done_at
+		FROM replays
+		WHERE project_id = $1 AND id = $2`, projectID, id)
+	r, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[ReplayState])
+	r, err = oneOrNotFound(r, err, "replay")
+	return r, translate("reading a replay", err)
+}
+
 // ReplayPiece is the next part of a replay.
 type ReplayPiece struct {
 	Replay uuid.UUID
