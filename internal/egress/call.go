@@ -128,10 +128,10 @@ func refusal(err error) *Error {
 	return out
 }
 
-// read takes the first MaxResponse bytes of an answer. It reads the rest as
-// well where that is little, since only a connection whose answer was read to
-// its end can be kept.
-func read(answer *http.Response, cancel context.CancelFunc) (body []byte, truncated bool, err error) {
+// read takes the first bytes of an answer. It reads the rest as well where
+// that is little, since only a connection whose answer was read to its end can
+// be kept.
+func read(answer *http.Response, keep int, cancel context.CancelFunc) (body []byte, truncated bool, err error) {
 	defer answer.Body.Close()
 	if answer.StatusCode == http.StatusSwitchingProtocols {
 		return nil, false, errUpgraded
@@ -139,29 +139,29 @@ func read(answer *http.Response, cancel context.CancelFunc) (body []byte, trunca
 	if answer.ContentLength == 0 {
 		return nil, false, nil
 	}
-	body, err = readKept(answer.Body, answer.ContentLength)
+	body, err = readKept(answer.Body, answer.ContentLength, keep)
 	if errors.Is(err, io.EOF) {
 		return body, false, nil
 	}
 	if err != nil {
 		return nil, false, err
 	}
-	return body, drain(answer, cancel), nil
+	return body, drain(answer, keep, cancel), nil
 }
 
-// readKept reads up to MaxResponse bytes. It returns io.EOF where the answer
-// ended within them.
-func readKept(r io.Reader, length int64) ([]byte, error) {
+// readKept reads up to keep bytes. It returns io.EOF where the answer ended
+// within them.
+func readKept(r io.Reader, length int64, keep int) ([]byte, error) {
 	size := int64(512)
 	if length >= 0 {
-		size = min(length+1, MaxResponse) // the one more is for the end to be seen
+		size = min(length+1, int64(keep)) // the one more is for the end to be seen
 	}
 	body := make([]byte, 0, size)
-	for len(body) < MaxResponse {
+	for len(body) < keep {
 		if len(body) == cap(body) {
 			body = append(body, 0)[:len(body)]
 		}
-		n, err := r.Read(body[len(body):min(cap(body), MaxResponse)])
+		n, err := r.Read(body[len(body):min(cap(body), keep)])
 		body = body[:len(body)+n]
 		if err != nil {
 			return body, err
@@ -173,13 +173,13 @@ func readKept(r io.Reader, length int64) ([]byte, error) {
 // drain reads what is not kept and reports whether there was any. The answer
 // is already known, so neither a long nor a slow rest is waited for: both end
 // with the connection being closed.
-func drain(answer *http.Response, cancel context.CancelFunc) bool {
+func drain(answer *http.Response, keep int, cancel context.CancelFunc) bool {
 	if answer.ContentLength > MaxDrain {
 		return true
 	}
 	stop := time.AfterFunc(drainTime, cancel)
 	defer stop.Stop()
-	n, err := io.Copy(io.Discard, io.LimitReader(answer.Body, MaxDrain-MaxResponse))
+	n, err := io.Copy(io.Discard, io.LimitReader(answer.Body, int64(MaxDrain-keep)))
 	return n > 0 || err != nil
 }
 

@@ -24,6 +24,7 @@
 package egress
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -43,7 +44,8 @@ const (
 	TLSTimeout     = 5 * time.Second  // to agree on TLS
 
 	MaxRequest  = 1 << 20   // bytes of a request's body
-	MaxResponse = 16 << 10  // bytes of an answer that are kept
+	MaxResponse = 16 << 10  // bytes of an answer that are kept, unless the caller needs more
+	MaxKeep     = 128 << 10 // bytes that a caller can ask for
 	MaxDrain    = 256 << 10 // bytes of an answer that are read at all
 	MaxHeader   = 64 << 10  // bytes of an answer's headers
 
@@ -75,13 +77,14 @@ type Request struct {
 	Header  http.Header   // not changed
 	Body    []byte        // never to be changed again: an early answer leaves it being sent
 	Timeout time.Duration // of the whole call, its answer included; 0: DefaultTimeout
+	Keep    int           // bytes of the answer, at most MaxKeep; 0: MaxResponse
 }
 
 // Response is an answer, whatever its status.
 type Response struct {
 	Status    int
 	Header    http.Header
-	Body      []byte // its first MaxResponse bytes
+	Body      []byte // its first Keep bytes
 	Truncated bool   // there was more
 	Duration  time.Duration
 }
@@ -162,7 +165,8 @@ func (c *Client) Do(ctx context.Context, r Request) (*Response, error) {
 		return nil, run.failure(ctx, timed, req, err)
 	}
 	out := &Response{Status: answer.StatusCode, Header: answer.Header}
-	if out.Body, out.Truncated, err = read(answer, cancel); err != nil {
+	keep := min(cmp.Or(r.Keep, MaxResponse), MaxKeep)
+	if out.Body, out.Truncated, err = read(answer, keep, cancel); err != nil {
 		return nil, run.failure(ctx, timed, req, err)
 	}
 	out.Duration = time.Since(start)

@@ -145,6 +145,24 @@ func TestAnswersAreBounded(t *testing.T) {
 	}
 }
 
+// Who needs more of an answer says so, up to what is read at all.
+func TestKeep(t *testing.T) {
+	s := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, strings.Repeat("x", 2*egress.MaxDrain))
+	})
+	for keep, want := range map[int]int{0: egress.MaxResponse, 10: 10, 100_000: 100_000, 10 * egress.MaxDrain: egress.MaxKeep} {
+		r := post(s.URL)
+		r.Keep = keep
+		got, err := local(t).Do(t.Context(), r)
+		if err != nil {
+			t.Fatalf("Do: %v", err)
+		}
+		if len(got.Body) != want || !got.Truncated {
+			t.Errorf("keeping %d: got %d bytes with Truncated %t, want %d of more", keep, len(got.Body), got.Truncated, want)
+		}
+	}
+}
+
 // A rest that trickles in is not waited for: the answer is known.
 func TestSlowRestIsNotWaitedFor(t *testing.T) {
 	s := serve(t, func(w http.ResponseWriter, r *http.Request) {

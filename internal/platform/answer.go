@@ -44,6 +44,16 @@ const (
 	Unexpected     = "unexpected_status" // no status that HTTP knows
 )
 
+// ByStatus says what an answer means by its status alone, to whoever asks for
+// no more than that.
+func ByStatus(r Response, now time.Time) Answer {
+	a := byStatus(r.Status, Answer{Class: relay.OK, Reason: Accepted})
+	if a.Class == relay.Retry {
+		a.RetryAfter = retryAfter(r.Header.Get("Retry-After"), now)
+	}
+	return a
+}
+
 // byStatus classifies an answer by its status alone. ok is what a 2xx means.
 func byStatus(status int, ok Answer) Answer {
 	switch {

@@ -52,7 +52,7 @@ func (p *Preset) Endpoint(settings Settings) (*Endpoint, error) {
 	e := &Endpoint{preset: p, body: bodyKind(p.spec.Body)}
 	for _, compile := range []func(*compiler, *spec, *Settings) error{
 		e.compileBody, e.compileNames, e.compileOutcomes,
-		e.compileCandidates, e.compileReferences, e.compilePayment,
+		e.compileCandidates, e.compileReferences, e.compilePayment, e.compileAsk,
 	} {
 		if err := compile(c, &p.spec, &settings); err != nil {
 			return nil, err

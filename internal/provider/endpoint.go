@@ -54,6 +54,7 @@ type Endpoint struct {
 	candidates []part
 	references []referenceRule
 	payment    *paymentRule
+	ask        asking
 	form       bool
 	hidden     []string // the fields that hold the token, left out of the form
 }

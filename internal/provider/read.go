@@ -18,8 +18,8 @@ func (e *Endpoint) read(s *scope) relay.Reading {
 		EventID:    storableID(s.firstText(e.id)),
 		Type:       storableText(kind),
 		Outcome:    e.classify(s, kind),
-		Candidates: e.readCandidates(s),
-		References: e.readReferences(s),
+		Candidates: readCandidates(s, e.candidates),
+		References: readReferences(s, e.references),
 		Format:     s.parsed.format,
 	}
 	if e.payment != nil && e.payment.when.hold(s) {
@@ -120,10 +120,10 @@ func lastWord(kind string) string {
 	return strings.ToLower(kind[strings.LastIndexAny(kind, "._ -:/")+1:])
 }
 
-func (e *Endpoint) readCandidates(s *scope) []relay.Candidate {
-	found := make([]relay.Candidate, 0, len(e.candidates))
-	for i := range e.candidates {
-		p := &e.candidates[i]
+func readCandidates(s *scope, places []part) []relay.Candidate {
+	found := make([]relay.Candidate, 0, len(places))
+	for i := range places {
+		p := &places[i]
 		if v := s.value(p); v.kind == scalar && v.text != "" && storable(v.text) {
 			found = append(found, relay.Candidate{Place: p.label, Value: v.text})
 		}
@@ -138,12 +138,12 @@ type referenceRule struct {
 	prefixes []string // what such an id begins with; empty: anything
 }
 
-func (e *Endpoint) readReferences(s *scope) []relay.Candidate {
+func readReferences(s *scope, rules []referenceRule) []relay.Candidate {
 	var found []relay.Candidate
-	for i := range e.references {
-		r := &e.references[i]
+	for i := range rules {
+		r := &rules[i]
 		text, ok := s.text(r.from)
-		if !ok || !storable(text) || !r.fits(text) {
+		if !ok || !storable(text) || !beginsWithAny(text, r.prefixes) {
 			continue
 		}
 		c := relay.Candidate{Place: r.kind, Value: text}
@@ -152,12 +152,6 @@ func (e *Endpoint) readReferences(s *scope) []relay.Candidate {
 		}
 	}
 	return found
-}
-
-func (r *referenceRule) fits(text string) bool {
-	return len(r.prefixes) == 0 || slices.ContainsFunc(r.prefixes, func(prefix string) bool {
-		return strings.HasPrefix(text, prefix)
-	})
 }
 
 // paymentRule finds the fields of a payment, each by the first template that

@@ -40,6 +40,33 @@ type spec struct {
 	References  []referenceSpec `yaml:"references"`
 	Payment     *paymentSpec    `yaml:"payment"`
 	Form        string          `yaml:"form"` // body: the submitted fields are those of the body
+	Ask         *askSpec        `yaml:"ask"`  // how the provider is asked, see ask.go
+}
+
+type askSpec struct {
+	API   string        `yaml:"api"` // https://api.example.com
+	Event *eventAskSpec `yaml:"event"`
+	Wait  *waitAskSpec  `yaml:"wait"`
+}
+
+// eventAskSpec says how to learn whose an event is that names nobody.
+type eventAskSpec struct {
+	About       string          `yaml:"about"`   // the kind of reference to ask by
+	Unless      string          `yaml:"unless"`  // an event with a reference of this kind says it itself
+	AtOnce      texts           `yaml:"at_once"` // types that are asked about at once; the others
+	After       string          `yaml:"after"`   // after this time: another event may tell
+	Path        string          `yaml:"path"`    // with {id}
+	Correlation []string        `yaml:"correlation"`
+	References  []referenceSpec `yaml:"references"`
+}
+
+// waitAskSpec says how to learn what became of an object that a wait is known
+// by.
+type waitAskSpec struct {
+	About  string `yaml:"about"`
+	Prefix texts  `yaml:"prefix"` // what such an id begins with
+	Path   string `yaml:"path"`
+	As     string `yaml:"as"` // a callback's JSON, with {answer}
 }
 
 type respondSpec struct {

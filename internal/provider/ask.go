@@ -1,0 +1,257 @@
+package provider
+
+import (
+	"errors"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tidwall/gjson"
+
+	"relay.example/relay/internal/relay"
+)
+
+// Some callbacks do not say whose they are, and some never come. A preset can
+// say how its provider is asked, by whoever does the I/O: which of its objects
+// a question is about, and how the answer is read. The source's api_key goes
+// with it as a Bearer token. {id} in a path stands for the object's id.
+
+// asking is what a preset says about asking its provider.
+type asking struct {
+	api   string // without a slash at its end
+	event *eventAsk
+	wait  *waitAsk
+}
+
+// eventAsk is the question whose an event is. Its answer adds names to what
+// the event says itself.
+type eventAsk struct {
+	path           []string // around the id
+	about, unless  string   // kinds of references: to ask by, and to not ask with
+	atOnce         []string // types
+	after          time.Duration
+	doc            tree
+	candidates     []part
+	referenceRules []referenceRule
+}
+
+// waitAsk is the question what has become of an object that a wait is known
+// by. Its answer is wrapped into the shape of a callback.
+type waitAsk struct {
+	path          []string
+	about         string
+	prefixes      []string
+	before, after string // of the answer, in the callback
+}
+
+// Inquiry is a question about an event.
+type Inquiry struct {
+	About string        // the provider's id of what is asked for
+	After time.Duration // how long to wait before: another event may tell
+}
+
+// API is where the provider is asked, without a slash at its end; "" where the
+// preset knows no way to ask it.
+func (e *Endpoint) API() string { return e.ask.api }
+
+// InquiryOf says what to ask the provider about an event that names nobody.
+func (e *Endpoint) InquiryOf(r *relay.Reading) (Inquiry, bool) {
+	ask := e.ask.event
+	if ask == nil || ask.unless != "" && referenceOf(r, ask.unless, nil) != "" {
+		return Inquiry{}, false
+	}
+	about := referenceOf(r, ask.about, nil)
+	if about == "" {
+		return Inquiry{}, false
+	}
+	if slices.Contains(ask.atOnce, r.Type) {
+		return Inquiry{About: about}, true
+	}
+	return Inquiry{About: about, After: ask.after}, true
+}
+
+// Askable is the id of the object that the provider can be asked for when the
+// wait of such an event is about to expire; "" where there is none.
+func (e *Endpoint) Askable(r *relay.Reading) string {
+	if e.ask.wait == nil {
+		return ""
+	}
+	return referenceOf(r, e.ask.wait.about, e.ask.wait.prefixes)
+}
+
+// AskableKey reports whether a caller's key is the id of such an object.
+func (e *Endpoint) AskableKey(key string) bool {
+	return e.ask.wait != nil && len(e.ask.wait.prefixes) > 0 && beginsWithAny(key, e.ask.wait.prefixes)
+}
+
+// referenceOf returns the first reference of a kind.
+func referenceOf(r *relay.Reading, kind string, prefixes []string) string {
+	for _, reference := range r.References {
+		if reference.Place == kind && beginsWithAny(reference.Value, prefixes) {
+			return reference.Value
+		}
+	}
+	return ""
+}
+
+func beginsWithAny(text string, prefixes []string) bool {
+	return len(prefixes) == 0 || slices.ContainsFunc(prefixes, func(prefix string) bool { return strings.HasPrefix(text, prefix) })
+}
+
+// EventPath is what to get, behind the API's address, to learn whose an event
+// is; "" where the preset does not say.
+func (e *Endpoint) EventPath(about string) string {
+	if e.ask.event == nil {
+		return ""
+	}
+	return withID(e.ask.event.path, about)
+}
+
+// WaitPath is what to get to learn what has become of a wait's object.
+func (e *Endpoint) WaitPath(about string) string {
+	if e.ask.wait == nil {
+		return ""
+	}
+	return withID(e.ask.wait.path, about)
+}
+
+// withID puts an id into a path. A provider's id holds nothing that would need
+// escaping; what pretends to be one must not change the path.
+func withID(around []string, id string) string {
+	escape := url.PathEscape
+	if strings.Contains(around[0], "?") {
+		escape = url.QueryEscape
+	}
+	return around[0] + escape(id) + around[1]
+}
+
+// AddAnswer adds to the reading of an event the names that the answer to its
+// question holds, behind its own, and reports whether there were any. The
+// error is an *Unreadable.
+func (e *Endpoint) AddAnswer(r *relay.Reading, answer []byte) (named bool, err error) {
+	ask := e.ask.event
+	if ask == nil {
+		return false, nil
+	}
+	var p parsed
+	if err := p.readJSON(answer); err != nil {
+		return false, err
+	}
+	p.doc = ask.doc.collect(p.json)
+	s := &scope{req: &Request{}, parsed: &p}
+	candidates, references := readCandidates(s, ask.candidates), readReferences(s, ask.referenceRules)
+	r.Candidates = append(slices.Clip(r.Candidates), candidates...)
+	for _, reference := range references {
+		if !slices.Contains(r.References, reference) {
+			r.References = append(slices.Clip(r.References), reference)
+		}
+	}
+	return len(candidates)+len(references) > 0, nil
+}
+
+// AnswerAsCallback wraps what the provider says of a wait's object into the
+// body of a callback, so that Read, expectations and expressions see what they
+// always see. The error is an *Unreadable.
+func (e *Endpoint) AnswerAsCallback(answer []byte) ([]byte, error) {
+	var p parsed
+	if err := p.readJSON(answer); err != nil {
+		return nil, err
+	}
+	if e.ask.wait == nil || !p.json.IsObject() {
+		return nil, &Unreadable{NotAnObject, "the answer is not a JSON object"}
+	}
+	return []byte(e.ask.wait.before + p.json.Raw + e.ask.wait.after), nil
+}
+
+// compileAsk compiles the section ask.
+func (e *Endpoint) compileAsk(_ *compiler, s *spec, settings *Settings) (err error) {
+	if s.Ask == nil {
+		return nil
+	}
+	u, err := url.Parse(s.Ask.API)
+	if err != nil || u.Scheme != "https" || u.Host == "" || u.RawQuery != "" {
+		return wrong("ask.api", "write the address of the provider's API: https://api.example.com")
+	}
+	e.ask.api = strings.TrimSuffix(s.Ask.API, "/")
+	if s.Ask.Event != nil {
+		if e.ask.event, err = s.Ask.Event.compile(settings); err != nil {
+			return err
+		}
+	}
+	if s.Ask.Wait != nil {
+		e.ask.wait, err = s.Ask.Wait.compile()
+	}
+	return err
+}
+
+func (s *eventAskSpec) compile(settings *Settings) (*eventAsk, error) {
+	a := &eventAsk{about: s.About, unless: s.Unless, atOnce: s.AtOnce}
+	var err error
+	if a.path, err = askPath("ask.event", s.About, s.Path); err != nil {
+		return nil, err
+	}
+	if s.After != "" {
+		if a.after, err = time.ParseDuration(s.After); err != nil || a.after < 0 || a.after > time.Hour {
+			return nil, wrong("ask.event.after", "%q is not between 0s and 1h", s.After)
+		}
+	}
+	// The answer is a document of its own, read like the body of a callback.
+	c := &compiler{headers: map[string]bool{}}
+	var in Endpoint
+	if err := in.compileCandidates(c, &spec{Correlation: s.Correlation}, &Settings{TokenField: settings.TokenField}); err != nil {
+		return nil, inAnswer(err)
+	}
+	if err := in.compileReferences(c, &spec{References: s.References}, settings); err != nil {
+		return nil, inAnswer(err)
+	}
+	for i := range in.candidates {
+		p := &in.candidates[i]
+		if p.kind != partJSON {
+			return nil, wrong("ask.event.correlation", "%q: an answer has places json: only", p.label)
+		}
+		p.label = "answer:" + p.name
+	}
+	for _, r := range in.references {
+		if slices.ContainsFunc(r.from, func(p part) bool { return p.kind != partJSON && p.kind != partLiteral }) {
+			return nil, wrong("ask.event.references", "an answer has places json: only")
+		}
+	}
+	a.doc, a.candidates, a.referenceRules = c.doc, in.candidates, in.references
+	return a, nil
+}
+
+func (s *waitAskSpec) compile() (*waitAsk, error) {
+	a := &waitAsk{about: s.About, prefixes: s.Prefix}
+	var err error
+	if a.path, err = askPath("ask.wait", s.About, s.Path); err != nil {
+		return nil, err
+	}
+	before, after, found := strings.Cut(s.As, "{answer}")
+	if !found || !gjson.Valid(before+"{}"+after) {
+		return nil, wrong("ask.wait.as", "write the JSON of a callback in which {answer} stands for the answer")
+	}
+	a.before, a.after = before, after
+	return a, nil
+}
+
+// askPath cuts a path at its {id}.
+func askPath(field, about, path string) ([]string, error) {
+	if about == "" {
+		return nil, wrong(field+".about", "is missing: by which kind of reference is it asked?")
+	}
+	around := strings.Split(path, "{id}")
+	if len(around) != 2 || !strings.HasPrefix(path, "/") || strings.Contains(path, "//") {
+		return nil, wrong(field+".path", "write a path that begins with / and holds {id} once")
+	}
+	return around, nil
+}
+
+// inAnswer moves a mistake to the section it stands in.
+func inAnswer(err error) error {
+	var at *fieldError
+	if errors.As(err, &at) {
+		return &fieldError{"ask.event." + at.field, at.err}
+	}
+	return err
+}
