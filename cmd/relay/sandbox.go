@@ -15,6 +15,7 @@ type sandboxCommand struct {
 	Address        string `default:"127.0.0.1:8090" help:"Where the stand-ins listen."`
 	CertainlyToken string `default:"sandbox-token" help:"The token that Certainly's stand-in takes."`
 	WebhookURL     string `help:"Where the pay page sends its Stripe callbacks: a stripe source's webhook_url."`
+	StripeAPIKey   string `default:"sk_test_sandbox" help:"The key that the stand-in for Stripe's API takes."`
 	WebhookSecret  string `default:"whsec_sandbox" help:"The secret that it signs them with."`
 }
 
@@ -25,12 +26,13 @@ func (c *sandboxCommand) Run(ctx context.Context, p *program) error {
 		return fmt.Errorf("--address: %w", err)
 	}
 	address := "http://" + listener.Addr().String()
-	stripe := sandbox.Stripe{Secret: c.WebhookSecret}
+	stripe := sandbox.Stripe{Secret: c.WebhookSecret, APIKey: c.StripeAPIKey}
 	if c.WebhookURL != "" {
 		stripe.WebhookURL = func() string { return c.WebhookURL }
 	}
 	box := sandbox.New(sandbox.Config{CertainlyToken: c.CertainlyToken, Stripe: stripe, Logger: newLogger(p.stderr, "text")})
 	fmt.Fprintf(p.stdout, "Certainly's stand-in: base_url %s/certainly, token %s\n", address, c.CertainlyToken)
+	fmt.Fprintf(p.stdout, "Stripe's API: base_url %s/stripe, api_key %s\n", address, c.StripeAPIKey)
 	fmt.Fprintf(p.stdout, "Pay page: %s/pay/demo   Overview: %s/\n", address, address)
 	return serveSandbox(ctx, box, listener)
 }

@@ -30,6 +30,7 @@ type Stripe struct {
 	WebhookURL func() string // asked at each callback: a relay may not know its port before it listens
 	ReturnURL  func() string // where a payer goes afterwards, with {CHECKOUT_SESSION_ID} filled in; nil: nowhere
 	Secret     string        // whsec_…, used as it is written
+	APIKey     string        // sk_…, that the API takes; "": it refuses all
 	HTTPClient *http.Client  // nil: one that follows no redirects; every callback has 10 s
 	Amount     int64         // what every link costs, in minor units; 0: 2050
 	Currency   string        // ISO 4217; "": EUR
@@ -105,6 +106,7 @@ func (s *Sandbox) pay(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	declined := choice == "decline"
+	s.checkouts.put(s.checkoutOptions(visit, declined))
 	err = s.sendCallback(r.Context(), s.checkoutEvent(visit, declined))
 	switch {
 	case err != nil:
@@ -146,16 +148,26 @@ func readCheckout(r *http.Request) (visit checkout, choice string, err error) {
 // checkoutEvent is the callback of a visit. A declined card carries no token:
 // a payment link passes none on to the payment intent.
 func (s *Sandbox) checkoutEvent(visit checkout, declined bool) []byte {
-	opts := StripeOptions{
+	opts := s.checkoutOptions(visit, declined)
+	if declined {
+		opts.Token = ""
+		return StripeEvent("payment_intent.payment_failed", opts)
+	}
+	return StripeEvent("checkout.session.completed", opts)
+}
+
+// checkoutOptions is the session of a visit, as the API knows it.
+func (s *Sandbox) checkoutOptions(visit checkout, declined bool) StripeOptions {
+	o := StripeOptions{
+		Token:  visit.Reference,
 		Amount: s.stripe.Amount, Currency: s.stripe.Currency,
 		SessionID: visit.Session, IntentID: visit.Intent,
 		PaymentLink: "plink_" + visit.Link, At: s.now(),
 	}
-	if declined {
-		return StripeEvent("payment_intent.payment_failed", opts)
+	if !declined {
+		o.PaymentStatus = "paid"
 	}
-	opts.Token = visit.Reference
-	return StripeEvent("checkout.session.completed", opts)
+	return o
 }
 
 // sendCallback sends one signed callback. Its errors do not name the address,

@@ -48,6 +48,8 @@ type Sandbox struct {
 	stripe    Stripe
 	book      *book
 	certainly *platform
+	stripeAPI *platform // its switches; it has no conversations
+	checkouts *checkouts
 	counters  counters
 }
 
@@ -60,6 +62,8 @@ func New(c Config) *Sandbox {
 		stripe:    c.Stripe.withDefaults(),
 		book:      newBook(),
 		certainly: newPlatform(Certainly, "user_id", certainlyAnswer, c.CertainlyToken),
+		stripeAPI: newPlatform(StripeAPI, "", stripeAnswer, c.Stripe.APIKey),
+		checkouts: newCheckouts(),
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -82,6 +86,12 @@ func (s *Sandbox) routes() {
 	s.mux.Handle("PUT /sandbox/certainly", s.answers(s.putSwitches(s.certainly)))
 	s.mux.Handle("GET /sandbox/certainly", s.answers(s.getSwitches(s.certainly)))
 	s.mux.Handle("DELETE /sandbox/certainly", s.answers(s.deleteSwitches(s.certainly)))
+
+	s.mux.Handle("GET /stripe/v1/checkout/sessions", s.tells(s.listSessions))
+	s.mux.Handle("GET /stripe/v1/checkout/sessions/{id}", s.tells(s.getSession))
+	s.mux.Handle("PUT /sandbox/stripe", s.answers(s.putSwitches(s.stripeAPI)))
+	s.mux.Handle("GET /sandbox/stripe", s.answers(s.getSwitches(s.stripeAPI)))
+	s.mux.Handle("DELETE /sandbox/stripe", s.answers(s.deleteSwitches(s.stripeAPI)))
 
 	s.mux.Handle("GET /sandbox/conversations", s.answers(s.listConversations))
 	s.mux.Handle("DELETE /sandbox/conversations", s.answers(s.deleteConversations))
@@ -106,9 +116,10 @@ type Counts struct {
 	Resumed int64 `json:"resumed"` // moved their conversation to a module
 	Texts   int64 `json:"texts"`   // said something
 	Refused int64 `json:"refused"` // did nothing: refused, or met by a fault that does not act
+	Asked   int64 `json:"asked"`   // questions to Stripe's API, whatever came of them
 }
 
-type counters struct{ calls, resumed, texts, refused atomic.Int64 }
+type counters struct{ calls, resumed, texts, refused, asked atomic.Int64 }
 
 func (c *counters) count(kind string) {
 	c.calls.Add(1)
@@ -123,7 +134,7 @@ func (c *counters) count(kind string) {
 }
 
 func (c *counters) reset() {
-	for _, n := range []*atomic.Int64{&c.calls, &c.resumed, &c.texts, &c.refused} {
+	for _, n := range []*atomic.Int64{&c.calls, &c.resumed, &c.texts, &c.refused, &c.asked} {
 		n.Store(0)
 	}
 }
@@ -135,5 +146,6 @@ func (s *Sandbox) Counts() Counts {
 		Resumed: s.counters.resumed.Load(),
 		Texts:   s.counters.texts.Load(),
 		Refused: s.counters.refused.Load(),
+		Asked:   s.counters.asked.Load(),
 	}
 }
