@@ -116,11 +116,11 @@ func TestKeys(t *testing.T) {
 		}
 		return rows
 	}
-	old := status("3 seals")[0][1]
+	old := status("4 seals")[0][1]
 
 	// The key is lost: no node may start and take payments it cannot check.
 	env["RELAY_ENCRYPTION_KEY"] = second
-	status("3 MISSING from RELAY_ENCRYPTION_KEY")
+	status("4 MISSING from RELAY_ENCRYPTION_KEY")
 	_, err := command(t, env, "serve")
 	wantRefusal(t, err, old, "RELAY_ENCRYPTION_KEY")
 	_, err = command(t, env, "keys", "reseal")
@@ -129,12 +129,12 @@ func TestKeys(t *testing.T) {
 	}
 
 	env["RELAY_ENCRYPTION_KEY"] = second + "," + first
-	status("3 opens")
-	if got := mustRun(t, env, "keys", "reseal"); !strings.HasPrefix(got, "sealed anew: 3\n") {
-		t.Errorf("reseal: got %q, want 3 sealed anew", got)
+	status("4 opens")
+	if got := mustRun(t, env, "keys", "reseal"); !strings.HasPrefix(got, "sealed anew: 4\n") {
+		t.Errorf("reseal: got %q, want 4 sealed anew", got)
 	}
 	env["RELAY_ENCRYPTION_KEY"] = second
-	if renewed := status("3 seals")[0][1]; renewed == old {
+	if renewed := status("4 seals")[0][1]; renewed == old {
 		t.Errorf("the key after resealing: got %s, which is the old one", renewed)
 	}
 	delete(env, "RELAY_ENCRYPTION_KEY")

@@ -16,6 +16,7 @@ import (
 	"relay.example/relay/internal/directory"
 	"relay.example/relay/internal/egress"
 	"relay.example/relay/internal/handlers"
+	"relay.example/relay/internal/inquiry"
 	"relay.example/relay/internal/intake"
 	"relay.example/relay/internal/metrics"
 	"relay.example/relay/internal/plan"
@@ -39,6 +40,7 @@ type node struct {
 	engine    *deliver.Engine
 	intake    *intake.Intake
 	sweeper   *sweeper.Sweeper
+	inquiry   *inquiry.Asker
 	handlers  *handlers.Handlers
 }
 
@@ -95,7 +97,15 @@ func (n *node) build() (err error) {
 		return err
 	}
 	n.sweeper, err = sweeper.New(sweeper.Config{
-		Store: n.store, Plans: plans, HandOver: n.engine.HandOver, MatchParked: n.intake.MatchParkedOnce, Replay: n.intake.ReplayOnce, Log: n.log,
+		Store: n.store, Plans: plans, Directory: n.directory, HandOver: n.engine.HandOver,
+		MatchParked: n.intake.MatchParkedOnce, Replay: n.intake.ReplayOnce, Log: n.log,
+	})
+	if err != nil {
+		return err
+	}
+	n.inquiry, err = inquiry.New(inquiry.Config{
+		Store: n.store, Directory: n.directory, Intake: n.intake, Plans: plans, Client: n.client,
+		HandOver: n.engine.HandOver, Metrics: n.metrics, Log: n.log,
 	})
 	if err != nil {
 		return err
@@ -173,7 +183,7 @@ func (n *node) run(ctx context.Context) error {
 
 	configuration := n.start(fail, n.directory.Run, collectLazily)
 	sends := n.start(fail, n.engine.Run)
-	commits := n.start(fail, n.intake.Run, n.sweeper.Run, n.handlers.Run)
+	commits := n.start(fail, n.intake.Run, n.sweeper.Run, n.inquiry.Run, n.handlers.Run)
 	listeners := n.start(fail,
 		func(context.Context) error { return serve(public, n.public) },
 		func(context.Context) error { return serve(ops, n.ops) })

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
 
 	"relay.example/relay/internal/relay"
 	"relay.example/relay/internal/sandbox"
@@ -32,6 +33,8 @@ func TestPayment(t *testing.T) {
 		"unpaid, then the bank is done":       unpaidThenPaid,
 		"unpaid, then the bank refuses":       unpaidThenRefused,
 		"declined, then paid":                 declinedThenPaid,
+		"declined through a payment link":     declinedThroughLink,
+		"paid, and the callback never came":   paidUntold,
 		"expired":                             expired,
 		"paid after it expired":               paidLate,
 		"wrong amount":                        func(t *testing.T, w *world) { mismatch(t, w, 2049, "eur", "20.49 EUR") },
@@ -241,6 +244,83 @@ func expire(t *testing.T, w *world) wait {
 	reg := w.register(t, "checkout", object{"expires_in": "1s"})
 	await(t, patience, "the end of the wait", func() bool { return w.wait(t, reg.ID).Status != "pending" })
 	return reg
+}
+
+// declinedThroughLink declines a card on the page of a payment link: what
+// Stripe sends then names nobody, and the chat hears of it all the same.
+func declinedThroughLink(t *testing.T, w *world) {
+	reg := w.register(t, "checkout", nil)
+	o := paid(reg)
+	w.box.PutCheckout(o)
+	o.Token = ""
+	w.stripe(t, "payment_intent.payment_failed", o)
+	await(t, patience, "the conversation to hear of the declined card", func() bool { return len(w.said(reg)) == 1 })
+	wantStatus(t, w.settled(t, reg.ID), relay.Pending, "attempt_failed")
+	if diff := cmp.Diff([]string{"That card was declined."}, w.said(reg)); diff != "" {
+		t.Errorf("said (-want +got):\n%s", diff)
+	}
+	var told struct {
+		Rule        string
+		Explanation struct {
+			LookedAt []struct{ Place, Value, Result string } `json:"looked_at"`
+			Asked    *struct {
+				About, Result string
+				Tries         int
+				AskedAt       *time.Time `json:"asked_at"`
+			}
+		}
+	}
+	event := w.events(t, url.Values{"token": {reg.Token}})[0]
+	w.call(t, http.MethodGet, "/v1/events/"+event.ID, nil, &told, http.StatusOK)
+	asked := told.Explanation.Asked
+	if asked == nil || asked.About != o.IntentID || asked.Result != "found" || asked.Tries != 1 || asked.AskedAt == nil {
+		t.Errorf("explained: got %+v, want that Stripe was asked about the intent, once", asked)
+	}
+	if first := told.Explanation.LookedAt[0]; first.Place != "answer:data[0].client_reference_id" || first.Value != reg.Token || first.Result != "matched" {
+		t.Errorf("explained: got %+v first, want the token of the answer", first)
+	}
+}
+
+// paidUntold pays after a declined card, and the callback is lost: Stripe is
+// asked before the wait expires.
+func paidUntold(t *testing.T, w *world) {
+	reg := w.register(t, "checkout", nil)
+	o := paid(reg)
+	w.box.PutCheckout(o)
+	declined := o
+	declined.Token = ""
+	w.stripe(t, "payment_intent.payment_failed", declined)
+	await(t, patience, "the conversation to hear of the declined card", func() bool { return len(w.said(reg)) == 1 })
+	o.PaymentStatus = "paid"
+	w.box.PutCheckout(o)
+	storetest.Overdue(t, w.dbURL, uuid.MustParse(reg.ID))
+	await(t, patience, "the wait to be reconciled", func() bool {
+		reconciled := w.wait(t, reg.ID).Reconciled
+		return reconciled != nil && *reconciled
+	})
+	got := w.settled(t, reg.ID)
+	wantStatus(t, got, relay.StatusCompleted, "attempt_failed", "completed")
+	if got.Payment == nil || got.Payment.AmountText != "20.50" {
+		t.Errorf("payment: got %+v, want what Stripe says", got.Payment)
+	}
+	w.wantModule(t, reg, paidModule, 1)
+	var shown struct {
+		Timeline []struct{ Step, Detail string } `json:"timeline"`
+	}
+	w.call(t, http.MethodGet, "/v1/correlations/"+reg.ID, nil, &shown, http.StatusOK)
+	var steps []string
+	for _, m := range shown.Timeline {
+		if m.Step == "reconciling" || m.Step == "asked" || m.Step == "fetched" {
+			steps = append(steps, m.Step)
+		}
+		if m.Step == "asked" && m.Detail != o.SessionID+", try 1: it knows it" {
+			t.Errorf("asked: got %q, want what was asked for and what came of it", m.Detail)
+		}
+	}
+	slices.Sort(steps)
+	if !slices.Equal(steps, []string{"asked", "fetched", "reconciling"}) {
+		t.Errorf("timeline: got %q of the reconciliation, want all of it", steps)
+	}
 }
 
 func expired(t *testing.T, w *world) {

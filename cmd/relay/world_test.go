@@ -35,6 +35,7 @@ const (
 	apiKey         = "test-api-key-0123456789"
 	certainlyToken = "test-certainly-token"
 	stripeSecret   = "whsec_test_0123456789"
+	stripeKey      = "sk_test_0123456789"
 )
 
 // await polls a condition until it holds.
@@ -125,7 +126,7 @@ func leaks(text string, secrets []string) (found []string) {
 // of a callback.
 func checkLog(t *testing.T, text string, secrets []string) {
 	t.Helper()
-	secrets = append([]string{apiKey, certainlyToken, stripeSecret, "/in/default", "whsec_"}, secrets...)
+	secrets = append([]string{apiKey, certainlyToken, stripeSecret, stripeKey, "/in/default", "whsec_"}, secrets...)
 	for line := range strings.Lines(text) {
 		if found := leaks(line, secrets); len(found) > 0 {
 			t.Errorf("the log holds %q: %s", found, line)
@@ -156,7 +157,7 @@ func settingsOf(databaseURL string) map[string]string {
 		"DATABASE_URL": databaseURL, "RELAY_LISTEN": "127.0.0.1:0", "RELAY_OPS_LISTEN": "127.0.0.1:0",
 		"RELAY_API_KEY": apiKey, "RELAY_ENCRYPTION_KEY": seal.NewKey(), "RELAY_ALLOW_PRIVATE_TARGETS": "true",
 		"RELAY_DRAIN_DELAY": "0s", "RELAY_SHUTDOWN_TIMEOUT": "10s", "RELAY_LOG": "json",
-		"CERTAINLY_TOKEN": certainlyToken, "STRIPE_WEBHOOK_SECRET": stripeSecret,
+		"CERTAINLY_TOKEN": certainlyToken, "STRIPE_WEBHOOK_SECRET": stripeSecret, "STRIPE_API_KEY": stripeKey,
 	}
 }
 
@@ -202,7 +203,7 @@ destinations:
   - {name: bot, platform: certainly, base_url: "${SANDBOX}/certainly", token: "${CERTAINLY_TOKEN}"}
   - {name: impatient, platform: certainly, base_url: "${SANDBOX}/certainly", token: "${CERTAINLY_TOKEN}", timeout: 1s}
 sources:
-  - {name: stripe, provider: stripe, secret: "${STRIPE_WEBHOOK_SECRET}"}
+  - {name: stripe, provider: stripe, secret: "${STRIPE_WEBHOOK_SECRET}", api_key: "${STRIPE_API_KEY}", base_url: "${SANDBOX}/stripe"}
   - {name: contact, provider: html-form}
 flows:
   - name: checkout
@@ -267,7 +268,7 @@ func newWorld(t *testing.T) *world {
 }
 
 func (w *world) startSandbox() {
-	w.box = sandbox.New(sandbox.Config{CertainlyToken: certainlyToken})
+	w.box = sandbox.New(sandbox.Config{CertainlyToken: certainlyToken, Stripe: sandbox.Stripe{APIKey: stripeKey}})
 	server := httptest.NewServer(w.box)
 	w.t.Cleanup(server.Close)
 	w.boxURL = server.URL
@@ -296,6 +297,7 @@ type wait struct {
 	ExpiresAt   time.Time  `json:"expires_at"`
 	ResolvedAt  *time.Time `json:"resolved_at"`
 	ResolvedBy  string     `json:"resolved_by"`
+	Reconciled  *bool      `json:"reconciled"`
 	Payment     *struct {
 		ID         string  `json:"id"`
 		Amount     float64 `json:"amount"`

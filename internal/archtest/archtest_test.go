@@ -58,11 +58,12 @@ var charters = []charter{
 	{"internal/intake", names("relay store plan mapping groupcommit directory metrics")},
 	{"internal/deliver", names("relay store plan mapping platform egress groupcommit directory metrics")},
 	{"internal/sweeper", names("relay store plan directory")},
+	{"internal/inquiry", names("relay store plan platform egress directory intake metrics")},
 	{"internal/handlers", append(names("relay store provider platform plan mapping directory intake egress metrics"), "templates")},
 	{"internal/bench", names("relay store store/fill provider plan directory intake egress handlers")},
 
 	{"cmd/relay", append(names("relay seal groupcommit localpg mapping platform egress sandbox provider "+
-		"store plan metrics directory intake deliver sweeper handlers store/fill bench"), "migrations", "templates")},
+		"store plan metrics directory intake deliver sweeper inquiry handlers store/fill bench"), "migrations", "templates")},
 }
 
 // names writes out a list of packages under internal.

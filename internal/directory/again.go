@@ -48,6 +48,10 @@ func (s *Snapshot) ReadAgain(c relay.Callback, now time.Time) (relay.Callback, e
 		return c, relay.Errorf(relay.Malformed, "bad_batch", "the body holds other events than were kept: have it sent again")
 	}
 	c.Reason, c.Reading = "", readings[c.Item]
+	if c.Answer != nil {
+		// One that cannot be read names nobody.
+		c.Named, _ = src.Endpoint.AddAnswer(&c.Reading, c.Answer)
+	}
 	return c, nil
 }
 

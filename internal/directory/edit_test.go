@@ -162,6 +162,8 @@ func TestApplyRefuses(t *testing.T) {
 		{"unknown field, a number", d(`{"name":"b","platform":"certainly","token":"t","max_concurency":5}`), "unknown_field", "destinations.b: max_concurency: "},
 		{"base_url, a private address", d(`{"name":"b","platform":"certainly","token":"t","base_url":"https://10.0.0.1"}`), "address_refused", "destinations.b: base_url: 10.0.0.1 is not "},
 		{"base_url, plain", d(`{"name":"b","platform":"certainly","token":"t","base_url":"http://bots.example"}`), "address_refused", "destinations.b: base_url: plain http is not allowed: use https, or allow it with RELAY_ALLOW_PRIVATE_TARGETS"},
+		{"a source's base_url, a private address", s(`{"name":"p","provider":"stripe","base_url":"https://10.0.0.1"}`), "address_refused", "sources.p: base_url: 10.0.0.1 is not "},
+		{"a source's base_url with a query", s(`{"name":"p","provider":"stripe","base_url":"https://api.example/?a=b"}`), "invalid_source", "sources.p: base_url: write an address"},
 		{"base_url with a query", d(`{"name":"b","platform":"certainly","token":"t","base_url":"https://bots.example/?a=b"}`), "invalid_destination", "destinations.b: base_url "},
 		{"a line break in a token", d(`{"name":"b","platform":"certainly","token":"t\nx"}`), "invalid_destination", "destinations.b: the destination's token "},
 		{"max_concurrency", d(`{"name":"b","platform":"certainly","token":"t","max_concurrency":1025}`), "invalid_max_concurrency", ""},

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"maps"
+	"net/url"
 	"regexp"
 	"slices"
 	"strconv"
@@ -232,6 +233,7 @@ var sourceSettings = map[string]struct{ secret bool }{
 	"username":      {},
 	"password":      {secret: true},
 	"api_key":       {secret: true},
+	"base_url":      {},
 	"client_id":     {},
 	"client_secret": {secret: true},
 }
@@ -264,6 +266,9 @@ func (e *editor) putSource(ctx context.Context, p *Project, raw json.RawMessage)
 	}
 	secrets := givenSecrets(f)
 	if err := checkSource(src, secrets); err != nil {
+		return f.Name, err
+	}
+	if err := e.checkAPI(&src); err != nil {
 		return f.Name, err
 	}
 	return f.Name, e.writeSource(ctx, p, src, old, secrets)
@@ -406,6 +411,24 @@ func checkSource(src relay.Source, secrets []string) error {
 			return relay.At("secret", asInvalid("invalid_secret", err))
 		}
 	}
+	return nil
+}
+
+// checkAPI checks where a source's provider is asked, as destinations are
+// checked.
+func (e *editor) checkAPI(src *relay.Source) error {
+	base := src.Settings["base_url"]
+	if base == "" {
+		return nil
+	}
+	u, err := url.Parse(base)
+	if err != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
+		return relay.Errorf(relay.Invalid, "invalid_source", "base_url: write an address with at most a path: https://api.example.com")
+	}
+	if err := egress.CheckURL(base, e.cfg.Policy); err != nil {
+		return relay.Errorf(relay.Invalid, "address_refused", "base_url: %s", relay.DetailOf(err))
+	}
+	src.Settings["base_url"] = strings.TrimSuffix(base, "/")
 	return nil
 }
 

@@ -51,6 +51,7 @@ type correlation struct {
 	EventID      *uuid.UUID      `json:"event_id"`
 	Payment      *payment        `json:"payment"`
 	Form         map[string]any  `json:"form"`
+	Reconciled   *bool           `json:"reconciled"` // whether the provider has answered before the end; null: nobody asked
 }
 
 // correlationDetail is one wait with all that happened to it.
@@ -93,7 +94,7 @@ func (h *Handlers) showCorrelation(who *caller, c *store.Correlation) correlatio
 		Conversation: cmp.Or(c.Conversation, c.UserID), Data: c.Data, CustomVars: c.CustomVars, Locale: nullable(c.Locale),
 		Outcome: nullable(outcome), ResolvedAt: optionalStamp(c.ResolvedAt), ResolvedBy: nullable(c.ResolvedBy),
 		LateOutcome: nullable(c.LateOutcome), LateAt: optionalStamp(c.LateAt), EventID: c.EventID,
-		Payment: showPayment(c.Payment), Form: c.Form,
+		Payment: showPayment(c.Payment), Form: c.Form, Reconciled: c.Reconciled,
 	}
 }
 

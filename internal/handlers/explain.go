@@ -26,6 +26,18 @@ type explanation struct {
 	Unread   *string       `json:"unread"` // why there are no fields to show
 	When     *filter       `json:"when"`   // where the filter decided
 	Expected []expectation `json:"expect"` // where the payment is not what was expected
+	Asked    *asked        `json:"asked"`  // what the provider was asked about it
+}
+
+// asked is a question to the provider whose an event is.
+type asked struct {
+	About   string  `json:"about"`
+	Tries   int     `json:"tries"`
+	AskedAt *string `json:"asked_at"` // the last time
+	Result  *string `json:"result"`
+	Detail  string  `json:"detail"`
+	Reason  *string `json:"reason"`
+	NextAt  *string `json:"next_at"`
 }
 
 // lookedAt is one field that may name a wait.
@@ -58,6 +70,13 @@ type expectation struct {
 
 func (h *Handlers) explain(ctx context.Context, projectID int64, e *store.EventRecord) (*explanation, error) {
 	out := &explanation{Rule: e.Rule, Detail: nullable(relay.Why(e.Rule)), LookedAt: []lookedAt{}}
+	questions, err := h.cfg.Store.QuestionsAbout(ctx, projectID, e.ID)
+	if err != nil {
+		return nil, err
+	}
+	for _, q := range questions {
+		out.Asked = showAsked(q)
+	}
 	cb, unread := h.readAgain(projectID, e)
 	if unread != "" {
 		out.Unread = &unread
@@ -78,6 +97,17 @@ func (h *Handlers) explain(ctx context.Context, projectID int64, e *store.EventR
 		return out, h.compare(ctx, projectID, e, out)
 	}
 	return out, nil
+}
+
+func showAsked(q store.QuestionRecord) *asked {
+	out := &asked{
+		About: q.About, Tries: q.Tries, AskedAt: optionalStamp(q.AskedAt), Result: nullable(q.Result),
+		Detail: "it is still to be asked", Reason: nullable(q.Reason), NextAt: optionalStamp(q.NextAt),
+	}
+	if q.Result != "" {
+		out.Detail = answerSays[q.Result]
+	}
+	return out
 }
 
 func showLooked(l intake.Looked) lookedAt {
@@ -117,6 +147,10 @@ func (h *Handlers) readAgain(projectID int64, e *store.EventRecord) (_ *relay.Ca
 	}
 	if src.Endpoint.ReadsURL() {
 		addURL(&reading, e)
+	}
+	if e.Answer != nil {
+		// One that cannot be read names nobody.
+		_, _ = src.Endpoint.AddAnswer(&reading, e.Answer)
 	}
 	return &relay.Callback{
 		ID: e.ID, ProjectID: projectID, SourceID: e.SourceID, Verdict: e.Verdict,

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -26,6 +27,8 @@ const (
 	stepRegistered      step = "registered"
 	stepReceived        step = "received"
 	stepExtended        step = "deadline_extended"
+	stepReconciling     step = "reconciling"
+	stepAsked           step = "asked"
 	stepResolved        step = "resolved"
 	stepCompletedLate   step = "completed_late"
 	stepDeliveryCreated step = "delivery_created"
@@ -67,6 +70,7 @@ type history struct {
 	events     []*store.EventRecord    // newest first
 	deliveries []*store.DeliveryRecord // oldest first
 	attempts   map[uuid.UUID][]store.AttemptRecord
+	questions  []store.QuestionRecord // to the provider, before the wait expired
 }
 
 // historyOf reads what happened to a wait: the events that belong to it and
@@ -84,6 +88,11 @@ func (h *Handlers) historyOf(ctx context.Context, w *store.Correlation) (*histor
 		return nil, err
 	}
 	slices.Reverse(out.deliveries)
+	if w.Reconciled != nil {
+		if out.questions, err = h.cfg.Store.QuestionsAbout(ctx, w.ProjectID, w.ID); err != nil {
+			return nil, err
+		}
+	}
 	ids := make([]uuid.UUID, len(out.deliveries))
 	for i, d := range out.deliveries {
 		ids[i] = d.ID
@@ -101,6 +110,9 @@ func (h *history) timeline() []moment {
 	out := []moment{h.registered()}
 	for _, e := range slices.Backward(h.events) {
 		out = append(out, h.eventMoments(e)...)
+	}
+	for _, q := range h.questions {
+		out = append(out, questionMoments(q)...)
 	}
 	out = append(out, h.endMoments()...)
 	for _, d := range h.deliveries {
@@ -187,6 +199,27 @@ func (h *history) endMoments() (out []moment) {
 		out = append(out, moment{at: *w.LateAt, Step: stepCompletedLate, EventID: w.EventID, Detail: string(w.LateOutcome) + " after the end"})
 	}
 	return out
+}
+
+// questionMoments tells that the provider was asked before the wait expired,
+// and what it said last.
+func questionMoments(q store.QuestionRecord) []moment {
+	out := []moment{{at: q.CreatedAt, Step: stepReconciling, Detail: "its provider is asked for " + q.About + " before it expires"}}
+	if q.AskedAt != nil {
+		said := answerSays[q.Result]
+		if q.Reason != "" {
+			said += " (" + q.Reason + ")"
+		}
+		out = append(out, moment{at: *q.AskedAt, Step: stepAsked, Detail: fmt.Sprintf("%s, try %d: %s", q.About, q.Tries, said)})
+	}
+	return out
+}
+
+// answerSays says what the last try to ask a provider has come to.
+var answerSays = map[relay.Answered]string{
+	relay.AnswerFound: "it knows it", relay.AnswerNone: "it knows nothing of it",
+	relay.AnswerRefused: "it refuses the source's api_key", relay.AnswerFailed: "no usable answer",
+	relay.AnswerMoot: "not asked any more: it was decided otherwise",
 }
 
 func optionalWait(id uuid.UUID) *uuid.UUID {

@@ -83,7 +83,7 @@ func (in *Intake) applyOne(ctx context.Context, c *relay.Callback, facts *store.
 	if f.wait == nil {
 		d := store.Decision{Match: f.match, Rule: f.rule, Outcome: c.Reading.Outcome, Token: firstToken(c)}
 		if d.Match == relay.Parked {
-			d.Parks = parksUnder(c)
+			d.Parks, d.Asks = parksUnder(c), in.inquiry(c)
 		}
 		return d, nil
 	}
@@ -116,6 +116,7 @@ func (in *Intake) applyOne(ctx context.Context, c *relay.Callback, facts *store.
 		}
 	}
 	d.Match, d.Rule, d.ExtendBy = d.Step.Match, d.Step.Rule, p.ProcessingFor()
+	d.Askable = in.askable(c, &d)
 	if d.Fires = p.Delivery(w, d.Step); d.Fires != nil {
 		d.Fires.EventID = c.ID
 		d.Fires.Payment, d.Fires.Form, d.Fires.Format = r.Payment, r.Form, r.Format

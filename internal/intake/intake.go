@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -69,6 +70,7 @@ type Intake struct {
 	registrations *groupcommit.Committer[store.Registration, store.Registered]
 	looks         chan []uuid.UUID   // names that parked events are to be looked for by
 	parked        store.ParkedCursor // of MatchParkedOnce
+	rematching    sync.Mutex         // one at a time, see rematchTogether
 }
 
 // New returns an Intake; Run makes it work.

@@ -201,6 +201,10 @@ func foundNobody(c *relay.Callback) found {
 		return found{match: relay.Unmatched, rule: "names_nobody"}
 	case c.Verdict == relay.Unsigned:
 		return found{match: relay.Unmatched, rule: "nobody_waits"}
+	case c.Answer != nil && c.Named:
+		return found{match: relay.Parked, rule: "asked_nobody_waits_yet"}
+	case c.Answer != nil:
+		return found{match: relay.Parked, rule: "asked_in_vain"}
 	default:
 		return found{match: relay.Parked, rule: "nobody_waits_yet"}
 	}

@@ -148,9 +148,7 @@ func (in *Intake) rematch(events []store.EventKey) (changed int, err error) {
 // rematchChunk commits one chunk, whatever it takes. An event that the
 // database refuses as it is read today stays what it was.
 func (in *Intake) rematchChunk(events []store.EventKey) (changed int, err error) {
-	ctx, cancel := context.WithTimeoutCause(context.Background(), rematchTimeout, errCommitTimeout)
-	defer cancel()
-	changed, err = repeat(ctx, func() (int, error) { return in.rematchOnce(ctx, events) })
+	changed, err = in.rematchTogether(events)
 	switch {
 	case !store.Poisoned(err):
 		return changed, err
@@ -166,6 +164,17 @@ func (in *Intake) rematchChunk(events []store.EventKey) (changed int, err error)
 		}
 	}
 	return changed, nil
+}
+
+// rematchTogether commits events in one transaction. One of them runs at a
+// time: it holds a connection while it reads a plan on another, and many that
+// did so at once would wait for each other.
+func (in *Intake) rematchTogether(events []store.EventKey) (int, error) {
+	in.rematching.Lock()
+	defer in.rematching.Unlock()
+	ctx, cancel := context.WithTimeoutCause(context.Background(), rematchTimeout, errCommitTimeout)
+	defer cancel()
+	return repeat(ctx, func() (int, error) { return in.rematchOnce(ctx, events) })
 }
 
 func (in *Intake) rematchOnce(ctx context.Context, events []store.EventKey) (changed int, err error) {
@@ -185,6 +194,13 @@ func (in *Intake) rematchOnce(ctx context.Context, events []store.EventKey) (cha
 	}
 	in.lookFor(committedNames(decisions))
 	return len(decisions), nil
+}
+
+// DecideAgain decides one stored event anew, as it is read today: the provider
+// has said whose it is.
+func (in *Intake) DecideAgain(event store.EventKey) error {
+	_, err := in.rematch([]store.EventKey{event})
+	return err
 }
 
 // readAgain reads a stored event by today's configuration. One that is still

@@ -64,6 +64,7 @@ type Metrics struct {
 	shed     []prometheus.Counter   // by batchKinds
 	attempts []prometheus.Counter   // by classes
 	ended    []prometheus.Counter   // by endings
+	asked    []prometheus.Counter   // by answered
 }
 
 // BatchKind says what is committed together.
@@ -81,6 +82,7 @@ var (
 	batchKinds = []BatchKind{Callbacks, Registrations, Attempts}
 	intakes    = batchKinds[:2]
 	classes    = []relay.Class{relay.OK, relay.Permanent, relay.Retry, relay.Credentials, relay.NoAnswer}
+	answered   = []relay.Answered{relay.AnswerFound, relay.AnswerNone, relay.AnswerRefused, relay.AnswerFailed}
 	endings    = []relay.DeliveryStatus{relay.Delivered, relay.Dead, relay.Skipped}
 )
 
@@ -104,6 +106,8 @@ func New(cfg Config) (*Metrics, error) {
 			"Attempts to make a delivery, by what the answer meant."),
 		ended: counters("relay_deliveries_ended_total", "status", endings,
 			"Deliveries that this node brought to an end."),
+		asked: counters("relay_questions_asked_total", "result", answered,
+			"Requests to providers, to ask whose an event is or what became of a payment."),
 	}
 	for _, kind := range batchKinds {
 		m.batches = append(m.batches, histogram("relay_batch_size", batchBuckets, prometheus.Labels{"of": string(kind)},
@@ -122,7 +126,7 @@ func (m *Metrics) register(cfg Config) error {
 	for _, h := range m.batches {
 		all = append(all, h)
 	}
-	for _, c := range slices.Concat(m.shed, m.attempts, m.ended) {
+	for _, c := range slices.Concat(m.shed, m.attempts, m.ended, m.asked) {
 		all = append(all, c)
 	}
 	for _, c := range all {
@@ -225,6 +229,14 @@ func (m *Metrics) Ended(status relay.DeliveryStatus) {
 		return
 	}
 	count(m.ended, endings, status)
+}
+
+// Asked counts a request to a provider by what its answer was worth.
+func (m *Metrics) Asked(result relay.Answered) {
+	if m == nil {
+		return
+	}
+	count(m.asked, answered, result)
 }
 
 // Resumed notes how long a conversation waited: since its callback came in,

@@ -55,6 +55,8 @@ type Callback struct {
 	PathToken  string // the last part of the path, where there is one
 	Query      string // of the URL, without what proves the callback
 	ReceivedAt time.Time
+	Answer     []byte // what the provider said when it was asked whose the event is, or nil
+	Named      bool   // the answer holds a name
 }
 
 // Receipt tells what became of a callback, after it was committed.

@@ -14,6 +14,8 @@ var why = map[string]string{
 	"names_nobody":             "It holds neither a token, nor a key, nor one of the provider's ids that could name a wait.",
 	"nobody_waits":             "It names somebody, but no wait of this source went by any of its names when it came.",
 	"nobody_waits_yet":         "It names somebody, and no wait of this source goes by any of its names yet: for 72 h it is matched as soon as one does.",
+	"asked_nobody_waits_yet":   "Its provider was asked whose it is, and no wait of this source goes by any name in the answer yet: for 72 h it is matched as soon as one does.",
+	"asked_in_vain":            "Its provider was asked whose it is, and knew of nobody; no wait of this source goes by any of its own names yet: for 72 h it is matched as soon as one does.",
 	"nobody_came":              "It names somebody, and for 72 h no wait of this source went by any of its names.",
 	"parked_full":              "It names somebody that no wait of this source went by, and 10,000 newer events of the source waited like it.",
 	"when":                     "It named a wait, but the filter `when` of that wait's flow did not hold, or could not be decided.",

@@ -259,10 +259,10 @@ func TestExtensionIsNotOvertaken(t *testing.T) {
 			}
 			swept := make(chan error, 1)
 			go func() {
-				_, _, err := sweeping.ExpireDue(context.Background(), uuid.New(), 10, func(_ context.Context, waits []*relay.Wait) ([]store.Ending, error) {
+				_, _, err := sweeping.ExpireDue(context.Background(), uuid.New(), 10, func(_ context.Context, waits []*store.Overdue) ([]store.Ending, error) {
 					var endings []store.Ending
 					for _, w := range waits {
-						endings = append(endings, store.Ending{Wait: w, Step: w.Apply(relay.Expired, ""), By: "deadline"})
+						endings = append(endings, store.Ending{Wait: w.Wait, Step: w.Apply(relay.Expired, ""), By: "deadline"})
 					}
 					return endings, nil
 				})
@@ -291,7 +291,7 @@ func TestExpireDuePostponesWhatStaysPending(t *testing.T) {
 	p, url := project(t)
 	w := p.Wait(t, "u-1")
 	storetest.Overdue(t, url, w.ID)
-	leave := func(context.Context, []*relay.Wait) ([]store.Ending, error) { return nil, nil }
+	leave := func(context.Context, []*store.Overdue) ([]store.Ending, error) { return nil, nil }
 	for i, want := range []int{1, 0} {
 		if got, _, err := p.Store.ExpireDue(t.Context(), uuid.New(), 1, leave); err != nil || got != want {
 			t.Errorf("look %d: took %d, %v, want %d", i, got, err, want)

@@ -47,6 +47,10 @@ var possible = map[string]map[string]string{
 	"attempts": {
 		"delivery_id": `gen_random_uuid()`, "number": `1`, "project_id": `1`, "started_at": `now()`, "duration_ms": `1`, "class": `'ok'`,
 	},
+	"questions": {
+		"id": `gen_random_uuid()`, "project_id": `1`, "source_id": `1`, "event_id": `'00000000-0000-0000-0000-000000000001'`,
+		"about": `'pi_1'`, "due_at": `now()`, "give_up_at": `now()`,
+	},
 	"subscriptions": {
 		"id": `gen_random_uuid()`, "project_id": `1`, "event": `'e'`, "target": `'https://a.example'`, "secret": `'\x01'`, "signing_secret": `'\x01'`,
 	},
@@ -106,6 +110,7 @@ func TestImpossibleStates(t *testing.T) {
 			columns{"status": `'expired'`, "resolved_at": now, "resolved_by": `'deadline'`, "late_outcome": `'failed'`, "late_at": now},
 			nil,
 		},
+		{"correlations_asks_check", "correlations", "something to ask for, and nobody to ask", columns{"asks": `'cs_1'`}, nil},
 		{"deadlines_scope_key", "deadlines", "two pending waits of one scope", nil, columns{}},
 		{"correlation_refs_key_in_use", "correlation_refs", "a key of two pending waits", nil, columns{}},
 
@@ -127,6 +132,19 @@ func TestImpossibleStates(t *testing.T) {
 		{"deliveries_finished_check", "deliveries", "dead without an end", columns{"status": `'dead'`, "due_at": `NULL`}, nil},
 		{"deliveries_finished_check", "deliveries", "scheduled with an end", columns{"finished_at": now}, nil},
 		{"attempt_class_check", "attempts", "an unknown class", columns{"class": `'fine'`}, nil},
+
+		{"questions_event_key", "questions", "two about one event", nil, columns{}},
+		{
+			"questions_correlation_key", "questions", "two about one wait",
+			columns{"event_id": `NULL`, "correlation_id": `'00000000-0000-0000-0000-000000000001'`},
+			columns{"event_id": `NULL`, "correlation_id": `'00000000-0000-0000-0000-000000000001'`},
+		},
+		{"questions_subject_check", "questions", "about nothing", columns{"event_id": `NULL`}, nil},
+		{"questions_subject_check", "questions", "about an event and a wait", columns{"correlation_id": id}, nil},
+		{"questions_lease_check", "questions", "leased and done", columns{"due_at": `NULL`, "result": `'moot'`, "lease": id}, nil},
+		{"questions_done_check", "questions", "done without a result", columns{"due_at": `NULL`}, nil},
+		{"questions_tries_check", "questions", "a try without a time", columns{"tries": `1`}, nil},
+		{"question_result_check", "questions", "an unknown result", columns{"result": `'perhaps'`}, nil},
 	}
 	for _, tt := range cases {
 		t.Run(tt.table+" "+tt.state, func(t *testing.T) {

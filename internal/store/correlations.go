@@ -21,6 +21,7 @@ type Correlation struct {
 	Payment    *relay.Payment
 	Form       map[string]any
 	Plan       relay.Plan
+	Reconciled *bool // whether its provider has said what became of the payment; nil: nobody asked
 }
 
 // Ending is how a wait ends other than by a callback: by its deadline, or by
@@ -31,6 +32,20 @@ type Ending struct {
 	By         string // deadline or api
 	Resolution *Resolution
 	Fires      *relay.Delivery
+	Asks       *relay.Question // the wait stays pending until the provider was asked
+}
+
+// Overdue is a wait whose deadline has passed.
+type Overdue struct {
+	*relay.Wait
+	Asks       string // what a provider can be asked for; "": nothing is known
+	AsksSource int64  // whose provider
+	Reconciled *bool  // nil: nobody has asked
+}
+
+func scanOverdue(row pgx.CollectableRow) (*Overdue, error) {
+	w := &Overdue{Wait: &relay.Wait{}}
+	return w, row.Scan(append(waitFields(w.Wait), &w.Asks, &w.AsksSource, &w.Reconciled)...)
 }
 
 // Resolution is what a person gave to `resolve` in place of a callback.
@@ -40,7 +55,7 @@ type Resolution struct {
 }
 
 const correlationColumns = waitColumns + `,
-	c.resolved_at, coalesce(c.resolved_by, ''), c.event_id, c.late_at, c.resolution, e.payment, e.form, p.doc`
+	c.resolved_at, coalesce(c.resolved_by, ''), c.event_id, c.late_at, c.resolution, e.payment, e.form, p.doc, c.reconciled`
 
 const correlationJoins = `
 	LEFT JOIN events e ON e.project_id = c.project_id AND e.id = c.event_id
@@ -52,7 +67,7 @@ func scanCorrelation(row pgx.CollectableRow) (*Correlation, error) {
 	err := row.Scan(&c.ID, &c.ProjectID, &c.SourceIDs, &c.Token, &c.Flow, &c.PlanID, &c.UserID,
 		&c.Conversation, &c.Key, &c.CustomVars, &c.Data, &c.Locale, &c.Scope,
 		&c.Status, &c.CreatedAt, &c.ExpiresAt, &c.PaymentID, &c.LateOutcome, &c.Extended,
-		&c.ResolvedAt, &c.ResolvedBy, &c.EventID, &c.LateAt, &resolution, &payment, &form, &plan)
+		&c.ResolvedAt, &c.ResolvedBy, &c.EventID, &c.LateAt, &resolution, &payment, &form, &plan, &c.Reconciled)
 	if err != nil {
 		return nil, err
 	}
@@ -207,20 +222,21 @@ func (s *Store) EndWait(
 	return deliveries, err
 }
 
-// postponed is when a wait that decide left pending is looked at again. Until
-// then it is out of the way of the waits behind it.
-const postponed = time.Minute
+// postponed is when a wait that decide left pending is looked at again: when
+// its provider's time to answer is over. Until then it is out of the way of
+// the waits behind it.
+const postponed = relay.ReconcileFor
 
 // ExpireDue ends waits whose deadline has passed, the most overdue first, at
 // most limit of them. Waits that another node is working on are left to it,
-// and those that decide leaves pending are postponed. It returns how many it
-// took.
+// and those that decide leaves pending are postponed, some of them with a
+// question to their provider. It returns how many it took.
 //
 // The deadlines are locked before their waits, against the order of all
 // others; as neither lock is waited for, nobody deadlocks. A deadline that was
 // moved or deleted since the statement began is seen as it is now.
 func (s *Store) ExpireDue(
-	ctx context.Context, lease uuid.UUID, limit int, decide func(context.Context, []*relay.Wait) ([]Ending, error),
+	ctx context.Context, lease uuid.UUID, limit int, decide func(context.Context, []*Overdue) ([]Ending, error),
 ) (taken int, deliveries []relay.Delivery, err error) {
 	conn, err := s.hot.Acquire(ctx)
 	if err != nil {
@@ -229,7 +245,7 @@ func (s *Store) ExpireDue(
 	defer release(conn)
 	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		rows, _ := tx.Query(ctx, `
-			SELECT `+waitColumns+`
+			SELECT `+waitColumns+`, coalesce(c.asks, ''), coalesce(c.asks_source, 0), c.reconciled
 			FROM correlations c
 			WHERE c.id = ANY (ARRAY(
 			    SELECT correlation_id FROM deadlines
@@ -238,13 +254,16 @@ func (s *Store) ExpireDue(
 			    LIMIT $1
 			    FOR UPDATE SKIP LOCKED))
 			FOR UPDATE SKIP LOCKED`, limit)
-		waits, err := pgx.CollectRows(rows, scanWait)
+		waits, err := pgx.CollectRows(rows, scanOverdue)
 		if err != nil || len(waits) == 0 {
 			return err
 		}
 		taken = len(waits)
 		endings, err := decide(ctx, waits)
 		if err != nil {
+			return err
+		}
+		if err := reconcile(ctx, tx, endings); err != nil {
 			return err
 		}
 		if deliveries, err = endWaits(ctx, tx, lease, endings); err != nil {
@@ -257,7 +276,7 @@ func (s *Store) ExpireDue(
 
 // postpone moves the next look at the waits that are pending still. Their
 // deadline as people see it stays what it was.
-func postpone(ctx context.Context, tx pgx.Tx, waits []*relay.Wait) error {
+func postpone(ctx context.Context, tx pgx.Tx, waits []*Overdue) error {
 	var ids []uuid.UUID
 	for _, w := range waits {
 		if w.Status == relay.Pending {

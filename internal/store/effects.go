@@ -136,7 +136,7 @@ func queueExtending(b *pgx.Batch, changes []waitChange) {
 	b.Queue(`
 		WITH x AS (
 		    UPDATE correlations c
-		    SET extended = true,
+		    SET extended = true, reconciled = NULL, -- it is asked anew at its new deadline
 		        expires_at = greatest(c.expires_at, clock_timestamp() + x.seconds * interval '1 second')
 		    FROM unnest($1::uuid[], $2::float8[]) AS x (id, seconds)
 		    WHERE c.id = x.id AND c.status = 'pending' AND NOT c.extended

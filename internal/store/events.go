@@ -35,6 +35,7 @@ type EventRecord struct {
 	Headers         map[string]string
 	Format          relay.Format
 	Body            []byte // nil once retention has blanked it, and in lists
+	Answer          []byte // of its provider, where that was asked about it; nil in lists
 }
 
 const eventColumns = `e.id, e.source_id, coalesce(s.name, ''), e.received_at, e.verdict, e.match, e.rule, coalesce(e.reason, ''),
@@ -51,7 +52,7 @@ func scanEvent(row pgx.CollectableRow) (*EventRecord, error) {
 	var packing int64
 	err := row.Scan(&e.ID, &e.SourceID, &e.Source, &e.ReceivedAt, &e.Verdict, &e.Match, &e.Rule, &e.Reason,
 		&e.Outcome, &e.Type, &e.ProviderEventID, &e.CorrelationID, &e.DuplicateOf,
-		&e.Token, &payment, &form, &headers, &e.Format, &e.Body, &packing)
+		&e.Token, &payment, &form, &headers, &e.Format, &e.Body, &packing, &e.Answer)
 	if err != nil {
 		return nil, err
 	}
@@ -75,7 +76,7 @@ func scanEvent(row pgx.CollectableRow) (*EventRecord, error) {
 // Event returns one event of a project with its bytes.
 func (s *Store) Event(ctx context.Context, projectID int64, id uuid.UUID) (*EventRecord, error) {
 	rows, _ := s.pool.Query(ctx, `
-		SELECT `+eventColumns+`, e.body, e.packing
+		SELECT `+eventColumns+`, e.body, e.packing, e.answer
 		FROM events e `+eventJoins+`
 		WHERE e.project_id = $1 AND e.id = $2`, projectID, id)
 	e, err := pgx.CollectExactlyOneRow(rows, scanEvent)
@@ -117,7 +118,7 @@ func (f EventFilter) args(projectID int64, from uuid.UUID) []any {
 // Events lists events of a project, newest first, without their bytes.
 func (s *Store) Events(ctx context.Context, projectID int64, f EventFilter, p Page) ([]*EventRecord, error) {
 	rows, _ := s.pool.Query(ctx, `
-		SELECT `+eventColumns+`, NULL::bytea, 0::smallint
+		SELECT `+eventColumns+`, NULL::bytea, 0::smallint, NULL::bytea
 		FROM events e `+eventJoins+`
 		WHERE e.project_id = $1 AND e.id < $2 AND `+eventWhere+`
 		ORDER BY e.id DESC
@@ -131,7 +132,7 @@ func (s *Store) Events(ctx context.Context, projectID int64, f EventFilter, p Pa
 // the two has an index of its own.
 func (s *Store) EventsOf(ctx context.Context, w *relay.Wait, limit int) ([]*EventRecord, error) {
 	rows, _ := s.pool.Query(ctx, `
-		SELECT `+eventColumns+`, NULL::bytea, 0::smallint
+		SELECT `+eventColumns+`, NULL::bytea, 0::smallint, NULL::bytea
 		FROM ((SELECT project_id, id FROM events WHERE correlation_id = $2 ORDER BY id DESC LIMIT $4)
 		      UNION
 		      (SELECT project_id, id FROM events WHERE project_id = $1 AND token = $3 ORDER BY id DESC LIMIT $4)) named

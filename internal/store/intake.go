@@ -72,6 +72,8 @@ type Decision struct {
 	ExtendBy    time.Duration   // where Step.Extends
 	Teaches     []uuid.UUID     // references that now name the wait
 	Parks       []ParkedName    // where Match is Parked: the names it can be found by
+	Asks        *relay.Question // where Match is Parked: what to ask the provider about it
+	Askable     string          // what the provider of the event's source can be asked for when Wait is about to expire, where that is news
 	Fires       *relay.Delivery // the delivery that the step owes, without lease
 }
 
@@ -121,6 +123,7 @@ func (s *Store) CommitCallbacks(
 	queueEvents(&b, callbacks, decisions)
 	deliveries := queueEffects(&b, callbacks, decisions, lease, leaseEnds)
 	queueParked(&b, callbacks, decisions)
+	queueQuestions(&b, decisions)
 	b.Queue("COMMIT")
 	if err := conn.SendBatch(ctx, &b).Close(); err != nil {
 		return nil, nil, translate("committing callbacks", err)
@@ -391,6 +394,7 @@ func queueEffects(
 			INSERT INTO correlation_refs (ref, correlation_id, project_id)
 			SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::bigint[])`, refs, refWaits, refProjects)
 	}
+	queueAskable(b, callbacks, decisions)
 	queueDeliveries(b, deliveries, lease, leaseEnds)
 	return deliveries
 }

@@ -108,6 +108,7 @@ func park(t *testing.T, p *storetest.Project, c relay.Callback) {
 		return []store.Decision{{
 			Match: relay.Parked, Rule: "nobody_waits_yet", Outcome: c.Reading.Outcome,
 			Parks: []store.ParkedName{{Ref: store.RefHash(c.SourceID, c.Reading.Candidates[0].Value), KeyOnly: true}},
+			Asks:  &relay.Question{ID: relay.NewID(), ProjectID: c.ProjectID, SourceID: c.SourceID, EventID: c.ID, About: "pi_1"},
 		}}, nil
 	}
 	if _, _, err := p.Store.CommitCallbacks(context.Background(), uuid.New(), []relay.Callback{c}, []store.Names{namesOf(c)}, decide); err != nil {

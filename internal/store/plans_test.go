@@ -54,11 +54,17 @@ var hotStatements = map[string]string{
 	"lock stored events":              "FOR UPDATE OF e SKIP LOCKED",
 	"change matched events":           "UPDATE events e",
 	"forget names of matched events":  "DELETE FROM parked_refs",
+	"put questions about events":      "ON CONFLICT (event_id)",
+	"put questions about waits":       "ON CONFLICT (correlation_id)",
+	"mark waits that are asked for":   "SET reconciled = false",
+	"learn what can be asked for":     "SET asks = x.asks",
+	"claim questions about waits":     "correlation_id IS NOT NULL AND source_id <> ALL",
+	"claim questions about events":    "event_id IS NOT NULL AND source_id <> ALL",
 }
 
 // bigTables have 1e5 rows in TestPlans.
 var bigTables = []string{
-	"correlations", "deadlines", "correlation_refs", "events", "deliveries", "attempts", "idempotency_keys", "plans", "parked_refs", "slots",
+	"correlations", "deadlines", "correlation_refs", "events", "deliveries", "attempts", "idempotency_keys", "plans", "parked_refs", "slots", "questions",
 }
 
 // maxBlocks is how many 8 KiB blocks one hot statement over one to three rows
@@ -107,6 +113,13 @@ func TestPlans(t *testing.T) {
 			storetest.Exec(t, url, `UPDATE deliveries SET due_at = due_at - interval '50000 seconds' WHERE project_id = 99`)
 			storetest.Exec(t, url, analyzed.sql)
 			everyHotStatement(t, p, url) // half of them are
+			for _, of := range []string{"event_id", "correlation_id"} {
+				storetest.Exec(t, url, `UPDATE questions SET due_at = due_at - interval '50000 seconds' WHERE project_id = 99 AND `+of+` IS NOT NULL`)
+				storetest.Exec(t, url, analyzed.sql)
+				if claimed := must(s.ClaimQuestions(t.Context(), uuid.New(), 2, []int64{-1}))(t); len(claimed) != 2 {
+					t.Errorf("claiming questions, half of which are due: got %d, want 2", len(claimed))
+				}
+			}
 
 			for name, part := range hotStatements {
 				plans := seen.of(part)
@@ -172,21 +185,47 @@ func everyHotStatement(t *testing.T, p *storetest.Project, url string) {
 	if done := rematch(t, p, early); len(done) != 1 || !done[0].Changed {
 		t.Fatalf("matching a parked event: got %+v, want it changed", done)
 	}
-	// Deadlines: one that ends, one that is left.
-	for _, ends := range []bool{true, false} {
+	// What becomes askable, and is asked.
+	asking := p.Wait(t, user+"-asking")
+	askedFor := deduped(p.Callback("q"+user, relay.Processing, asking.Token))
+	names := []store.Names{namesOf(askedFor)}
+	_, _, err := p.Store.CommitCallbacks(ctx, uuid.New(), []relay.Callback{askedFor}, names, func(_ context.Context, f *store.Facts) ([]store.Decision, error) {
+		return []store.Decision{{Match: relay.Matched, Rule: "on_the_way", Wait: f.ByToken[asking.Token], Askable: "cs_" + user}}, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Deadlines: one that ends, one that is left, one that is asked for.
+	for i, ends := range []bool{true, false, false} {
 		w := p.Wait(t, user+"-overdue")
 		storetest.Overdue(t, url, w.ID)
-		_, _, err := p.Store.ExpireDue(ctx, uuid.New(), 3, func(_ context.Context, waits []*relay.Wait) ([]store.Ending, error) {
+		_, _, err := p.Store.ExpireDue(ctx, uuid.New(), 3, func(_ context.Context, waits []*store.Overdue) ([]store.Ending, error) {
 			var endings []store.Ending
 			for _, w := range waits {
+				if i == 2 {
+					endings = append(endings, store.Ending{Wait: w.Wait, Asks: &relay.Question{
+						ID: relay.NewID(), ProjectID: p.ID, SourceID: p.SourceID, CorrelationID: w.ID, About: "cs_" + user,
+					}})
+					break // one is enough
+				}
 				if ends {
-					endings = append(endings, store.Ending{Wait: w, Step: w.Apply(relay.Expired, ""), By: "deadline"})
+					endings = append(endings, store.Ending{Wait: w.Wait, Step: w.Apply(relay.Expired, ""), By: "deadline"})
 				}
 			}
 			return endings, nil
 		})
 		if err != nil {
 			t.Fatal(err)
+		}
+	}
+	// Questions: of the wait before the event's; one of each is left.
+	questions := must(p.Store.ClaimQuestions(ctx, uuid.New(), 3, []int64{-1}))(t)
+	if len(questions) != 2 || questions[0].CorrelationID == uuid.Nil || questions[1].EventID != early.ID || !questions[1].Moot {
+		t.Fatalf("claiming questions: got %+v, want the wait's and the event's, which has found its wait", questions)
+	}
+	for i := range questions {
+		if held := must(p.Store.RecordTry(ctx, &questions[i], store.Try{Result: relay.AnswerFailed}))(t); !held {
+			t.Fatalf("recording a try: got a lost lease")
 		}
 	}
 	// Deliveries: claimed, recorded, returned.
@@ -219,6 +258,39 @@ func everyHotStatement(t *testing.T, p *storetest.Project, url string) {
 	must(p.Store.ClaimDue(ctx, uuid.New(), 3, []int64{-1}))(t) // what else is due, if anything
 	if err := p.Store.ReturnLeases(ctx, claimed[2:]); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// What providers are asked costs nothing where nobody is asked: no statement of
+// an ordinary callback, or of a deadline, touches it.
+func TestOrdinaryWorkAsksNothing(t *testing.T) {
+	t.Parallel()
+	url := storetest.URL(t, true)
+	seen := &explained{plans: map[string][]explainedPlan{}}
+	s, err := store.OpenNoticing(t.Context(), store.Config{
+		URL: url + explaining, Keys: storetest.Keys(t), HotConnections: 1, Connections: 2,
+	}, seen.add)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	p := storetest.NewProject(t, s, "shop", "http://127.0.0.1:1")
+	w, overdue := p.Wait(t, "u-1"), p.Wait(t, "u-2")
+	commit(t, p, deduped(p.Callback("evt_1", relay.Processing, w.Token)), deduped(p.Callback("evt_2", relay.Completed, w.Token)))
+	storetest.Overdue(t, url, overdue.ID)
+	_, _, err = s.ExpireDue(t.Context(), uuid.New(), 10, func(_ context.Context, waits []*store.Overdue) ([]store.Ending, error) {
+		return []store.Ending{{Wait: waits[0].Wait, Step: waits[0].Apply(relay.Expired, ""), By: "deadline"}}, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(seen.of("INSERT INTO events")) == 0 || len(seen.of("WHERE c.id = ANY (ARRAY(")) == 0 {
+		t.Fatal("the server explained nothing of what was done")
+	}
+	for _, part := range []string{"questions", "SET asks", "SET reconciled"} {
+		if plans := seen.of(part); len(plans) != 0 {
+			t.Errorf("ordinary work ran %d statements with %q, want none: %s", len(plans), part, plans[0].Query)
+		}
 	}
 }
 
@@ -255,6 +327,12 @@ func fill(t *testing.T, url string) {
 		 SELECT id, 1, project_id, now(), 1, 'retry' FROM deliveries WHERE project_id = 99`,
 		`INSERT INTO parked_refs (event_id, ref, project_id, source_id, number, key_only)
 		 SELECT id, gen_random_uuid(), 99, 99, 0, true FROM events WHERE project_id = 99`,
+		`INSERT INTO questions (id, project_id, source_id, event_id, about, due_at, give_up_at)
+		 SELECT gen_random_uuid(), 99, 99, id, 'pi_1', now() + row_number() OVER () * interval '1 second' + interval '1 hour', now() + interval '2 days'
+		 FROM events WHERE project_id = 99`,
+		`INSERT INTO questions (id, project_id, source_id, correlation_id, about, due_at, give_up_at)
+		 SELECT gen_random_uuid(), 99, 99, id, 'cs_1', now() + row_number() OVER () * interval '1 second' + interval '1 hour', now() + interval '2 days'
+		 FROM correlations WHERE project_id = 99`,
 		`INSERT INTO idempotency_keys (key, project_id, request, correlation_id)
 		 SELECT gen_random_uuid(), project_id, '\x00', id FROM correlations WHERE project_id = 99`,
 	} {

@@ -89,7 +89,7 @@ func lockEvents(ctx context.Context, conn *pgx.Conn, events []EventKey) (kept []
 	b.Queue("BEGIN")
 	b.Queue(`
 		SELECT e.project_id, e.id, e.source_id, e.received_at, e.verdict, e.match, e.rule, coalesce(e.reason, ''),
-		       e.headers, e.request, e.dedupe_key, e.body, e.packing
+		       e.headers, e.request, e.dedupe_key, e.answer, e.body, e.packing
 		FROM unnest($1::bigint[], $2::uuid[]) AS x (project_id, id)
 		JOIN events e ON e.project_id = x.project_id AND e.id = x.id
 		WHERE e.match = ANY($3::text[]) AND e.body IS NOT NULL
@@ -110,7 +110,7 @@ func scanKept(row pgx.CollectableRow) (*Kept, error) {
 	var dedupeKey *uuid.UUID
 	var packing int64
 	err := row.Scan(&k.ProjectID, &k.ID, &k.SourceID, &k.ReceivedAt, &k.Verdict, &k.Match, &k.Rule, &k.Reason,
-		&k.Headers, &request, &dedupeKey, &k.Body, &packing)
+		&k.Headers, &request, &dedupeKey, &k.Answer, &k.Body, &packing)
 	if err != nil {
 		return nil, err
 	}
@@ -159,7 +159,7 @@ func queueRematched(b *pgx.Batch, before []*Kept, callbacks []relay.Callback, de
 	var unparked []uuid.UUID
 	for i := range callbacks {
 		c, d := &callbacks[i], &decisions[i]
-		done[i] = Rematched{Callback: *c, Decision: *d, Changed: c.Verdict != before[i].Verdict || !nobody(d.Match) || !nobody(before[i].Match)}
+		done[i] = Rematched{Callback: *c, Decision: *d, Changed: changes(before[i], c, d)}
 		if !done[i].Changed {
 			continue
 		}
@@ -188,7 +188,15 @@ func queueRematched(b *pgx.Batch, before []*Kept, callbacks []relay.Callback, de
 		b.Queue(`DELETE FROM parked_refs WHERE event_id = ANY($1::uuid[])`, unparked)
 	}
 	queueParked(b, changed, made)
+	queueQuestions(b, made)
 	return done
+}
+
+// changes reports whether an event came to something else than before. One
+// that is parked and was asked about has other names now.
+func changes(before *Kept, c *relay.Callback, d *Decision) bool {
+	asked := before.Match == relay.Parked && d.Match == relay.Parked && d.Rule != before.Rule
+	return asked || c.Verdict != before.Verdict || !nobody(d.Match) || !nobody(before.Match)
 }
 
 // nobody reports whether an event of this match found no wait.

@@ -18,6 +18,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
 
+	"relay.example/relay/internal/directory"
 	"relay.example/relay/internal/plan"
 	"relay.example/relay/internal/relay"
 	"relay.example/relay/internal/store"
@@ -47,6 +48,9 @@ const (
 type Config struct {
 	Store *store.Store
 	Plans *plan.Cache
+	// Directory tells which providers can be asked before a wait expires. nil:
+	// none is.
+	Directory *directory.Directory
 	// HandOver takes deliveries that were committed and leased to this node.
 	HandOver func([]relay.Delivery)
 	// MatchParked looks at a piece of what is parked, and says how many events
@@ -145,9 +149,13 @@ func (s *Sweeper) ExpireOnce(ctx context.Context) (int, error) {
 // expire decides the end of waits that are locked and overdue. One whose plan
 // cannot be used is left pending and looked at again in a while, so that it
 // holds up nobody else; a newer program, or an older one, may know better.
-func (s *Sweeper) expire(ctx context.Context, waits []*relay.Wait) ([]store.Ending, error) {
+func (s *Sweeper) expire(ctx context.Context, waits []*store.Overdue) ([]store.Ending, error) {
 	endings := make([]store.Ending, 0, len(waits))
 	for _, w := range waits {
+		if q := s.question(w); q != nil {
+			endings = append(endings, store.Ending{Wait: w.Wait, Asks: q})
+			continue
+		}
 		p, err := s.cfg.Plans.Get(ctx, w.PlanID)
 		if relay.IsKind(err, relay.Busy) {
 			return nil, err
@@ -158,9 +166,23 @@ func (s *Sweeper) expire(ctx context.Context, waits []*relay.Wait) ([]store.Endi
 			continue
 		}
 		step := w.Apply(relay.Expired, "")
-		endings = append(endings, store.Ending{Wait: w, Step: step, By: "deadline", Fires: p.Delivery(w, step)})
+		endings = append(endings, store.Ending{Wait: w.Wait, Step: step, By: "deadline", Fires: p.Delivery(w.Wait, step)})
 	}
 	return endings, nil
+}
+
+// question is what the provider is to be asked before a wait expires, or nil.
+// A wait that was asked for already has no more time: nobody has answered, or
+// the node that asked is gone.
+func (s *Sweeper) question(w *store.Overdue) *relay.Question {
+	if s.cfg.Directory == nil || w.Reconciled != nil || w.Asks == "" && w.Key == "" {
+		return nil
+	}
+	source, about, ok := s.cfg.Directory.Current().QuestionOf(w.Wait, w.Asks, w.AsksSource)
+	if !ok {
+		return nil
+	}
+	return &relay.Question{ID: relay.NewID(), ProjectID: w.ProjectID, SourceID: source, CorrelationID: w.ID, About: about}
 }
 
 // ClearOnce clears one batch of what was promised to be kept only so long and

@@ -1,0 +1,69 @@
+package directory
+
+import (
+	"cmp"
+	"net/http"
+
+	"relay.example/relay/internal/provider"
+	"relay.example/relay/internal/relay"
+)
+
+// CanAsk reports whether the provider of s can be asked: its preset knows how,
+// and there is a key to ask with.
+func (s *Source) CanAsk() bool {
+	return s.Err == nil && s.Endpoint.API() != "" && s.Credentials["api_key"] != ""
+}
+
+// InquiryOf says what to ask the provider about an event of s that names
+// nobody, if anything.
+func (s *Source) InquiryOf(r *relay.Reading) (provider.Inquiry, bool) {
+	if !s.CanAsk() {
+		return provider.Inquiry{}, false
+	}
+	return s.Endpoint.InquiryOf(r)
+}
+
+// Askable is what the provider of s can be asked for when the wait of such an
+// event is about to expire; "" where nothing is.
+func (s *Source) Askable(r *relay.Reading) string {
+	if !s.CanAsk() {
+		return ""
+	}
+	return s.Endpoint.Askable(r)
+}
+
+// QuestionURL is where a question is asked: with a key in its header, and a
+// provider's id in its path, so for no log.
+func (s *Source) QuestionURL(q *relay.Question) string {
+	path := s.Endpoint.EventPath(q.About)
+	if q.OfWait() {
+		path = s.Endpoint.WaitPath(q.About)
+	}
+	return cmp.Or(s.Settings["base_url"], s.Endpoint.API()) + path
+}
+
+// QuestionHeader is what a question is asked with.
+func (s *Source) QuestionHeader() http.Header {
+	return http.Header{
+		"Authorization": {"Bearer " + s.Credentials["api_key"]},
+		"Accept":        {"application/json"},
+	}
+}
+
+// QuestionOf says what to ask before a wait expires, by what its events have
+// taught, else by a key of its caller's that is such an id; false: nothing.
+func (s *Snapshot) QuestionOf(w *relay.Wait, asks string, asksSource int64) (sourceID int64, about string, ok bool) {
+	if asks != "" {
+		src := s.SourceByID(asksSource)
+		return asksSource, asks, src != nil && src.ProjectID == w.ProjectID && src.CanAsk()
+	}
+	if w.Key == "" {
+		return 0, "", false
+	}
+	for _, id := range w.SourceIDs {
+		if src := s.SourceByID(id); src != nil && src.CanAsk() && src.Endpoint.AskableKey(w.Key) {
+			return id, w.Key, true
+		}
+	}
+	return 0, "", false
+}

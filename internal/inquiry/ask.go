@@ -1,0 +1,130 @@
+package inquiry
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"relay.example/relay/internal/directory"
+	"relay.example/relay/internal/egress"
+	"relay.example/relay/internal/platform"
+	"relay.example/relay/internal/relay"
+	"relay.example/relay/internal/store"
+)
+
+// answer is what one request has come to.
+type answer struct {
+	result     relay.Answered
+	reason     string // where it cannot be used: from a closed list, nothing of what was sent or received
+	retryAfter time.Duration
+	stopped    bool            // by a shutdown: nothing was learned
+	body       []byte          // about an event
+	fetched    *relay.Callback // about a wait, where it says something
+}
+
+// The reasons besides those of egress and platform.
+const (
+	reasonNoKey      = "no_api_key"
+	reasonTooLong    = "answer_too_long"
+	reasonUnreadable = "answer_unreadable"
+)
+
+// nothing is kept as the answer of a provider that knows nothing.
+const nothing = "{}"
+
+func failed(reason string) answer { return answer{result: relay.AnswerFailed, reason: reason} }
+
+// ask makes one request.
+func (a *Asker) ask(ctx context.Context, q *relay.Question) answer {
+	src := a.cfg.Directory.Current().SourceByID(q.SourceID)
+	if src == nil || !src.CanAsk() {
+		return failed(reasonNoKey) // or this node does not know it yet
+	}
+	resp, err := a.cfg.Client.Do(ctx, egress.Request{
+		Method: http.MethodGet, URL: src.QuestionURL(q), Header: src.QuestionHeader(), Timeout: a.timeout, Keep: maxAnswer,
+	})
+	if err != nil {
+		return a.unanswered(ctx, q, err)
+	}
+	said := platform.ByStatus(platform.Response{Status: resp.Status, Header: resp.Header}, time.Now())
+	switch {
+	case said.Class == relay.OK && resp.Truncated:
+		return failed(reasonTooLong)
+	case said.Class == relay.OK && q.OfWait():
+		return a.readWait(q, src, resp.Body)
+	case said.Class == relay.OK:
+		return readEvent(src, resp.Body)
+	case resp.Status == http.StatusNotFound:
+		return answer{result: relay.AnswerNone, body: []byte(nothing)}
+	case said.Class == relay.Credentials:
+		a.tellRefused(ctx, q, src)
+		return answer{result: relay.AnswerRefused, reason: said.Reason}
+	default:
+		return answer{result: relay.AnswerFailed, reason: said.Reason, retryAfter: said.RetryAfter}
+	}
+}
+
+// unanswered says why there is no answer. The error's own text names a host
+// and is for the log; its reason is kept.
+func (a *Asker) unanswered(ctx context.Context, q *relay.Question, err error) answer {
+	if ctx.Err() != nil {
+		return answer{stopped: true}
+	}
+	a.cfg.Log.Debug("provider not asked", "question_id", q.ID, "source_id", q.SourceID, "error", err)
+	var failure *egress.Error
+	if errors.As(err, &failure) {
+		return failed(string(failure.Reason))
+	}
+	return failed("could not be sent")
+}
+
+// readEvent reads whether the answer about an event names anybody.
+func readEvent(src *directory.Source, body []byte) answer {
+	named, err := src.Endpoint.AddAnswer(&relay.Reading{}, body)
+	switch {
+	case err != nil:
+		return failed(reasonUnreadable)
+	case named:
+		return answer{result: relay.AnswerFound, body: body}
+	default:
+		return answer{result: relay.AnswerNone, body: body}
+	}
+}
+
+// readWait makes a callback of the answer about a wait, where its outcome
+// means anything to one.
+func (a *Asker) readWait(q *relay.Question, src *directory.Source, body []byte) answer {
+	body, err := src.Endpoint.AnswerAsCallback(body)
+	if err != nil {
+		return failed(reasonUnreadable)
+	}
+	c := relay.Callback{
+		ID: relay.NewID(), ProjectID: q.ProjectID, SourceID: q.SourceID, Verdict: relay.Fetched, Body: body, ReceivedAt: time.Now(),
+	}
+	if c, err = a.cfg.Directory.Current().ReadAgain(c, c.ReceivedAt); err != nil || c.Reason != "" {
+		return failed(reasonUnreadable)
+	}
+	got := answer{result: relay.AnswerFound}
+	if c.Reading.Outcome != "" {
+		got.fetched = &c
+	}
+	return got
+}
+
+// apiKeyRefused is the last_error of a source whose provider refuses its key.
+const apiKeyRefused = "api_key_refused"
+
+// tellRefused makes it known that a source's api_key is not accepted.
+func (a *Asker) tellRefused(ctx context.Context, q *relay.Question, src *directory.Source) {
+	a.refused.Do(func() {
+		a.cfg.Log.Warn("a provider refuses the api_key of a source: give it one that may read; its questions are asked again",
+			"project_id", q.ProjectID, "source", src.Name)
+	})
+	step, cancel := stepContext(ctx)
+	defer cancel()
+	seen := store.SourceActivity{ProjectID: q.ProjectID, SourceID: q.SourceID, LastError: apiKeyRefused, LastErrorAt: time.Now()}
+	if err := a.cfg.Store.NoteActivity(step, []store.SourceActivity{seen}); err != nil {
+		a.cfg.Log.Debug("source activity not written", "error", err)
+	}
+}

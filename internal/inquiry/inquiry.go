@@ -1,0 +1,283 @@
+// Package inquiry asks payment providers what their callbacks do not say:
+// whose an event is that names nobody, and what has become of a payment whose
+// wait is about to expire.
+//
+// # The model
+//
+// A question is a row, committed with the event or the deadline that raises
+// it. A node claims it under a lease, asks, and writes what came of it. The
+// answer about an event is kept with the event, which is then decided anew, as
+// a replay would do it. The answer about a wait becomes an event of its own,
+// of the verdict fetched, and goes the way of every callback; where the wait
+// is pending after that, it expires.
+//
+// # What is always true
+//
+// Nothing is asked on the way of a callback's acknowledgement. A lease that
+// was lost writes nothing. An answer may be got twice, after a crash, and fires
+// once: the event's row, the dedupe key and the wait's row see to that. A wait
+// does not depend on its question: if nobody answers, the sweeper ends it.
+//
+// # When things fail
+//
+// No answer, or none that can be used: the question is asked again, later each
+// time, until its time or its tries are over. A shutdown ends the request that
+// is under way, since asking again harms nobody, and gives the lease back.
+package inquiry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/time/rate"
+
+	"relay.example/relay/internal/directory"
+	"relay.example/relay/internal/egress"
+	"relay.example/relay/internal/intake"
+	"relay.example/relay/internal/metrics"
+	"relay.example/relay/internal/plan"
+	"relay.example/relay/internal/relay"
+	"relay.example/relay/internal/store"
+)
+
+// The bounds of asking.
+const (
+	maxAsking       = 32 // questions at a time, per node
+	maxAskingSource = 8  // of them of one source: a slow provider leaves room for the others
+	maxAnswer       = 64 << 10
+	askTimeout      = 10 * time.Second // of one request; with what follows it is shorter than a lease
+	pollInterval    = 500 * time.Millisecond
+	storeTimeout    = 5 * time.Second  // of one step in the database
+	refusedInterval = 10 * time.Second // between log lines about refused keys
+)
+
+// Config is what an Asker works with.
+type Config struct {
+	Store     *store.Store
+	Directory *directory.Directory
+	Intake    *intake.Intake
+	Plans     *plan.Cache
+	Client    *egress.Client
+	// HandOver takes deliveries that were committed and leased to this node.
+	HandOver func([]relay.Delivery)
+	Metrics  *metrics.Metrics // nil: nothing is counted
+	Log      *slog.Logger
+}
+
+// Asker asks. It is safe for concurrent use.
+type Asker struct {
+	cfg     Config
+	timeout time.Duration  // of one request
+	refused rate.Sometimes // tells of refused keys, not of every question
+
+	mu     sync.Mutex
+	asking map[int64]int // questions under way, by source
+	total  int
+}
+
+// New returns an Asker; Run makes it work.
+func New(cfg Config) (*Asker, error) {
+	if cfg.Store == nil || cfg.Directory == nil || cfg.Intake == nil || cfg.Plans == nil ||
+		cfg.Client == nil || cfg.HandOver == nil || cfg.Log == nil {
+		return nil, errors.New("inquiry: Config has a field that is nil")
+	}
+	return &Asker{cfg: cfg, timeout: askTimeout, refused: rate.Sometimes{First: 1, Interval: refusedInterval}, asking: map[int64]int{}}, nil
+}
+
+// Run asks until ctx is done, and returns when the last question is put down.
+func (a *Asker) Run(ctx context.Context) error {
+	tick := time.NewTicker(pollInterval)
+	defer tick.Stop()
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	for ctx.Err() == nil {
+		n, err := a.begin(ctx, asking.Go)
+		if err != nil && ctx.Err() == nil {
+			a.cfg.Log.Warn("claiming questions failed", "error", err)
+		}
+		if n == maxAskingSource {
+			continue // there may be more
+		}
+		select {
+		case <-ctx.Done():
+		case <-tick.C:
+		}
+	}
+	return nil
+}
+
+// AskOnce claims questions that are due, asks them, and returns how many it
+// took.
+func (a *Asker) AskOnce(ctx context.Context) (int, error) {
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	return a.begin(ctx, asking.Go)
+}
+
+// begin claims questions and starts to ask them.
+func (a *Asker) begin(ctx context.Context, start func(func())) (int, error) {
+	room, busy := a.room()
+	if room == 0 {
+		return 0, nil
+	}
+	// As of deliveries: a shutdown does not cut a claim off.
+	claiming, cancel := stepContext(ctx)
+	defer cancel()
+	claimed, err := a.cfg.Store.ClaimQuestions(claiming, uuid.New(), room, busy)
+	if err != nil {
+		return 0, fmt.Errorf("claiming: %w", err)
+	}
+	for i := range claimed {
+		q := &claimed[i]
+		a.note(q.SourceID, 1)
+		start(func() {
+			defer a.note(q.SourceID, -1)
+			a.settle(ctx, q)
+		})
+	}
+	return len(claimed), nil
+}
+
+// room returns how many questions may begin now, and the sources of which none
+// may.
+func (a *Asker) room() (n int, busy []int64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	busy = []int64{}
+	for id, n := range a.asking {
+		if n >= maxAskingSource {
+			busy = append(busy, id)
+		}
+	}
+	return min(maxAsking-a.total, maxAskingSource), busy
+}
+
+func (a *Asker) note(sourceID int64, by int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.total += by
+	if a.asking[sourceID] += by; a.asking[sourceID] == 0 {
+		delete(a.asking, sourceID)
+	}
+}
+
+// stepContext is for a step in the database that a shutdown does not cancel.
+func stepContext(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(context.WithoutCancel(ctx), storeTimeout, errStoreTimeout)
+}
+
+var errStoreTimeout = errors.New("the database did not answer in time")
+
+// settle does with a claimed question what is to be done.
+func (a *Asker) settle(ctx context.Context, q *relay.Question) {
+	var err error
+	switch {
+	case q.Answered: // by a node that died before it could decide the event
+		err = a.decideEvent(ctx, q)
+	case q.Moot:
+		err = a.record(ctx, q, store.Try{Result: relay.AnswerMoot})
+	case q.Left <= 0:
+		err = a.follow(ctx, q, answer{result: relay.AnswerFailed, reason: "too_late"})
+	default:
+		got := a.ask(ctx, q)
+		if got.stopped {
+			err = a.putBack(ctx, q)
+			break
+		}
+		a.cfg.Metrics.Asked(got.result)
+		err = a.follow(ctx, q, got)
+	}
+	if err != nil {
+		a.cfg.Log.Warn("question not settled; it is taken up again when its lease ends",
+			"question_id", q.ID, "project_id", q.ProjectID, "source_id", q.SourceID, "error", err)
+	}
+}
+
+func (a *Asker) putBack(ctx context.Context, q *relay.Question) error {
+	step, cancel := stepContext(ctx)
+	defer cancel()
+	return a.cfg.Store.ReturnQuestion(step, q)
+}
+
+// record notes a try. Where the lease was lost, another node notes its own.
+func (a *Asker) record(ctx context.Context, q *relay.Question, try store.Try) error {
+	step, cancel := stepContext(ctx)
+	defer cancel()
+	_, err := a.cfg.Store.RecordTry(step, q, try)
+	return err
+}
+
+// follow does what follows from a try.
+func (a *Asker) follow(ctx context.Context, q *relay.Question, got answer) error {
+	switch {
+	case got.result.Usable() && q.OfWait():
+		return a.followWait(ctx, q, got)
+	case got.result.Usable():
+		return a.followEvent(ctx, q, got)
+	}
+	try := store.Try{Result: got.result, Reason: got.reason}
+	try.Delay, try.Again = q.NextQuestion(q.Tries+1, got.retryAfter, relay.Jitter())
+	if try.Again || !q.OfWait() {
+		return a.record(ctx, q, try)
+	}
+	return a.endWait(ctx, q, try)
+}
+
+// followEvent keeps the answer with its event and has the event decided by it.
+func (a *Asker) followEvent(ctx context.Context, q *relay.Question, got answer) error {
+	step, cancel := stepContext(ctx)
+	defer cancel()
+	held, err := a.cfg.Store.KeepAnswer(step, q, got.result, got.body)
+	if err != nil || !held {
+		return err
+	}
+	return a.decideEvent(ctx, q)
+}
+
+func (a *Asker) decideEvent(ctx context.Context, q *relay.Question) error {
+	if err := a.cfg.Intake.DecideAgain(store.EventKey{ProjectID: q.ProjectID, ID: q.EventID}); err != nil {
+		return err
+	}
+	step, cancel := stepContext(ctx)
+	defer cancel()
+	return a.cfg.Store.EndInquiry(step, q)
+}
+
+// followWait gives what the provider says to the wait, like any callback, and
+// ends the wait where that did not.
+func (a *Asker) followWait(ctx context.Context, q *relay.Question, got answer) error {
+	if got.fetched != nil {
+		step, cancel := stepContext(ctx)
+		defer cancel()
+		if _, err := a.cfg.Intake.Accept(step, *got.fetched); err != nil {
+			return err
+		}
+	}
+	return a.endWait(ctx, q, store.Try{Result: got.result})
+}
+
+// endWait ends a question, and expires its wait where that is pending still.
+// One whose plan cannot be used is left to the sweeper, which tells of it.
+func (a *Asker) endWait(ctx context.Context, q *relay.Question, try store.Try) error {
+	step, cancel := stepContext(ctx)
+	defer cancel()
+	// A plan never changes: it is read before the wait is locked.
+	p, err := a.cfg.Plans.Get(step, q.PlanID)
+	if err != nil {
+		return err
+	}
+	expire := func(w *relay.Wait) (store.Ending, error) {
+		end := w.Apply(relay.Expired, "")
+		return store.Ending{Wait: w, Step: end, By: "deadline", Fires: p.Delivery(w, end)}, nil
+	}
+	deliveries, _, err := a.cfg.Store.EndReconciliation(step, uuid.New(), q, try, expire)
+	if err == nil {
+		a.cfg.HandOver(deliveries)
+	}
+	return err
+}

@@ -1,0 +1,353 @@
+package inquiry_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
+
+	"relay.example/relay/internal/relay"
+	"relay.example/relay/internal/sandbox"
+	"relay.example/relay/internal/store"
+	"relay.example/relay/internal/store/storetest"
+)
+
+// A declined card carries no token. Stripe knows whose it was; what its answer
+// taught finds the next one without asking.
+func TestDeclinedCardIsAskedFor(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	n := s.node(t)
+	w := s.Wait(t, "u-1")
+	visit := checkout(w)
+	s.box.PutCheckout(visit)
+	first := s.receive(t, n, declined(visit))
+	s.wantEvent(t, first.EventID, "parked nobody_waits_yet")
+	ask(t, n, 1)
+	s.wantEvent(t, first.EventID, "matched on_the_way")
+	s.wantWait(t, w, "pending null attempt_failed")
+	s.wantQuestion(t, first.EventID, "found done")
+	if got := storetest.Query[string](t, s.url, `SELECT asks FROM correlations WHERE id = $1`, w.ID); got != visit.SessionID {
+		t.Errorf("what the wait can be asked for: got %q, want the session %s", got, visit.SessionID)
+	}
+
+	second := s.receive(t, n, declined(visit))
+	s.wantEvent(t, second.EventID, "matched on_the_way")
+	ask(t, n, 0)
+	s.wantWait(t, w, "pending null attempt_failed attempt_failed")
+	s.wantAsked(t, 1)
+}
+
+// Events that come beside one of their session are asked about only where
+// that has not told of them meanwhile; those that tell it themselves never.
+func TestOthersAreAskedLater(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	n := s.node(t)
+	w := s.Wait(t, "u-1")
+	visit := checkout(w)
+	intent := s.receive(t, n, tokenless("payment_intent.succeeded", visit))
+	ask(t, n, 0)
+	s.receive(t, n, sandbox.StripeEvent("checkout.session.completed", visit))
+	await(t, "the intent to be matched by what the session taught", func() bool {
+		return storetest.Query[string](t, s.url, `SELECT match FROM events WHERE id = $1`, intent.EventID) == "duplicate"
+	})
+	s.due(t)
+	ask(t, n, 1)
+	s.wantQuestion(t, intent.EventID, "moot done")
+	s.wantAsked(t, 0)
+	s.wantWait(t, w, "completed null completed")
+
+	other := checkout(w)
+	other.Token = "nobody-goes-by-this"
+	s.receive(t, n, sandbox.StripeEvent("checkout.session.completed", other))
+	if got := storetest.Query[int](t, s.url, `SELECT count(*) FROM questions`); got != 1 {
+		t.Errorf("there are %d questions, want none about the session", got)
+	}
+}
+
+// Without a key nothing is asked, and no row says so.
+func TestNoKeyNoQuestion(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	check(t, s.Store.Configure(t.Context(), func(c *store.Change) error {
+		_, err := c.PutSource(t.Context(), relay.Source{ProjectID: s.ID, Name: "stripe", Provider: "stripe"})
+		return err
+	}))
+	n := s.node(t)
+	e := s.receive(t, n, declined(checkout(s.Wait(t, "u-1"))))
+	s.wantEvent(t, e.EventID, "parked nobody_waits_yet")
+	if got := storetest.Query[int](t, s.url, `SELECT count(*) FROM questions`); got != 0 {
+		t.Errorf("there are %d questions, want none", got)
+	}
+}
+
+// The question is committed with its event: a node that dies right after it
+// leaves it to the others.
+func TestAskedByAnotherNode(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	w := s.Wait(t, "u-1")
+	visit := checkout(w)
+	s.box.PutCheckout(visit)
+	e := s.receive(t, s.node(t), declined(visit))
+	ask(t, s.node(t), 1)
+	s.wantEvent(t, e.EventID, "matched on_the_way")
+	s.wantWait(t, w, "pending null attempt_failed")
+}
+
+// A node dies when the answer is kept and the event not decided by it: the
+// next one decides it, by that answer.
+func TestDecidedByAnotherNode(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	w := s.Wait(t, "u-1")
+	visit := checkout(w)
+	e := s.receive(t, s.node(t), declined(visit))
+	claimed, err := s.Store.ClaimQuestions(t.Context(), uuid.New(), 1, []int64{})
+	check(t, err)
+	answer := fmt.Sprintf(`{"object": "list", "data": [{"id": %q, "client_reference_id": %q}]}`, visit.SessionID, w.Token)
+	held, err := s.Store.KeepAnswer(t.Context(), &claimed[0], relay.AnswerFound, []byte(answer))
+	check(t, err)
+	if !held {
+		t.Fatal("the answer was not kept")
+	}
+	s.wantEvent(t, e.EventID, "parked nobody_waits_yet")
+	n := s.node(t)
+	ask(t, n, 0) // under a lease
+	s.due(t)
+	ask(t, n, 1)
+	s.wantEvent(t, e.EventID, "matched on_the_way")
+	s.wantQuestion(t, e.EventID, "found done")
+	s.wantWait(t, w, "pending null attempt_failed")
+	s.wantAsked(t, 0)
+}
+
+// What comes of each way to fail, and that the next try makes it good.
+func TestAskedAgain(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		fault sandbox.Fault
+		want  string
+	}{
+		"a server error":      {sandbox.Fault{Answer: "server_error"}, "failed platform_failed again"},
+		"too many":            {sandbox.Fault{Answer: "rate_limited", Headers: map[string]string{"Retry-After": "120"}}, "failed rate_limited again"},
+		"the key is refused":  {sandbox.Fault{Answer: "credentials"}, "refused bad_credentials again"},
+		"no answer in time":   {sandbox.Fault{Answer: "hang"}, "failed timeout again"},
+		"the connection ends": {sandbox.Fault{Answer: "drop"}, "failed reset again"},
+		"no JSON":             {sandbox.Fault{Status: 200, Body: []byte(`"<html>"`)}, "failed answer_unreadable again"},
+		"too much":            {sandbox.Fault{Status: 200, Body: []byte(`"` + strings.Repeat("x", 70_000) + `"`)}, "failed answer_too_long again"},
+		"a redirect":          {sandbox.Fault{Status: 302, Headers: map[string]string{"Location": "/"}, Body: []byte(`""`)}, "failed redirected again"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newShop(t)
+			n := s.node(t)
+			n.SetTimeout(200 * time.Millisecond)
+			w := s.Wait(t, "u-1")
+			visit := checkout(w)
+			s.box.PutCheckout(visit)
+			tt.fault.Times = 1
+			check(t, s.box.SwitchStripe(sandbox.Switches{Faults: []sandbox.Fault{tt.fault}}))
+			e := s.receive(t, n, declined(visit))
+			ask(t, n, 1)
+			s.wantEvent(t, e.EventID, "parked nobody_waits_yet")
+			s.wantQuestion(t, e.EventID, tt.want)
+			ask(t, n, 0) // not yet
+			if tt.fault.Headers["Retry-After"] != "" {
+				if left := storetest.Query[float64](t, s.url, `SELECT extract(epoch FROM due_at - now())::float8 FROM questions`); left < 110 {
+					t.Errorf("asked again after %.0f s, want the 120 s that Stripe wants", left)
+				}
+			}
+			n.SetTimeout(10 * time.Second)
+			s.due(t)
+			ask(t, n, 1)
+			s.wantEvent(t, e.EventID, "matched on_the_way")
+			s.wantWait(t, w, "pending null attempt_failed")
+		})
+	}
+}
+
+// A refused key is told where people look for it, and nowhere told itself.
+func TestRefusedKeyIsTold(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	n := s.node(t)
+	check(t, s.box.SwitchStripe(sandbox.Switches{Token: "sk_test_another"}))
+	s.receive(t, n, declined(checkout(s.Wait(t, "u-1"))))
+	ask(t, n, 1)
+	seen, err := s.Store.Activity(t.Context(), s.ID)
+	check(t, err)
+	if got := seen[s.SourceID].LastError; got != "api_key_refused" {
+		t.Errorf("last_error: got %q, want api_key_refused", got)
+	}
+	if !strings.Contains(s.log.String(), "refuses the api_key") {
+		t.Errorf("the log does not tell of it: %s", s.log)
+	}
+	for table, sql := range map[string]string{
+		"questions":       `SELECT coalesce(string_agg(q::text, ' '), '') FROM questions q`,
+		"events":          `SELECT coalesce(string_agg(e::text, ' '), '') FROM events e`,
+		"source_activity": `SELECT coalesce(string_agg(a::text, ' '), '') FROM source_activity a`,
+	} {
+		if text := storetest.Query[string](t, s.url, sql); strings.Contains(text, apiKey) || text == "" {
+			t.Errorf("%s: holds the api_key, or nothing at all: %s", table, text)
+		}
+	}
+}
+
+// Stripe knows of no session: the event stays parked, and its rule says so.
+// What was kept is enough for a wait that comes later.
+func TestAskedInVain(t *testing.T) {
+	t.Parallel()
+	for name, fault := range map[string][]sandbox.Fault{
+		"an empty list": nil,
+		"a 404":         {{Status: 404, Body: []byte(`{"error": {"code": "resource_missing"}}`)}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newShop(t)
+			n := s.node(t)
+			check(t, s.box.SwitchStripe(sandbox.Switches{Faults: fault}))
+			visit := checkout(s.Wait(t, "u-1"))
+			e := s.receive(t, n, declined(visit))
+			ask(t, n, 1)
+			s.wantEvent(t, e.EventID, "parked asked_in_vain")
+			s.wantQuestion(t, e.EventID, "none done")
+			s.due(t)
+			ask(t, n, 0)
+
+			w := s.keyed(t, visit.IntentID)
+			parked, err := n.intake.MatchParkedOnce(t.Context())
+			check(t, err)
+			if parked != 1 {
+				t.Errorf("looking at what is parked: %d matched, want 1", parked)
+			}
+			s.wantWait(t, w, "pending null attempt_failed")
+		})
+	}
+}
+
+// The answer names nobody who waits yet: a wait that is registered with that
+// name later has it.
+func TestAnswerWaitsForItsWait(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	n := s.node(t)
+	visit := checkout(relay.Wait{Token: "order-1042"})
+	s.box.PutCheckout(visit)
+	e := s.receive(t, n, declined(visit))
+	ask(t, n, 1)
+	s.wantEvent(t, e.EventID, "parked asked_nobody_waits_yet")
+	w := s.keyed(t, "order-1042")
+	_, err := n.intake.MatchParkedOnce(t.Context())
+	check(t, err)
+	s.wantEvent(t, e.EventID, "matched on_the_way")
+	s.wantWait(t, w, "pending null attempt_failed")
+	s.wantAsked(t, 1)
+}
+
+// keyed registers a wait with a key, without the look that a node makes after
+// it.
+func (s *shop) keyed(t *testing.T, key string) relay.Wait {
+	t.Helper()
+	r := s.Registration(t, "user of "+key, s.Plan())
+	r.Wait.Key = key
+	return s.Register(t, r)
+}
+
+// Two nodes ask side by side: each question is asked once, and fires once.
+func TestNodesAskOnce(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	const visits = 12
+	a, b := s.node(t), s.node(t)
+	var waits []relay.Wait
+	for i := range visits {
+		w := s.Wait(t, fmt.Sprintf("u-%d", i))
+		visit := checkout(w)
+		s.box.PutCheckout(visit)
+		s.receive(t, a, declined(visit))
+		waits = append(waits, w)
+	}
+	var g errgroup.Group
+	for _, n := range []*node{a, b} {
+		g.Go(func() error {
+			for {
+				if took, err := n.AskOnce(t.Context()); took == 0 || err != nil {
+					return err
+				}
+			}
+		})
+	}
+	check(t, g.Wait())
+	for _, w := range waits {
+		s.wantWait(t, w, "pending null attempt_failed")
+	}
+	s.wantAsked(t, visits)
+}
+
+// A lease that was lost writes nothing.
+func TestStaleLeaseWritesNothing(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	n := s.node(t)
+	e := s.receive(t, n, declined(checkout(s.Wait(t, "u-1"))))
+	claimed, err := s.Store.ClaimQuestions(t.Context(), uuid.New(), 1, []int64{})
+	check(t, err)
+	stale := claimed[0]
+	stale.Lease = uuid.New()
+	if held, err := s.Store.RecordTry(t.Context(), &stale, store.Try{Result: relay.AnswerFailed}); held || err != nil {
+		t.Errorf("recording under a stale lease: got %v, %v, want nothing written", held, err)
+	}
+	if held, err := s.Store.KeepAnswer(t.Context(), &stale, relay.AnswerNone, []byte(`{}`)); held || err != nil {
+		t.Errorf("keeping an answer under a stale lease: got %v, %v, want nothing written", held, err)
+	}
+	check(t, s.Store.EndInquiry(t.Context(), &stale))
+	check(t, s.Store.ReturnQuestion(t.Context(), &stale))
+	s.wantQuestion(t, e.EventID, "again")
+	ask(t, n, 0) // the lease stands
+	check(t, s.Store.ReturnQuestion(t.Context(), &claimed[0]))
+	ask(t, n, 1)
+}
+
+// A shutdown ends the request that is under way and gives its lease back: it
+// counts as no try.
+func TestShutdownGivesBack(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	n := s.node(t)
+	check(t, s.box.SwitchStripe(sandbox.Switches{Faults: []sandbox.Fault{{Answer: "hang", Times: 1}}}))
+	w := s.Wait(t, "u-1")
+	visit := checkout(w)
+	s.box.PutCheckout(visit)
+	e := s.receive(t, n, declined(visit))
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- n.Run(ctx) }()
+	await(t, "the question to be asked", func() bool { return s.box.Counts().Asked == 1 })
+	stop()
+	check(t, <-ended)
+	s.wantQuestion(t, e.EventID, "again")
+	ask(t, s.node(t), 1)
+	s.wantWait(t, w, "pending null attempt_failed")
+}
+
+// await polls until something holds.
+func await(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	deadline := time.NewTimer(20 * time.Second)
+	defer deadline.Stop()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for !holds() {
+		select {
+		case <-deadline.C:
+			t.Fatalf("waiting for %s: it took more than 20 s", what)
+		case <-tick.C:
+		}
+	}
+}

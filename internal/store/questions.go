@@ -1,0 +1,294 @@
+package store
+
+import (
+	"context"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"relay.example/relay/internal/relay"
+)
+
+// queueQuestions queues what the providers are to be asked about the events of
+// a batch: no statement where nothing is. An event is asked about once.
+func queueQuestions(b *pgx.Batch, decisions []Decision) {
+	var asked []*relay.Question
+	for i := range decisions {
+		if q := decisions[i].Asks; q != nil {
+			asked = append(asked, q)
+		}
+	}
+	if len(asked) == 0 {
+		return
+	}
+	r := newQuestionRows(asked)
+	b.Queue(`
+		INSERT INTO questions (id, project_id, source_id, event_id, about, due_at, give_up_at)
+		SELECT x.id, x.project_id, x.source_id, x.event_id, x.about,
+		       clock_timestamp() + x.after * interval '1 second', clock_timestamp() + $7 * interval '1 second'
+		FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::uuid[], $5::text[], $6::bigint[])
+		  AS x (id, project_id, source_id, event_id, about, after)
+		ON CONFLICT (event_id) DO NOTHING`, r.ids, r.projects, r.sources, r.events, r.about, r.after, relay.InquireFor.Seconds())
+}
+
+// questionRows are new questions, column by column.
+type questionRows struct {
+	ids, events, waits       []uuid.UUID
+	projects, sources, after []int64 // after: in seconds
+	about                    []string
+}
+
+func newQuestionRows(questions []*relay.Question) (r questionRows) {
+	for _, q := range questions {
+		r.ids, r.events, r.waits = append(r.ids, q.ID), append(r.events, q.EventID), append(r.waits, q.CorrelationID)
+		r.projects, r.sources = append(r.projects, q.ProjectID), append(r.sources, q.SourceID)
+		r.after, r.about = append(r.after, int64(q.After/time.Second)), append(r.about, clean(q.About))
+	}
+	return r
+}
+
+// queueAskable queues what waits have become known by that a provider can be
+// asked for: no statement where that is nothing. The last one counts.
+func queueAskable(b *pgx.Batch, callbacks []relay.Callback, decisions []Decision) {
+	last := map[uuid.UUID]int{}
+	for i := range decisions {
+		if decisions[i].Askable != "" {
+			last[decisions[i].Wait.ID] = i
+		}
+	}
+	if len(last) == 0 {
+		return
+	}
+	var ids []uuid.UUID
+	var asks []string
+	var sources []int64
+	for id, i := range last {
+		ids, asks, sources = append(ids, id), append(asks, clean(decisions[i].Askable)), append(sources, callbacks[i].SourceID)
+	}
+	b.Queue(`
+		UPDATE correlations c SET asks = x.asks, asks_source = x.source_id
+		FROM unnest($1::uuid[], $2::text[], $3::bigint[]) AS x (id, asks, source_id)
+		WHERE c.id = x.id AND c.status = 'pending'`, ids, asks, sources)
+}
+
+// reconcile puts the questions that stand before the end of waits. The caller
+// has locked the waits, and looks at them again when relay.ReconcileFor is
+// over.
+func reconcile(ctx context.Context, tx pgx.Tx, endings []Ending) error {
+	var asked []*relay.Question
+	for _, e := range endings {
+		if e.Asks != nil {
+			asked = append(asked, e.Asks)
+		}
+	}
+	if len(asked) == 0 {
+		return nil
+	}
+	r := newQuestionRows(asked)
+	var b pgx.Batch
+	// A wait that was asked for before, and whose deadline was moved then, is
+	// asked for anew.
+	b.Queue(`
+		INSERT INTO questions (id, project_id, source_id, correlation_id, about, due_at, give_up_at)
+		SELECT x.id, x.project_id, x.source_id, x.correlation_id, x.about, now(), now() + $6 * interval '1 second'
+		FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::uuid[], $5::text[])
+		  AS x (id, project_id, source_id, correlation_id, about)
+		ON CONFLICT (correlation_id) DO UPDATE
+		SET source_id = excluded.source_id, about = excluded.about, due_at = excluded.due_at, give_up_at = excluded.give_up_at,
+		    tries = 0, asked_at = NULL, result = NULL, reason = NULL, lease = NULL`,
+		r.ids, r.projects, r.sources, r.waits, r.about, relay.ReconcileFor.Seconds())
+	b.Queue(`UPDATE correlations SET reconciled = false WHERE id = ANY($1::uuid[]) AND status = 'pending'`, r.waits)
+	return tx.SendBatch(ctx, &b).Close()
+}
+
+// ClaimQuestions leases due questions to the caller, those of waits first, at
+// most limit, and none of the busy sources. Whoever answers in time keeps the
+// lease; a node that dies loses it to the others.
+func (s *Store) ClaimQuestions(ctx context.Context, lease uuid.UUID, limit int, busy []int64) ([]relay.Question, error) {
+	rows, _ := s.hot.Query(ctx, `
+		WITH asked AS MATERIALIZED (
+		    SELECT id FROM questions
+		    WHERE due_at <= now() AND correlation_id IS NOT NULL AND source_id <> ALL($3::bigint[])
+		    ORDER BY due_at
+		    LIMIT $4
+		    FOR UPDATE SKIP LOCKED
+		)
+		UPDATE questions q SET lease = $1, due_at = now() + $2 * interval '1 second'
+		FROM asked
+		WHERE q.id = asked.id
+		RETURNING q.id, q.project_id, q.source_id, NULL::uuid, q.correlation_id, q.about, q.tries,
+		          extract(epoch FROM q.give_up_at - now())::float8,
+		          NOT EXISTS (SELECT FROM correlations c WHERE c.id = q.correlation_id AND c.status = 'pending' AND NOT c.reconciled), false,
+		          (SELECT c.plan_id FROM correlations c WHERE c.id = q.correlation_id)`,
+		lease, relay.Lease.Seconds(), busy, limit)
+	claimed, err := pgx.CollectRows(rows, scanQuestion(lease))
+	if err != nil || len(claimed) >= limit {
+		return claimed, translate("claiming questions", err)
+	}
+	rows, _ = s.hot.Query(ctx, `
+		WITH asked AS MATERIALIZED (
+		    SELECT id FROM questions
+		    WHERE due_at <= now() AND event_id IS NOT NULL AND source_id <> ALL($3::bigint[])
+		    ORDER BY due_at
+		    LIMIT $4
+		    FOR UPDATE SKIP LOCKED
+		)
+		UPDATE questions q SET lease = $1, due_at = now() + $2 * interval '1 second'
+		FROM asked
+		WHERE q.id = asked.id
+		RETURNING q.id, q.project_id, q.source_id, q.event_id, NULL::uuid, q.about, q.tries,
+		          extract(epoch FROM q.give_up_at - now())::float8,
+		          NOT EXISTS (SELECT FROM events e WHERE e.project_id = q.project_id AND e.id = q.event_id AND e.match = 'parked'),
+		          EXISTS (SELECT FROM events e WHERE e.project_id = q.project_id AND e.id = q.event_id AND e.answer IS NOT NULL),
+		          NULL::uuid`,
+		lease, relay.Lease.Seconds(), busy, limit-len(claimed))
+	events, err := pgx.CollectRows(rows, scanQuestion(lease))
+	return append(claimed, events...), translate("claiming questions", err)
+}
+
+func scanQuestion(lease uuid.UUID) pgx.RowToFunc[relay.Question] {
+	return func(row pgx.CollectableRow) (relay.Question, error) {
+		q := relay.Question{Lease: lease}
+		var event, wait, plan *uuid.UUID
+		var left float64
+		err := row.Scan(&q.ID, &q.ProjectID, &q.SourceID, &event, &wait, &q.About, &q.Tries, &left, &q.Moot, &q.Answered, &plan)
+		for _, of := range []struct{ from, to *uuid.UUID }{{event, &q.EventID}, {wait, &q.CorrelationID}, {plan, &q.PlanID}} {
+			if of.from != nil {
+				*of.to = *of.from
+			}
+		}
+		q.Left = time.Duration(left * float64(time.Second))
+		return q, err
+	}
+}
+
+// Try is one try to ask, and what follows from it.
+type Try struct {
+	Result relay.Answered
+	Reason string // where there is no usable answer
+	Again  bool   // after Delay; else the question is done
+	Delay  time.Duration
+}
+
+// RecordTry notes a try under its lease. It reports false where the lease was
+// lost: another node asks then, and nothing is written.
+func (s *Store) RecordTry(ctx context.Context, q *relay.Question, try Try) (held bool, err error) {
+	err = s.inTx(ctx, "recording a question", func(tx pgx.Tx) error {
+		held, err = recordTry(ctx, tx, q, try)
+		return err
+	})
+	return held, err
+}
+
+func recordTry(ctx context.Context, tx pgx.Tx, q *relay.Question, try Try) (held bool, err error) {
+	asked := try.Result != relay.AnswerMoot
+	tag, err := tx.Exec(ctx, `
+		UPDATE questions
+		SET tries = tries + CASE WHEN $3 THEN 1 ELSE 0 END,
+		    asked_at = CASE WHEN $3 THEN clock_timestamp() ELSE asked_at END,
+		    result = $4, reason = $5, lease = NULL,
+		    due_at = CASE WHEN $6 THEN clock_timestamp() + $7 * interval '1 second' END
+		WHERE id = $1 AND lease = $2`,
+		q.ID, q.Lease, asked, string(try.Result), optional(try.Reason), try.Again, try.Delay.Seconds())
+	return tag.RowsAffected() == 1, err
+}
+
+// ReturnQuestion gives a lease back under which nobody was asked.
+func (s *Store) ReturnQuestion(ctx context.Context, q *relay.Question) error {
+	_, err := s.pool.Exec(ctx, `
+		UPDATE questions SET due_at = now(), lease = NULL
+		WHERE id = $1 AND lease = $2`, q.ID, q.Lease)
+	return translate("returning a question", err)
+}
+
+// KeepAnswer keeps the answer with its event, which is to be decided by it.
+// Until EndInquiry the question stays leased: if the node dies before, another
+// one decides the event by the same answer. It reports false where the lease
+// was lost.
+func (s *Store) KeepAnswer(ctx context.Context, q *relay.Question, result relay.Answered, answer []byte) (held bool, err error) {
+	err = s.inTx(ctx, "keeping an answer", func(tx pgx.Tx) error {
+		tag, err := tx.Exec(ctx, `
+			UPDATE questions SET tries = tries + 1, asked_at = clock_timestamp(), result = $3, reason = NULL
+			WHERE id = $1 AND lease = $2`, q.ID, q.Lease, string(result))
+		if held = tag.RowsAffected() == 1; err != nil || !held {
+			return err
+		}
+		_, err = tx.Exec(ctx, `
+			UPDATE events SET answer = $3
+			WHERE project_id = $1 AND id = $2 AND match = 'parked'`, q.ProjectID, q.EventID, answer)
+		return err
+	})
+	return held, err
+}
+
+// EndInquiry notes that an event was decided by its answer.
+func (s *Store) EndInquiry(ctx context.Context, q *relay.Question) error {
+	_, err := s.pool.Exec(ctx, `
+		UPDATE questions SET due_at = NULL, lease = NULL
+		WHERE id = $1 AND lease = $2 AND result IS NOT NULL`, q.ID, q.Lease)
+	return translate("ending a question", err)
+}
+
+// EndReconciliation ends the question of a wait, and with it the wait where it
+// is pending still: decide, which sees it locked, says how. A wait that was
+// closed meanwhile, or whose deadline was moved, is left as it is. It reports
+// false where the lease was lost.
+func (s *Store) EndReconciliation(
+	ctx context.Context, lease uuid.UUID, q *relay.Question, try Try, decide func(*relay.Wait) (Ending, error),
+) (deliveries []relay.Delivery, held bool, err error) {
+	err = s.inTx(ctx, "ending a reconciliation", func(tx pgx.Tx) error {
+		rows, _ := tx.Query(ctx, `
+			SELECT `+waitColumns+`, coalesce(c.asks, ''), coalesce(c.asks_source, 0), c.reconciled
+			FROM correlations c
+			WHERE c.id = $1
+			FOR UPDATE`, q.CorrelationID)
+		w, err := pgx.CollectExactlyOneRow(rows, scanOverdue)
+		if w, err = oneOrNotFound(w, err, "correlation"); err != nil {
+			return err
+		}
+		if held, err = recordTry(ctx, tx, q, try); err != nil || !held {
+			return err
+		}
+		if w.Reconciled == nil {
+			return nil // its deadline was moved: it will be asked for again
+		}
+		if w.Status == relay.Pending {
+			ending, err := decide(w.Wait)
+			if err != nil {
+				return err
+			}
+			if deliveries, err = endWaits(ctx, tx, lease, []Ending{ending}); err != nil {
+				return err
+			}
+		}
+		if !try.Result.Usable() {
+			return nil
+		}
+		_, err = tx.Exec(ctx, `UPDATE correlations SET reconciled = true WHERE id = $1`, q.CorrelationID)
+		return err
+	})
+	return deliveries, held, err
+}
+
+// QuestionRecord is a question as it is shown.
+type QuestionRecord struct {
+	About     string
+	Tries     int
+	CreatedAt time.Time
+	AskedAt   *time.Time
+	NextAt    *time.Time // where another try follows and none is under way
+	Result    relay.Answered
+	Reason    string
+}
+
+// QuestionsAbout returns the question about an event or a wait, where there
+// is one.
+func (s *Store) QuestionsAbout(ctx context.Context, projectID int64, id uuid.UUID) ([]QuestionRecord, error) {
+	rows, _ := s.pool.Query(ctx, `
+		SELECT about, tries, created_at, asked_at, CASE WHEN lease IS NULL THEN due_at END, coalesce(result, ''), coalesce(reason, '')
+		FROM questions
+		WHERE project_id = $1 AND (event_id = $2 OR correlation_id = $2)`, projectID, id)
+	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[QuestionRecord])
+	return list, translate("reading questions", err)
+}
