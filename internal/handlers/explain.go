@@ -2,15 +2,12 @@ package handlers
 
 import (
 	"context"
-	"errors"
-	"net/http"
-	"slices"
+	"time"
 
 	"github.com/google/uuid"
 
 	"relay.example/relay/internal/intake"
 	"relay.example/relay/internal/plan"
-	"relay.example/relay/internal/provider"
 	"relay.example/relay/internal/relay"
 	"relay.example/relay/internal/store"
 )
@@ -118,10 +115,11 @@ func showLooked(l intake.Looked) lookedAt {
 	return out
 }
 
-// readAgain reads the kept bytes of an event as its source reads them today,
-// or says why they cannot be.
+// readAgain reads an event as its source reads it today, or says why that
+// cannot be.
 func (h *Handlers) readAgain(projectID int64, e *store.EventRecord) (_ *relay.Callback, unread string) {
-	src := h.cfg.Directory.Current().SourceByID(e.SourceID)
+	now := h.cfg.Directory.Current()
+	src := now.SourceByID(e.SourceID)
 	switch {
 	case e.Verdict == relay.Rejected:
 		return nil, "nothing is looked up by what is not genuine"
@@ -132,66 +130,14 @@ func (h *Handlers) readAgain(projectID int64, e *store.EventRecord) (_ *relay.Ca
 	case src.Err != nil:
 		return nil, "its source cannot be used at the moment: the source's last_error says why"
 	}
-	readings, err := src.Endpoint.Read(keptRequest(e))
-	if err != nil {
-		detail := "its body cannot be read"
-		var why *provider.Unreadable
-		if errors.As(err, &why) {
-			detail = why.Detail
-		}
-		return nil, detail
+	cb, err := now.ReadAgain(e.Callback(), time.Now())
+	switch {
+	case err != nil:
+		return nil, "today's configuration cannot read it: " + err.Error()
+	case cb.Reason != "":
+		return nil, "its body cannot be read: " + cb.Reason
 	}
-	reading, ok := readingOf(readings, e)
-	if !ok {
-		return nil, "its body holds several events, and today's configuration cannot tell which of them this one is"
-	}
-	if src.Endpoint.ReadsURL() {
-		addURL(&reading, e)
-	}
-	if e.Answer != nil {
-		// One that cannot be read names nobody.
-		_, _ = src.Endpoint.AddAnswer(&reading, e.Answer)
-	}
-	return &relay.Callback{
-		ID: e.ID, ProjectID: projectID, SourceID: e.SourceID, Verdict: e.Verdict,
-		Reading: reading, Body: e.Body, ReceivedAt: e.ReceivedAt,
-	}, ""
-}
-
-// keptRequest is the request of an event, as far as it is kept: its URL, and
-// with it path token and query, is not.
-func keptRequest(e *store.EventRecord) *provider.Request {
-	header := http.Header{}
-	for name, value := range e.Headers {
-		header.Set(name, value)
-	}
-	return &provider.Request{Method: http.MethodPost, Header: header, Body: e.Body}
-}
-
-// readingOf picks the reading of this event among all of its body.
-func readingOf(readings []relay.Reading, e *store.EventRecord) (relay.Reading, bool) {
-	if len(readings) == 1 {
-		return readings[0], true
-	}
-	alike := slices.DeleteFunc(slices.Clone(readings), func(r relay.Reading) bool {
-		return r.EventID != e.ProviderEventID || r.Type != e.Type
-	})
-	if len(alike) == 1 {
-		return alike[0], true
-	}
-	return relay.Reading{}, false
-}
-
-// addURL puts the token that stood in the event's URL before all other
-// fields. The URL itself is not kept. What it named is, where no wait was
-// found; and what nobody signed found its wait by the token alone.
-func addURL(r *relay.Reading, e *store.EventRecord) {
-	named := func(c relay.Candidate) bool { return c.Value == e.Token }
-	signed := e.Verdict != relay.Unsigned
-	if e.Token == "" || e.CorrelationID != nil && signed || slices.ContainsFunc(r.Candidates, named) {
-		return
-	}
-	r.Candidates = slices.Insert(r.Candidates, 0, relay.Candidate{Place: "url", Value: e.Token})
+	return &cb, ""
 }
 
 // compare holds the event against the filter and the expectations of its wait:

@@ -71,11 +71,6 @@ func (e *Endpoint) HeadersRead() []string { return slices.Clone(e.headers) }
 // worth keeping of a callback that was verified already.
 func (e *Endpoint) HeadersParsed() []string { return slices.Clone(e.parsed) }
 
-// ReadsURL reports whether a token may stand in the URL of a callback.
-func (e *Endpoint) ReadsURL() bool {
-	return slices.ContainsFunc(e.candidates, func(p part) bool { return p.kind == partPath || p.kind == partQuery })
-}
-
 // CredentialHeaders lists those of HeadersRead that carry the secret itself,
 // and must not be kept in clear.
 func (e *Endpoint) CredentialHeaders() []string {

@@ -36,9 +36,21 @@ type EventRecord struct {
 	Format          relay.Format
 	Body            []byte // nil once retention has blanked it, and in lists
 	Answer          []byte // of its provider, where that was asked about it; nil in lists
+
+	projectID int64
+	headers   []byte
+	request   requestParts // nothing in lists
 }
 
-const eventColumns = `e.id, e.source_id, coalesce(s.name, ''), e.received_at, e.verdict, e.match, e.rule, coalesce(e.reason, ''),
+// Callback is the event as it came, to be read again.
+func (e *EventRecord) Callback() relay.Callback {
+	return relay.Callback{
+		ID: e.ID, ProjectID: e.projectID, SourceID: e.SourceID, Verdict: e.Verdict, Body: e.Body, Headers: e.headers, ReceivedAt: e.ReceivedAt,
+		PathToken: e.request.Path, Query: e.request.Query, Item: e.request.Item, Answer: e.Answer,
+	}
+}
+
+const eventColumns = `e.project_id, e.id, e.source_id, coalesce(s.name, ''), e.received_at, e.verdict, e.match, e.rule, coalesce(e.reason, ''),
 	coalesce(e.outcome, ''), coalesce(e.type, ''), coalesce(e.provider_event_id, ''), e.correlation_id, e.duplicate_of,
 	coalesce(c.token, e.token, ''), e.payment, e.form, e.headers, e.format`
 
@@ -48,11 +60,11 @@ const eventJoins = `
 
 func scanEvent(row pgx.CollectableRow) (*EventRecord, error) {
 	e := &EventRecord{}
-	var payment, form, headers []byte
+	var payment, form, request []byte
 	var packing int64
-	err := row.Scan(&e.ID, &e.SourceID, &e.Source, &e.ReceivedAt, &e.Verdict, &e.Match, &e.Rule, &e.Reason,
+	err := row.Scan(&e.projectID, &e.ID, &e.SourceID, &e.Source, &e.ReceivedAt, &e.Verdict, &e.Match, &e.Rule, &e.Reason,
 		&e.Outcome, &e.Type, &e.ProviderEventID, &e.CorrelationID, &e.DuplicateOf,
-		&e.Token, &payment, &form, &headers, &e.Format, &e.Body, &packing, &e.Answer)
+		&e.Token, &payment, &form, &e.headers, &e.Format, &e.Body, &packing, &e.Answer, &request)
 	if err != nil {
 		return nil, err
 	}
@@ -62,7 +74,7 @@ func scanEvent(row pgx.CollectableRow) (*EventRecord, error) {
 	for _, part := range []struct {
 		raw []byte
 		to  any
-	}{{payment, &e.Payment}, {form, &e.Form}, {headers, &e.Headers}} {
+	}{{payment, &e.Payment}, {form, &e.Form}, {e.headers, &e.Headers}, {request, &e.request}} {
 		if part.raw == nil {
 			continue
 		}
@@ -76,7 +88,7 @@ func scanEvent(row pgx.CollectableRow) (*EventRecord, error) {
 // Event returns one event of a project with its bytes.
 func (s *Store) Event(ctx context.Context, projectID int64, id uuid.UUID) (*EventRecord, error) {
 	rows, _ := s.pool.Query(ctx, `
-		SELECT `+eventColumns+`, e.body, e.packing, e.answer
+		SELECT `+eventColumns+`, e.body, e.packing, e.answer, e.request
 		FROM events e `+eventJoins+`
 		WHERE e.project_id = $1 AND e.id = $2`, projectID, id)
 	e, err := pgx.CollectExactlyOneRow(rows, scanEvent)
@@ -118,7 +130,7 @@ func (f EventFilter) args(projectID int64, from uuid.UUID) []any {
 // Events lists events of a project, newest first, without their bytes.
 func (s *Store) Events(ctx context.Context, projectID int64, f EventFilter, p Page) ([]*EventRecord, error) {
 	rows, _ := s.pool.Query(ctx, `
-		SELECT `+eventColumns+`, NULL::bytea, 0::smallint, NULL::bytea
+		SELECT `+eventColumns+`, NULL::bytea, 0::smallint, NULL::bytea, NULL::json
 		FROM events e `+eventJoins+`
 		WHERE e.project_id = $1 AND e.id < $2 AND `+eventWhere+`
 		ORDER BY e.id DESC
@@ -132,7 +144,7 @@ func (s *Store) Events(ctx context.Context, projectID int64, f EventFilter, p Pa
 // the two has an index of its own.
 func (s *Store) EventsOf(ctx context.Context, w *relay.Wait, limit int) ([]*EventRecord, error) {
 	rows, _ := s.pool.Query(ctx, `
-		SELECT `+eventColumns+`, NULL::bytea, 0::smallint, NULL::bytea
+		SELECT `+eventColumns+`, NULL::bytea, 0::smallint, NULL::bytea, NULL::json
 		FROM ((SELECT project_id, id FROM events WHERE correlation_id = $2 ORDER BY id DESC LIMIT $4)
 		      UNION
 		      (SELECT project_id, id FROM events WHERE project_id = $1 AND token = $3 ORDER BY id DESC LIMIT $4)) named

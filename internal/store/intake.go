@@ -337,7 +337,7 @@ func queueEvents(b *pgx.Batch, callbacks []relay.Callback, decisions []Decision)
 	for i := range callbacks {
 		c, d := &callbacks[i], &decisions[i]
 		if !oversized(c, d) {
-			headers[i], requests[i] = optional(string(c.Headers)), requestJSON(c, d)
+			headers[i], requests[i] = optional(string(c.Headers)), requestJSON(c)
 			bodies[i], packings[i] = pack(c.Body)
 		}
 	}

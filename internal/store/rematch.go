@@ -138,13 +138,14 @@ type requestParts struct {
 // maxQuery is the longest query that is kept, in bytes: no provider's is.
 const maxQuery = 4 << 10
 
-// requestJSON keeps what it takes to read an event again, where it may be.
-func requestJSON(c *relay.Callback, d *Decision) *string {
+// requestJSON keeps what it takes to read an event again besides its body and
+// headers: nothing of nearly all of them.
+func requestJSON(c *relay.Callback) *string {
 	r := requestParts{Path: clean(c.PathToken), Query: cleanText(c.Query), Item: c.Item}
 	if len(r.Query) > maxQuery {
 		r.Query = ""
 	}
-	if r == (requestParts{}) || !slices.Contains(relay.Undone, d.Match) {
+	if r == (requestParts{}) {
 		return nil
 	}
 	return mustJSON(r)
