@@ -21,6 +21,7 @@ func TestMain(m *testing.M) { storetest.Main(m) }
 type node struct {
 	*intake.Intake
 	directory  *directory.Directory
+	plans      *plan.Cache
 	mu         sync.Mutex
 	handedOver []relay.Delivery
 }
@@ -28,7 +29,7 @@ type node struct {
 // newNode returns a node that does not run yet.
 func newNode(t *testing.T, s *store.Store) *node {
 	t.Helper()
-	n := &node{}
+	n := &node{plans: plan.NewCache(s.Plan)}
 	log := slog.New(slog.DiscardHandler)
 	d, err := directory.New(directory.Config{Store: s, PublicURL: "http://relay.example", Log: log})
 	if err != nil {
@@ -37,7 +38,7 @@ func newNode(t *testing.T, s *store.Store) *node {
 	if err := d.Load(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	in, err := intake.New(intake.Config{Store: s, Plans: plan.NewCache(s.Plan), Directory: d, HandOver: n.take, Log: log})
+	in, err := intake.New(intake.Config{Store: s, Plans: n.plans, Directory: d, HandOver: n.take, Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}
