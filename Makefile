@@ -8,10 +8,10 @@ SHELL      := /bin/bash
 # One package's tests may take this long with the race detector on two busy cores.
 TEST_TIMEOUT ?= 10m
 
-.PHONY: help run build test bench check fmt lint formatted tidy migrations deployments portable release FORCE
+.PHONY: help run build test bench bench-promises check fmt lint formatted tidy migrations deployments portable release FORCE
 
 help: ## list the targets
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
 
 run: ## install PostgreSQL where it is missing, build, and play the demo
 	@.ci/install-postgres
@@ -31,6 +31,9 @@ KEPT := docs/bench/latest.json
 bench: build ## measure this machine, about 10 minutes, and compare with the figures that are kept
 	.bin/relay bench --runs 3 --bodies 3072,20480 $(if $(wildcard $(KEPT)),--compare $(KEPT)) \
 		--json $(KEPT) --markdown docs/performance.md
+
+bench-promises: build ## measure what each promise costs, about half an hour, and keep it
+	.bin/relay bench promises --runs 3 --duration 6s --json docs/bench/promises.json --markdown docs/performance.md
 
 check: formatted lint tidy migrations deployments portable ## hold the code to its rules: what CI asks besides the tests
 	go vet ./...

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,10 +22,11 @@ import (
 
 // benchCommand measures the relay on this machine.
 type benchCommand struct {
-	Run    benchRunCommand    `cmd:"" default:"withargs" help:"Measure: load generator, sink and relay as processes of their own."`
-	Growth benchGrowthCommand `cmd:"" help:"Measure with empty and with full tables, and set them side by side."`
-	Fill   benchFillCommand   `cmd:"" help:"Make a new database as full as years of use would."`
-	Sink   benchSinkCommand   `cmd:"" hidden:"" help:"Stand where the bot platform would be."`
+	Run      benchRunCommand      `cmd:"" default:"withargs" help:"Measure: load generator, sink and relay as processes of their own."`
+	Growth   benchGrowthCommand   `cmd:"" help:"Measure with empty and with full tables, and set them side by side."`
+	Promises benchPromisesCommand `cmd:"" help:"Measure what each promise costs: the same load with it and without."`
+	Fill     benchFillCommand     `cmd:"" help:"Make a new database as full as years of use would."`
+	Sink     benchSinkCommand     `cmd:"" hidden:"" help:"Stand where the bot platform would be."`
 }
 
 // benchFlags are what the commands that measure have in common. Dir is not
@@ -236,6 +238,56 @@ func (f rowFlags) fill(ctx context.Context, p *program, pg *benchServer, plan be
 		return err
 	}
 	return bench.Fill(ctx, target, plan, pg.url, f.Correlations, f.Events)
+}
+
+type benchPromisesCommand struct {
+	benchFlags
+	Callbacks int      `default:"20000" help:"Of each busy load."`
+	Only      []string `sep:"none" placeholder:"NAME" help:"Measure only this pair; may be given several times."`
+}
+
+// sharedWaits is how many waits pairs may leave behind them before the next
+// pair gets a new database: fewer than a pair at its full size does.
+const sharedWaits = 20_000
+
+// Run measures pair by pair.
+func (c *benchPromisesCommand) Run(ctx context.Context, p *program) error {
+	plan := bench.PairPlan{Plan: c.plan(p), Rounds: max(1, c.Runs), Callbacks: c.Callbacks}
+	costs := &bench.Costs{
+		Version: thisEdition().short(), Machine: machine(), Date: time.Now().UTC(),
+		Settings: fmt.Sprintf("%d callbacks of %d bytes a busy load, %s a quiet one", c.Callbacks, c.Body, c.Duration),
+	}
+	names, err := bench.Pairs(c.Only...)
+	if err != nil {
+		return err
+	}
+	for some := range slices.Chunk(names, max(1, sharedWaits/max(1, plan.Waits()))) {
+		if err := c.pairs(ctx, p, plan, some, costs); err != nil {
+			return err
+		}
+	}
+	costs.Text(p.stdout)
+	return c.keep(costs, "promises")
+}
+
+// pairs measures some pairs on a new database that is removed afterwards.
+func (c *benchPromisesCommand) pairs(ctx context.Context, p *program, plan bench.PairPlan, names []string, into *bench.Costs) (err error) {
+	pg, remove, err := c.postgres(ctx, p)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, remove()) }()
+	target, stop, err := startTarget(ctx, p, pg)
+	defer stop()
+	if err != nil {
+		return err
+	}
+	if into.Postgres, err = target.Probe.Parameters(ctx); err != nil {
+		return err
+	}
+	measured, err := bench.MeasurePairs(ctx, target, plan, names)
+	into.Pairs = append(into.Pairs, measured...)
+	return err
 }
 
 type benchFillCommand struct {

@@ -1,16 +1,19 @@
 package main
 
 import (
+	"encoding/json"
 	"io"
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/alecthomas/kong"
 
+	"relay.example/relay/internal/bench"
 	"relay.example/relay/internal/relay"
 	"relay.example/relay/internal/seal"
 	"relay.example/relay/internal/store"
@@ -44,6 +47,57 @@ func TestBenchIsDocumented(t *testing.T) {
 	}
 	if found < 12 {
 		t.Errorf("found %d flags of relay bench, want them all", found)
+	}
+}
+
+// A pair of each kind can be measured, both sides of it, and what was measured
+// is written down.
+func TestBenchPromises(t *testing.T) {
+	t.Parallel()
+	program, dir := build(t), t.TempDir()
+	kept, page := filepath.Join(dir, "promises.json"), filepath.Join(dir, "promises.md")
+	names, err := bench.Pairs("genuine", "durable before the answer", "money is never silent", "superseding")
+	if err != nil {
+		t.Fatal(err)
+	}
+	args := []string{
+		"bench", "promises", "--callbacks", "40", "--duration", "40ms", "--connections", "8",
+		"--json", kept, "--markdown", page,
+	}
+	for _, name := range names {
+		args = append(args, "--only", name)
+	}
+	out, err := exec.CommandContext(t.Context(), program, args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("measuring: %v\n%s", err, out)
+	}
+	raw, err := os.ReadFile(kept)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var costs bench.Costs
+	if err := json.Unmarshal(raw, &costs); err != nil {
+		t.Fatal(err)
+	}
+	if len(costs.Pairs) != len(names) {
+		t.Fatalf("got %d pairs, want %d", len(costs.Pairs), len(names))
+	}
+	tables, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, p := range costs.Pairs {
+		for _, s := range slices.Concat(p.With, p.Without) {
+			if p.Name != names[i] || s.Busy.Count != 40 || s.Quiet.Count != 2 || s.Busy.WAL <= 0 || p.Registers == (s.Busy.ResumeP50 > 0) {
+				t.Errorf("%s: got %+v, want 40 and 2 requests, and what they cost", names[i], s)
+			}
+		}
+		if len(p.With) != 2 || len(p.Without) != 2 || !strings.Contains(string(tables), "| "+p.Name+" |") {
+			t.Errorf("%s: got %d measurements with and %d without, want 2 of each, and a row in %s", p.Name, len(p.With), len(p.Without), tables)
+		}
+	}
+	if out, err := exec.CommandContext(t.Context(), program, "bench", "promises", "--only", "nothing").CombinedOutput(); err == nil || !strings.Contains(string(out), "genuine") {
+		t.Errorf("a pair that is not there: got %v, %s, want those that are named", err, out)
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"os"
@@ -122,7 +123,7 @@ func newBench(t Target, p Plan) *bench {
 	return &bench{
 		sent: map[string][]sending{},
 		t:    t, p: p, sink: sinkClient{t.SinkControl},
-		c: &caller{address: t.Relay, key: t.APIKey, secret: secret, run: rand.Uint64(), size: p.Body}, //nolint:gosec // figures, no secrets
+		c: &caller{address: t.Relay, key: t.APIKey, secret: secret, run: rand.Uint64(), size: p.Body, manner: usual}, //nolint:gosec // figures, no secrets
 	}
 }
 
@@ -143,24 +144,35 @@ func (b *bench) warm(ctx context.Context) error {
 
 // configure gives the relay the one flow that is measured.
 func (b *bench) configure(ctx context.Context) error {
-	for path, body := range map[string]any{
-		"destinations/sink": map[string]any{"platform": "certainly", "base_url": "http://" + b.t.SinkCalls, "token": "bench"},
-		"sources/stripe":    map[string]any{"provider": "stripe", "secret": secret},
-	} {
-		if err := b.put(ctx, path, body); err != nil {
-			return err
-		}
+	if err := b.put(ctx, "destinations/sink", b.destination(nil)); err != nil {
+		return err
 	}
-	return b.put(ctx, "flows/bench", map[string]any{
-		"destination": "sink", "source": "stripe", "link": "https://buy.stripe.com/bench", "expires_in": "3d",
-		"expect": map[string]any{"currency": "EUR"},
-		"on": map[string]any{
-			"completed": map[string]any{"module_id": 1, "custom_vars": map[string]any{
-				"amount": "{{ payment.amount }}", "text": "Paid {{ payment.amount_text }} {{ payment.currency }}",
-			}},
-			"default": map[string]any{"module_id": 2},
-		},
-	})
+	if err := b.put(ctx, "sources/stripe", map[string]any{"provider": "stripe", "secret": secret}); err != nil {
+		return err
+	}
+	return b.put(ctx, "flows/"+usual.flow, flow("sink", usual.source, nil))
+}
+
+// destination is the sink, with fields that differ from the usual.
+func (b *bench) destination(other map[string]any) map[string]any {
+	d := map[string]any{"platform": "certainly", "base_url": "http://" + b.t.SinkCalls, "token": "bench"}
+	maps.Copy(d, other)
+	return d
+}
+
+// flow is what the waits do, with actions besides the usual.
+func flow(destination, source string, actions map[string]any) map[string]any {
+	on := map[string]any{
+		"completed": map[string]any{"module_id": 1, "custom_vars": map[string]any{
+			"amount": "{{ payment.amount }}", "text": "Paid {{ payment.amount_text }} {{ payment.currency }}",
+		}},
+		"default": map[string]any{"module_id": 2},
+	}
+	maps.Copy(on, actions)
+	return map[string]any{
+		"destination": destination, "source": source, "link": "https://buy.stripe.com/bench", "expires_in": "3d",
+		"expect": map[string]any{"currency": "EUR"}, "on": on,
+	}
 }
 
 func (b *bench) put(ctx context.Context, path string, body any) error {
@@ -216,6 +228,11 @@ func (b *bench) stock(ctx context.Context, count float64) error {
 // accepted and not yet resumed, the load waits. A refused callback leaves its
 // place taken, so that a relay which refuses is not pressed harder.
 func (b *bench) sustained(ctx context.Context) (*load, error) {
+	return b.sustain(ctx, b.p.Duration, b.c.callBack)
+}
+
+// sustain does that for some time, or until the request says that it is enough.
+func (b *bench) sustain(ctx context.Context, d time.Duration, one request) (*load, error) {
 	window := make(chan struct{}, behind)
 	watching, stop := context.WithCancel(ctx)
 	defer stop()
@@ -235,7 +252,7 @@ func (b *bench) sustained(ctx context.Context) (*load, error) {
 			pause(watching, look)
 		}
 	}()
-	l, err := b.c.closedLoop(ctx, slices.Max(b.p.Connections), b.p.Duration, b.c.callBack, func(ctx context.Context) {
+	l, err := b.c.closedLoop(ctx, slices.Max(b.p.Connections), d, one, func(ctx context.Context) {
 		select {
 		case window <- struct{}{}:
 		case <-ctx.Done():

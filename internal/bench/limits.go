@@ -64,7 +64,7 @@ func Limits(ctx context.Context, f Floor, p Plan) ([]Limit, error) {
 	if err := d.Load(ctx); err != nil {
 		return nil, err
 	}
-	c := &caller{secret: secret, run: rand.Uint64(), size: p.Body} //nolint:gosec // figures, no secrets
+	c := &caller{secret: secret, run: rand.Uint64(), size: p.Body, manner: usual} //nolint:gosec // figures, no secrets
 	rate, err := statementRate(ctx, f, d, c)
 	if err != nil {
 		return nil, err

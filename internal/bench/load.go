@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"net/http"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -25,6 +26,7 @@ type caller struct {
 	secret  string // of its Stripe source
 	run     uint64 // what this run's callbacks are drawn from
 	size    int    // of a callback, in bytes
+	manner  manner
 
 	// next is the number of the next user to be registered; used, of the
 	// next one to be called back.
@@ -33,6 +35,19 @@ type caller struct {
 	mu     sync.Mutex
 	tokens []string // by number of the user
 }
+
+// manner is what the requests of a load are like.
+type manner struct {
+	flow   string // that waits are registered for
+	source string // that callbacks come to
+	short  bool   // a callback holds what is read of it, and nothing else
+	// fields appends what a registration holds besides its user and flow,
+	// each with a comma before it. nil: nothing.
+	fields func(b []byte, user int) []byte
+}
+
+// usual is the manner of the phases.
+var usual = manner{flow: "bench", source: "stripe"}
 
 // load is what one run of requests came to.
 type load struct {
@@ -147,18 +162,42 @@ func (c *caller) openLoop(ctx context.Context, rate float64, d time.Duration, on
 	return l, err
 }
 
+// atMost ends a request when it has been made count times.
+func atMost(count int, one request) request {
+	var made atomic.Int64
+	return func(k *conn) (user, status int, more bool, err error) {
+		if made.Add(1) > int64(count) {
+			return 0, 0, false, nil
+		}
+		return one(k)
+	}
+}
+
 // register registers one wait of a new user.
 func (c *caller) register(k *conn) (user, status int, more bool, err error) {
 	n := int(c.next.Add(1)) - 1
-	body := `{"user_id":"` + userPrefix + strconv.Itoa(n) + `","flow":"bench"}`
-	status, answer, err := k.post("/v1/correlations", []byte("Authorization: Bearer "+c.key+"\r\n"), []byte(body))
-	if err != nil || status != 201 {
-		return n, status, true, err
+	status, err = c.registerUser(k, n)
+	return n, status, true, err
+}
+
+// registerUser registers a wait of one user, and remembers its token.
+func (c *caller) registerUser(k *conn, n int) (status int, err error) {
+	var room [256]byte
+	body := append(room[:0], `{"user_id":"`+userPrefix...)
+	body = strconv.AppendInt(body, int64(n), 10)
+	body = append(append(append(body, `","flow":"`...), c.manner.flow...), '"')
+	if c.manner.fields != nil {
+		body = c.manner.fields(body, n)
+	}
+	body = append(body, '}')
+	status, answer, err := k.post("/v1/correlations", []byte("Authorization: Bearer "+c.key+"\r\n"), body)
+	if err != nil || status != http.StatusCreated {
+		return status, err
 	}
 	const field = `"token":"`
 	at := bytes.Index(answer, []byte(field))
 	if at < 0 || len(answer) < at+len(field)+22 {
-		return n, status, false, fmt.Errorf("registering: the answer has no token: %s", answer)
+		return status, fmt.Errorf("registering: the answer has no token: %s", answer)
 	}
 	token := string(answer[at+len(field) : at+len(field)+22])
 	c.mu.Lock()
@@ -167,18 +206,24 @@ func (c *caller) register(k *conn) (user, status int, more bool, err error) {
 		c.tokens = append(c.tokens, make([]string, max(1024, len(c.tokens)))...)
 	}
 	c.tokens[n] = token
-	return n, status, true, nil
+	return status, nil
+}
+
+// takeStock takes the next user that was registered and not called back. The
+// token is "" when there is none.
+func (c *caller) takeStock() (user int, token string) {
+	n := int(c.used.Add(1)) - 1
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if n < len(c.tokens) {
+		token = c.tokens[n]
+	}
+	return n, token
 }
 
 // callBack sends the callback of the next user that was registered.
 func (c *caller) callBack(k *conn) (user, status int, more bool, err error) {
-	n := int(c.used.Add(1)) - 1
-	c.mu.Lock()
-	token := ""
-	if n < len(c.tokens) {
-		token = c.tokens[n]
-	}
-	c.mu.Unlock()
+	n, token := c.takeStock()
 	if token == "" {
 		return n, 0, false, nil
 	}
@@ -188,10 +233,14 @@ func (c *caller) callBack(k *conn) (user, status int, more bool, err error) {
 
 // post makes, signs and sends one callback.
 func (c *caller) post(k *conn, n int, token string) (status int, err error) {
+	if c.manner.short {
+		return c.send(k, k.event.writeShort(c.run, n, token))
+	}
 	return c.send(k, k.event.write(c.run, n, token, c.size))
 }
 
-// send signs and sends a callback. Its time is now, so it is signed now.
+// send signs and sends a callback. Its time is now, so it is signed now: also
+// for a source that asks for no signature, so that making it costs alike.
 func (c *caller) send(k *conn, body []byte) (status int, err error) {
 	if k.mac == nil {
 		k.mac = hmac.New(sha256.New, []byte(c.secret))
@@ -207,6 +256,6 @@ func (c *caller) send(k *conn, body []byte) (status int, err error) {
 	h = append(h, ",v1="...)
 	h = hex.AppendEncode(h, k.mac.Sum(k.sum[:0]))
 	h = append(h, "\r\n"...)
-	status, _, err = k.post("/in/default/stripe", h, body)
+	status, _, err = k.post("/in/default/"+c.manner.source, h, body)
 	return status, err
 }

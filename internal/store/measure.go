@@ -2,6 +2,8 @@ package store
 
 import (
 	"context"
+	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -36,15 +38,23 @@ func (p *Probe) WAL(ctx context.Context) (n int64, err error) {
 
 // FullPages returns how many bytes between two positions of WAL are images of
 // whole pages, which the first change of a page after a checkpoint writes.
-// Only what has reached the disk is looked at. known is false where the server
-// cannot tell.
+// known is false where the server cannot tell.
 func (p *Probe) FullPages(ctx context.Context, from, to int64) (n int64, known bool, err error) {
 	if !p.inspect || from == to {
 		return 0, p.inspect, nil
 	}
+	// Only what has reached the disk can be looked at: a commit that waits
+	// takes along what others have not waited for.
+	if _, err := p.conn.Exec(ctx, `
+		BEGIN;
+		SET LOCAL synchronous_commit = on;
+		SELECT pg_logical_emit_message(true, 'relay bench', '');
+		COMMIT`); err != nil {
+		return 0, false, translate("bringing the WAL to the disk", err)
+	}
 	err = p.conn.QueryRow(ctx, `
 		SELECT coalesce(sum(fpi_size), 0)::bigint
-		FROM pg_get_wal_stats('0/0'::pg_lsn + $1::bigint, least('0/0'::pg_lsn + $2::bigint, pg_current_wal_flush_lsn()))`,
+		FROM pg_get_wal_stats('0/0'::pg_lsn + $1::bigint, '0/0'::pg_lsn + $2::bigint)`,
 		from, to).Scan(&n)
 	return n, true, translate("reading what the WAL is made of", err)
 }
@@ -53,6 +63,51 @@ func (p *Probe) FullPages(ctx context.Context, from, to int64) (n int64, known b
 func (p *Probe) Checkpoint(ctx context.Context) error {
 	_, err := p.conn.Exec(ctx, `CHECKPOINT`)
 	return translate("making a checkpoint", err)
+}
+
+// The server tells its sessions of new settings by a signal.
+const (
+	reloadWait = 5 * time.Second
+	reloadLook = 5 * time.Millisecond
+)
+
+// CommitToDisk has commits wait for the disk, or not: on the whole server, so
+// it is for a private one. It returns when the setting is there; sessions that
+// are open have it with their next statement.
+func (p *Probe) CommitToDisk(ctx context.Context, wait bool) error {
+	want, sql := "off", `ALTER SYSTEM SET synchronous_commit = off`
+	if wait {
+		want, sql = "on", `ALTER SYSTEM SET synchronous_commit = on`
+	}
+	for _, step := range []string{sql, `SELECT pg_reload_conf()`} {
+		if _, err := p.conn.Exec(ctx, step); err != nil {
+			return translate("setting how commits wait", err)
+		}
+	}
+	for deadline := time.Now().Add(reloadWait); time.Now().Before(deadline); {
+		var is string
+		if err := p.conn.QueryRow(ctx, `SELECT current_setting('synchronous_commit')`).Scan(&is); err != nil {
+			return translate("setting how commits wait", err)
+		}
+		if is == want {
+			return nil
+		}
+		if _, err := p.conn.Exec(ctx, `SELECT pg_sleep($1)`, reloadLook.Seconds()); err != nil {
+			return translate("setting how commits wait", err)
+		}
+	}
+	return fmt.Errorf("setting how commits wait: the server has not made synchronous_commit %s within %s", want, reloadWait)
+}
+
+// LogSlots has the slots of conversations written to the WAL, or not: then a
+// crash of the server empties them. It is for a private server too.
+func (p *Probe) LogSlots(ctx context.Context, logged bool) error {
+	sql := `ALTER TABLE slots SET UNLOGGED`
+	if logged {
+		sql = `ALTER TABLE slots SET LOGGED`
+	}
+	_, err := p.conn.Exec(ctx, sql)
+	return translate("setting whether slots are logged", err)
 }
 
 // measured are the parameters that decide what a commit costs and promises.

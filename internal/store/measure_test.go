@@ -44,3 +44,19 @@ func TestProbe(t *testing.T) {
 		t.Errorf("between one position and the same: got %d, %v", n, err)
 	}
 }
+
+// A probe turns off what a pair of loads is to be without, and on again.
+func TestProbeSetsTheServer(t *testing.T) {
+	t.Parallel()
+	url := storetest.URL(t, true)
+	p := must(store.OpenProbe(t.Context(), url))(t)
+	defer p.Close(t.Context())
+	for _, logged := range []bool{false, true} {
+		if err := p.LogSlots(t.Context(), logged); err != nil {
+			t.Fatal(err)
+		}
+		if got := storetest.Query[bool](t, url, `SELECT relpersistence = 'p' FROM pg_class WHERE oid = 'slots'::regclass`); got != logged {
+			t.Errorf("slots are logged: got %t, want %t", got, logged)
+		}
+	}
+}
