@@ -80,11 +80,13 @@ const freeSlots = `
 
 // queuePassOn queues what gives the slots that the statement before has freed
 // to the next that wait, in order of creation; they are due at once. passedOn
-// is told their conversations.
+// is told their conversations. Mostly nobody waits. So that is asked first, of
+// an index that holds only those who do, and materialized so that it stays
+// first: the slots themselves are looked for where there is somebody.
 func queuePassOn(b *pgx.Batch, conversations []uuid.UUID, passedOn func(uuid.UUID)) {
 	conversations = slices.DeleteFunc(slices.Clone(conversations), func(id uuid.UUID) bool { return id == uuid.Nil })
 	b.Queue(`
-		WITH next AS (
+		WITH next AS MATERIALIZED (
 		    SELECT g.conversation, n.id, n.project_id
 		    FROM unnest($1::uuid[]) AS g (conversation)
 		    CROSS JOIN LATERAL (
@@ -94,10 +96,10 @@ func queuePassOn(b *pgx.Batch, conversations []uuid.UUID, passedOn func(uuid.UUI
 		        ORDER BY d.id
 		        LIMIT 1
 		    ) n
-		    WHERE NOT EXISTS (SELECT FROM slots s WHERE s.conversation = g.conversation)
 		), taken AS (
 		    INSERT INTO slots (conversation, delivery_id, project_id)
 		    SELECT conversation, id, project_id FROM next
+		    WHERE NOT EXISTS (SELECT FROM slots s WHERE s.conversation = next.conversation)
 		    ON CONFLICT (conversation) DO NOTHING
 		    RETURNING delivery_id, project_id
 		)
