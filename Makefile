@@ -8,7 +8,7 @@ SHELL      := /bin/bash
 # One package's tests may take this long with the race detector on two busy cores.
 TEST_TIMEOUT ?= 10m
 
-.PHONY: help run build test bench bench-promises check fmt lint formatted tidy migrations deployments portable release FORCE
+.PHONY: help run build test histories bench bench-promises check fmt lint formatted tidy migrations deployments portable release FORCE
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
@@ -24,6 +24,13 @@ build: ## build .bin/relay
 
 test: .bin/withpg ## test everything against a real PostgreSQL, with the race detector
 	.bin/withpg -- go test -race -timeout $(TEST_TIMEOUT) ./...
+
+# The test ends by itself when its time is nearly up.
+FOR ?= 10m
+
+histories: .bin/withpg ## play random histories on two nodes, for FOR (10m), or from SEED again
+	.bin/withpg -- go test -race -count=1 -run '^TestRandomHistories$$' -timeout $(FOR) ./internal/intake \
+		-rapid.checks 1000000 $(if $(SEED),-rapid.seed $(SEED))
 
 # What is kept is kept by a commit: docs/bench/latest.json and the page's tables.
 KEPT := docs/bench/latest.json

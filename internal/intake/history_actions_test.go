@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -42,6 +43,9 @@ func (h *history) drawNode() *wholeNode {
 
 // drawWait draws a wait that is there, or -1 for the token of nobody.
 func (h *history) drawWait() int {
+	if h.about > 0 {
+		return h.about
+	}
 	if len(h.seenWaits()) == 0 {
 		return -1
 	}
@@ -61,6 +65,20 @@ func (h *history) drawNews() news {
 		return draw(h.t, "which", h.sent...)
 	}
 	n := news{Number: len(h.sent) + 1, Type: draw(h.t, "type", newsTypes...)}
+	if h.about > 0 {
+		n.Wait = h.about
+	} else {
+		h.drawName(&n)
+	}
+	if n.Type == "completed" {
+		n.Payment, n.Wrong = draw(h.t, "payment", payments...), sometimes(h.t, "mismatch", 6)
+	}
+	h.sent = append(h.sent, n)
+	return n
+}
+
+// drawName draws what a callback names its wait by.
+func (h *history) drawName(n *news) {
 	switch draw(h.t, "named by", "token", "key", "reference", "token", "token and reference", "key", "nothing", "token of nobody", "token") {
 	case "token":
 		n.Wait = h.drawWait()
@@ -73,11 +91,15 @@ func (h *history) drawNews() news {
 	case "token of nobody":
 		n.Wait = -1
 	}
-	if n.Type == "completed" {
-		n.Payment, n.Wrong = draw(h.t, "payment", payments...), sometimes(h.t, "mismatch", 6)
+}
+
+// drawMeeting has all that happens at once be about one wait, in every other
+// case: else it would seldom meet. The meeting is over when end is called.
+func (h *history) drawMeeting() (end func()) {
+	if sometimes(h.t, "about one wait", 2) {
+		h.about = max(0, h.drawWait())
 	}
-	h.sent = append(h.sent, n)
-	return n
+	return func() { h.about = 0 }
 }
 
 func (h *history) drawCallback() *op { return h.callback(h.drawNode(), h.drawNews()) }
@@ -260,9 +282,11 @@ func (h *history) sweeping(at *wholeNode, what string, pass func(context.Context
 // there to shrink to.
 func (h *history) atOnce() {
 	ops := []*op{}
+	end := h.drawMeeting()
 	for range rapid.IntRange(1, 3).Draw(h.t, "how many") {
 		ops = append(ops, h.drawOne())
 	}
+	end()
 	h.do(ops...)
 }
 
@@ -287,12 +311,32 @@ func (h *history) oneBatch() {
 	at := h.drawNode()
 	g := &gathering{left: rapid.IntRange(1, 3).Draw(h.t, "how many"), done: make(chan struct{})}
 	ops := []*op{}
+	end := h.drawMeeting()
 	for range g.left {
 		ops = append(ops, h.callback(at, h.drawNews()))
 	}
+	end()
 	at.gather = g
-	h.do(ops...)
+	h.together(ops)
 	at.gather = nil
+	h.strongestWins(len(h.arrived) - len(ops))
+}
+
+// strongestWins holds that of the ends that came in one batch none was
+// stronger than the one that closed its wait. What is named by reference alone
+// may have been taught by another one of the batch: it comes second.
+func (h *history) strongestWins(before int) {
+	rank := func(n news) int { return slices.Index([]string{"completed", "failed", "cancelled", "expired"}, n.Type) }
+	for _, won := range h.model.events {
+		for _, lost := range h.model.events {
+			if won.number <= before || lost.number <= before || won.rule != "closed" || lost.wait != won.wait {
+				continue
+			}
+			if n := lost.news; rank(n) >= 0 && rank(n) < rank(won.news) && !n.Wrong && (n.Wait > 0 || n.Key != "") {
+				h.fail("of several ends in one batch a weaker one won", fmt.Sprintf("%s before %s", won.news, n))
+			}
+		}
+	}
 }
 
 // deadline lets the time of a wait pass.

@@ -24,8 +24,23 @@ import (
 // It lives here and not in a package of its own because only this one's tests
 // can call a commit and the look after it as two passes: with them a history
 // is the same each time, and shrinks.
+//
+// One half plays everything one after the other: such a history is the same
+// each time. The other half has things happen at once.
 func TestRandomHistories(t *testing.T) {
 	t.Parallel()
+	t.Run("one after the other", func(t *testing.T) {
+		t.Parallel()
+		playHistories(t, true)
+	})
+	t.Run("at once", func(t *testing.T) {
+		t.Parallel()
+		playHistories(t, false)
+	})
+}
+
+func playHistories(t *testing.T, calm bool) {
+	t.Helper()
 	w := newWorld(t)
 	// What things at once did once they may not do again: it is told when it is
 	// first seen, not only if it can be repeated.
@@ -34,7 +49,7 @@ func TestRandomHistories(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w.clear(t)
 		h := &history{
-			world: w, t: t, tell: tell, model: newModel(), tokens: map[int]string{}, numbers: map[string]int{},
+			world: w, t: t, tell: tell, calm: calm, model: newModel(), tokens: map[int]string{}, numbers: map[string]int{},
 			born: map[uuid.UUID]int{}, touched: map[uuid.UUID]bool{}, lost: map[string]int{}, forced: map[string]int{},
 		}
 		t.Repeat(map[string]func(*rapid.T){
@@ -73,6 +88,8 @@ type history struct {
 	model    *model
 	past     []string
 	step     int
+	calm     bool // nothing happens at once
+	about    int  // the wait that all that is drawn is about; 0: any
 	wishes   []wish
 	sent     []news
 	arrived  []news           // as often as they were sent
@@ -113,8 +130,21 @@ func (h *history) note(format string, args ...any) {
 	h.past = append(h.past, fmt.Sprintf("%3d  %s", h.step, fmt.Sprintf(format, args...)))
 }
 
-// do has things happen at once and holds the tables against the model.
+// do has things happen, at once unless all is calm, and holds the tables
+// against the model.
 func (h *history) do(ops ...*op) {
+	h.t.Helper()
+	if !h.calm {
+		h.together(ops)
+		return
+	}
+	for _, o := range ops {
+		h.together([]*op{o})
+	}
+}
+
+// together has things happen at once.
+func (h *history) together(ops []*op) {
 	h.t.Helper()
 	var running sync.WaitGroup
 	errs := make([]error, len(ops))

@@ -1,6 +1,7 @@
 package intake_test
 
 import (
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -201,17 +202,19 @@ func (n *wholeNode) Register(_ context.Context, r store.Registration) (store.Reg
 	return registered[0], errs[0]
 }
 
+// commit commits c with the others, all in the order of their ids: that in
+// which they have come is never the same twice.
 func (g *gathering) commit(in *intake.Intake, c relay.Callback) (relay.Receipt, error) {
 	g.mu.Lock()
-	at := len(g.batch)
 	g.batch = append(g.batch, c)
-	g.left--
-	if g.left == 0 {
+	if g.left--; g.left == 0 {
+		slices.SortFunc(g.batch, func(a, b relay.Callback) int { return cmp.Compare(a.Reading.EventID, b.Reading.EventID) })
 		g.receipts, g.errs = in.CommitTogether(g.batch)
 		close(g.done)
 	}
 	g.mu.Unlock()
 	<-g.done
+	at := slices.IndexFunc(g.batch, func(other relay.Callback) bool { return other.ID == c.ID })
 	return g.receipts[at], g.errs[at]
 }
 
@@ -384,17 +387,19 @@ type call struct {
 	told         bool // it was held, and no longer is
 }
 
-// door is the platform. It answers as a history says, in the order in which
-// calls come; then it takes them all.
+// door is the platform. It answers the first calls of each conversation as a
+// history says, and takes those that follow.
 type door struct {
 	*httptest.Server
 	mu       sync.Mutex
 	answers  []string
 	calls    []*call
+	asked    map[string]int // calls of a conversation since then
 	underway map[string]bool
 	twice    string        // the conversation that was called twice at a time
 	gate     chan struct{} // closed when held calls may be answered
 	held     int           // calls that wait for that
+	leaving  sync.WaitGroup
 }
 
 // The answers of the door.
@@ -418,6 +423,7 @@ func (d *door) clear() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.answers, d.calls, d.underway, d.twice = nil, nil, map[string]bool{}, ""
+	d.asked = map[string]int{}
 	d.gate, d.held = make(chan struct{}), 0
 }
 
@@ -425,7 +431,7 @@ func (d *door) clear() {
 func (d *door) next(answers ...string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.answers = answers
+	d.answers, d.asked = answers, map[string]int{}
 }
 
 // waiting is how many calls wait before the gate.
@@ -449,16 +455,17 @@ func (d *door) came() []*call {
 	return slices.Clone(d.calls)
 }
 
-// open lets the calls that wait go on.
+// open lets the calls that wait go on, and returns once they have left.
 func (d *door) open() {
 	d.mu.Lock()
-	defer d.mu.Unlock()
 	d.held, d.answers = 0, nil
 	for _, c := range d.calls {
 		c.told = true
 	}
 	close(d.gate)
 	d.gate = make(chan struct{})
+	d.mu.Unlock()
+	d.leaving.Wait()
 }
 
 func (d *door) serve(rw http.ResponseWriter, r *http.Request) {
@@ -474,12 +481,16 @@ func (d *door) serve(rw http.ResponseWriter, r *http.Request) {
 	to, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
 	c := &body.Vars
 	c.conversation = to + " " + body.UserID
-	if gate := d.enter(c); gate != nil {
+	gate := d.enter(c)
+	if gate != nil {
 		<-gate
 	}
 	d.mu.Lock()
 	d.underway[c.conversation] = false
 	d.mu.Unlock()
+	if gate != nil {
+		d.leaving.Done()
+	}
 	switch c.answer {
 	case busy:
 		rw.Header().Set("Retry-After", "600")
@@ -505,14 +516,16 @@ func (d *door) enter(c *call) (gate chan struct{}) {
 	}
 	d.underway[c.conversation] = true
 	c.answer = takes
-	if len(d.answers) > 0 {
-		c.answer, d.answers = d.answers[0], d.answers[1:]
+	if n := d.asked[c.conversation]; n < len(d.answers) {
+		c.answer = d.answers[n]
 	}
+	d.asked[c.conversation]++
 	d.calls = append(d.calls, c)
 	if c.answer != holds {
 		return nil
 	}
 	d.held++
+	d.leaving.Add(1)
 	return d.gate
 }
 

@@ -2,7 +2,9 @@ package intake_test
 
 import (
 	"context"
+	"flag"
 	"log/slog"
+	"strconv"
 	"sync"
 	"testing"
 
@@ -15,7 +17,17 @@ import (
 	"relay.example/relay/internal/store/storetest"
 )
 
-func TestMain(m *testing.M) { storetest.Main(m) }
+// histories is how many random histories the suite plays one after the other,
+// and as many at once: about 20 s of two cores with the race detector.
+// -rapid.checks plays more.
+const histories = 50
+
+func TestMain(m *testing.M) {
+	if err := flag.Set("rapid.checks", strconv.Itoa(histories)); err != nil {
+		panic(err)
+	}
+	storetest.Main(m)
+}
 
 // node is one Intake over a store, and what it handed over.
 type node struct {
