@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"sync"
 	"testing"
+	"time"
 
 	"relay.example/relay/internal/directory"
 	"relay.example/relay/internal/intake"
@@ -19,12 +20,18 @@ import (
 
 // histories is how many random histories the suite plays one after the other,
 // and as many at once: about 20 s of two cores with the race detector.
-// -rapid.checks plays more.
-const histories = 50
+// -rapid.checks plays more. One that fails is shrunk for two minutes: each try
+// plays it again.
+const (
+	histories  = 50
+	shrinkTime = 2 * time.Minute
+)
 
 func TestMain(m *testing.M) {
-	if err := flag.Set("rapid.checks", strconv.Itoa(histories)); err != nil {
-		panic(err)
+	for name, value := range map[string]string{"rapid.checks": strconv.Itoa(histories), "rapid.shrinktime": shrinkTime.String()} {
+		if err := flag.Set(name, value); err != nil {
+			panic(err)
+		}
 	}
 	storetest.Main(m)
 }
