@@ -121,6 +121,9 @@ func (h *history) callback(at *wholeNode, n news) *op {
 		},
 		happened: func(m *model) bool {
 			e := m.receive(received, n)
+			if at.gather != nil && receipt.Rule == "same_event" {
+				m.repeated(e, h.batch)
+			}
 			return e.match == string(receipt.Match) && e.rule == receipt.Rule
 		},
 		result: func() string { return string(receipt.Match) + " " + receipt.Rule },
@@ -316,10 +319,10 @@ func (h *history) oneBatch() {
 		ops = append(ops, h.callback(at, h.drawNews()))
 	}
 	end()
-	at.gather = g
+	at.gather, h.batch = g, len(h.arrived)-len(ops)
 	h.together(ops)
 	at.gather = nil
-	h.strongestWins(len(h.arrived) - len(ops))
+	h.strongestWins(h.batch)
 }
 
 // strongestWins holds that of the ends that came in one batch none was

@@ -187,6 +187,16 @@ func (m *model) receive(number int, n news) *modelEvent {
 	return e
 }
 
+// repeated takes an event for the same as another one of its batch, which
+// holds its id for the others even where it comes to nothing.
+func (m *model) repeated(e *modelEvent, before int) {
+	for _, other := range m.events {
+		if other != e && other.number > before && other.news.Number == e.news.Number && e.match == "unmatched" {
+			e.match, e.rule = "duplicate", "same_event"
+		}
+	}
+}
+
 // decide is the order of docs/states.md.
 func (m *model) decide(e *modelEvent) {
 	n := e.news

@@ -89,6 +89,7 @@ type history struct {
 	past     []string
 	step     int
 	calm     bool // nothing happens at once
+	batch    int  // how many events had come before the last batch
 	about    int  // the wait that all that is drawn is about; 0: any
 	wishes   []wish
 	sent     []news

@@ -18,17 +18,18 @@ import (
 	"relay.example/relay/internal/store/storetest"
 )
 
-// histories is how many random histories the suite plays one after the other,
-// and as many at once: about 20 s of two cores with the race detector.
-// -rapid.checks plays more. One that fails is shrunk for two minutes: each try
-// plays it again.
+// The bounds of random histories, which the flags of rapid change. Half of them
+// are played one after the other, and half at once.
 const (
-	histories  = 50
+	histories  = 75 // of each half: about 25 s of two cores with the race detector
+	steps      = 18 // on average; shorter ones shrink sooner, since each try plays one again
 	shrinkTime = 2 * time.Minute
 )
 
 func TestMain(m *testing.M) {
-	for name, value := range map[string]string{"rapid.checks": strconv.Itoa(histories), "rapid.shrinktime": shrinkTime.String()} {
+	for name, value := range map[string]string{
+		"rapid.checks": strconv.Itoa(histories), "rapid.steps": strconv.Itoa(steps), "rapid.shrinktime": shrinkTime.String(),
+	} {
 		if err := flag.Set(name, value); err != nil {
 			panic(err)
 		}
