@@ -150,7 +150,7 @@ func (n *wholeNode) crash(t rapid.TB) {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.in, n.held = in, nil
+	n.in, n.held, n.gather = in, nil, nil
 }
 
 func (n *wholeNode) hold(ds []relay.Delivery) {
