@@ -106,6 +106,8 @@ func reconcile(ctx context.Context, tx pgx.Tx, endings []Ending) error {
 // most limit, and none of the busy sources. Whoever answers in time keeps the
 // lease; a node that dies loses it to the others.
 func (s *Store) ClaimQuestions(ctx context.Context, lease uuid.UUID, limit int, busy []int64) ([]relay.Question, error) {
+	// No EXISTS in what is returned: a plan that expects many questions would
+	// make a hash table of all that it could find.
 	rows, _ := s.hot.Query(ctx, `
 		WITH asked AS MATERIALIZED (
 		    SELECT id FROM questions
@@ -119,7 +121,7 @@ func (s *Store) ClaimQuestions(ctx context.Context, lease uuid.UUID, limit int, 
 		WHERE q.id = asked.id
 		RETURNING q.id, q.project_id, q.source_id, NULL::uuid, q.correlation_id, q.about, q.tries,
 		          extract(epoch FROM q.give_up_at - now())::float8,
-		          NOT EXISTS (SELECT FROM correlations c WHERE c.id = q.correlation_id AND c.status = 'pending' AND NOT c.reconciled), false,
+		          coalesce((SELECT false FROM correlations c WHERE c.id = q.correlation_id AND c.status = 'pending' AND NOT c.reconciled), true), false,
 		          (SELECT c.plan_id FROM correlations c WHERE c.id = q.correlation_id)`,
 		lease, relay.Lease.Seconds(), busy, limit)
 	claimed, err := pgx.CollectRows(rows, scanQuestion(lease))
@@ -139,8 +141,8 @@ func (s *Store) ClaimQuestions(ctx context.Context, lease uuid.UUID, limit int, 
 		WHERE q.id = asked.id
 		RETURNING q.id, q.project_id, q.source_id, q.event_id, NULL::uuid, q.about, q.tries,
 		          extract(epoch FROM q.give_up_at - now())::float8,
-		          NOT EXISTS (SELECT FROM events e WHERE e.project_id = q.project_id AND e.id = q.event_id AND e.match = 'parked'),
-		          EXISTS (SELECT FROM events e WHERE e.project_id = q.project_id AND e.id = q.event_id AND e.answer IS NOT NULL),
+		          coalesce((SELECT e.match <> 'parked' FROM events e WHERE e.project_id = q.project_id AND e.id = q.event_id), true),
+		          coalesce((SELECT e.answer IS NOT NULL FROM events e WHERE e.project_id = q.project_id AND e.id = q.event_id), false),
 		          NULL::uuid`,
 		lease, relay.Lease.Seconds(), busy, limit-len(claimed))
 	events, err := pgx.CollectRows(rows, scanQuestion(lease))
