@@ -72,7 +72,7 @@ func TestMetrics(t *testing.T) {
 	w.call(t, http.MethodPost, "/v1/deliveries/"+w.wait(t, skipped.ID).Deliveries[0].ID+"/skip", nil, nil, http.StatusOK)
 	refused := w.register(t, "checkout", object{"user_id": "u-locked"})
 	w.call(t, http.MethodPost, "/v1/correlations/"+refused.ID+"/cancel", nil, nil, http.StatusOK)
-	await(t, patience, "the attempt with bad credentials", func() bool { return w.wait(t, refused.ID).Deliveries[0].Attempts == 1 })
+	await(t, patience, "the delivery held after bad credentials", func() bool { return w.wait(t, refused.ID).Deliveries[0].Status == "held" })
 	// Strangers: a forgery, and a source that does not exist.
 	body := sandbox.StripeEvent("checkout.session.completed", paid(lost))
 	exchange(t, http.MethodPost, w.url+"/in/default/stripe", nil, string(body))
@@ -114,13 +114,13 @@ func TestMetrics(t *testing.T) {
 		`relay_deliveries_ended_total{status="delivered"}`:                   3,
 		`relay_deliveries_ended_total{status="dead"}`:                        2,
 		`relay_deliveries_ended_total{status="skipped"}`:                     1,
-		`relay_deliveries{status="scheduled"}`:                               1,
+		`relay_deliveries{status="scheduled"}`:                               0,
 		`relay_deliveries{status="sending"}`:                                 1,
 		`relay_deliveries{status="unknown"}`:                                 0,
-		`relay_deliveries{status="held"}`:                                    0,
+		`relay_deliveries{status="held"}`:                                    1,
 		`relay_deliveries{status="dead"}`:                                    1,
 		`relay_paid_not_resumed`:                                             1,
-		`relay_destination_held`:                                             1,
+		`relay_destination_held{destination="bot",project="default"}`:        1,
 		`relay_waits_overdue`:                                                1,
 		`relay_batch_size_sum{of="callbacks"}`:                               8,
 		`relay_batch_size_sum{of="registrations"}`:                           6,

@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 
 	"relay.example/relay/internal/relay"
 	"relay.example/relay/internal/sandbox"
@@ -33,7 +32,7 @@ func TestCertainlyAnswers(t *testing.T) {
 		status        string // of the delivery, once it is at rest or waits
 		resumed       int
 	}{
-		{name: "token", fault: sandbox.Fault{Answer: "credentials"}, times: always, class: "credentials", reason: "bad_credentials", httpStatus: 400, status: "scheduled"},
+		{name: "token", fault: sandbox.Fault{Answer: "credentials"}, times: always, destination: "locked", class: "credentials", reason: "bad_credentials", httpStatus: 400, status: "held"},
 		{name: "unknown user", fault: sandbox.Fault{Answer: "unknown_user"}, times: always, class: "permanent", reason: "unknown_user", httpStatus: 400, status: "dead"},
 		{name: "unknown module", fault: sandbox.Fault{Answer: "unknown_module"}, times: always, class: "permanent", reason: "unknown_module", httpStatus: 400, status: "dead"},
 		{name: "invalid JSON", fault: refusal("Need a valid json containing user_id and module_id"), times: always, class: "permanent", reason: "bad_request", httpStatus: 400, status: "dead"},
@@ -90,8 +89,8 @@ func TestCertainlyAnswers(t *testing.T) {
 				}
 				// Whatever the platform says, the payment is taken.
 				wantStatus(t, w.wait(t, reg.ID), relay.StatusCompleted, "completed")
-				if tt.class == "credentials" && (d.NextAttemptAt == nil || time.Until(*d.NextAttemptAt) < 40*time.Second) {
-					t.Errorf("next attempt: got %v, want it about a minute away", d.NextAttemptAt)
+				if tt.status == "held" && d.NextAttemptAt != nil {
+					t.Errorf("next attempt: got %v, want none while its destination is held", d.NextAttemptAt)
 				}
 			})
 		}
@@ -121,14 +120,20 @@ func TestCertainlyAnswers(t *testing.T) {
 	for _, d := range dead.Data {
 		await(t, patience, "the delivery sent by hand", func() bool { return w.delivery(t, d.ID).Status == "delivered" })
 	}
-	// A delivery that waits for new credentials can be sent at once, too.
-	var waiting struct {
+	// What its destination held is sent once that is resumed.
+	var held struct {
 		Data []owed `json:"data"`
 	}
-	w.call(t, http.MethodGet, "/v1/deliveries?status=scheduled", nil, &waiting, http.StatusOK)
-	if len(waiting.Data) != 1 {
-		t.Fatalf("waiting deliveries: got %d, want the one with bad credentials", len(waiting.Data))
+	w.call(t, http.MethodGet, "/v1/deliveries?status=held", nil, &held, http.StatusOK)
+	if len(held.Data) != 1 {
+		t.Fatalf("held deliveries: got %d, want the one with bad credentials", len(held.Data))
 	}
-	w.call(t, http.MethodPost, "/v1/deliveries/"+waiting.Data[0].ID+"/retry", nil, nil, http.StatusOK)
-	await(t, patience, "the delivery with new credentials", func() bool { return w.delivery(t, waiting.Data[0].ID).Status == "delivered" })
+	var resumed struct {
+		Released int `json:"released"`
+	}
+	w.call(t, http.MethodPost, "/v1/destinations/locked/resume", nil, &resumed, http.StatusOK)
+	if resumed.Released != 1 {
+		t.Errorf("resumed: got %d released, want 1", resumed.Released)
+	}
+	await(t, patience, "the delivery that was held", func() bool { return w.delivery(t, held.Data[0].ID).Status == "delivered" })
 }

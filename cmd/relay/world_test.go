@@ -201,6 +201,7 @@ func (n *testNode) end(t *testing.T) {
 const configuration = `
 destinations:
   - {name: bot, platform: certainly, base_url: "${SANDBOX}/certainly", token: "${CERTAINLY_TOKEN}"}
+  - {name: locked, platform: certainly, base_url: "${SANDBOX}/certainly", token: "${CERTAINLY_TOKEN}"}
   - {name: impatient, platform: certainly, base_url: "${SANDBOX}/certainly", token: "${CERTAINLY_TOKEN}", timeout: 1s}
 sources:
   - {name: stripe, provider: stripe, secret: "${STRIPE_WEBHOOK_SECRET}", api_key: "${STRIPE_API_KEY}", base_url: "${SANDBOX}/stripe"}

@@ -33,15 +33,16 @@ func (e *Engine) deliver(ctx context.Context, d relay.Delivery) {
 		e.skip(ctx, d)
 		return
 	}
+	if destination.Held != nil && !d.Sent {
+		e.addHeld(d)
+		return
+	}
 	a, made := e.attempt(ctx, d, destination)
 	if !made {
 		return
 	}
 	if a.Class == relay.Credentials {
-		e.refused.Do(func() {
-			e.cfg.Log.Warn("a destination refuses its credentials: give it new ones; its calls are tried again",
-				"project_id", d.ProjectID, "destination", destination.Name, "reason", a.Reason)
-		})
+		e.hold(ctx, destination, a.Reason)
 	}
 	e.cfg.Metrics.Attempted(a.Class)
 	// The next send need not wait for the record of this one, nor what was
@@ -181,6 +182,9 @@ func unanswered(err error) (relay.Class, string) {
 // judged adds what follows from an attempt.
 func (e *Engine) judged(a relay.Attempt, d relay.Delivery, to *directory.Destination, retryAfter time.Duration) relay.Attempt {
 	a.Next, a.Delay = relay.NextTry(a.Class, d.Attempts+1, retryAfter, to.OnUnknown, relay.Jitter())
+	if a.Class == relay.Credentials && to.Deleted {
+		a.Next = relay.Dead // nobody can give it others
+	}
 	return a
 }
 

@@ -20,7 +20,9 @@
 // slot on with the record of the one that ended. Where the destination's
 // policy is to hold what has no answer, a send begins with a mark in the
 // table: a crash leaves 'perhaps sent', which is held, and is told from 'never
-// sent', which is not.
+// sent', which is not. A destination that refuses its credentials is held by
+// the table, on all nodes; what a node then meets of its deliveries it makes
+// held, and nothing of them is sent before the release.
 //
 // # When things fail
 //
@@ -40,7 +42,6 @@ import (
 
 	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/time/rate"
 
 	"relay.example/relay/internal/directory"
 	"relay.example/relay/internal/egress"
@@ -53,21 +54,22 @@ import (
 
 // The bounds of delivery.
 const (
-	maxQueued       = 20_000            // deliveries in all lanes together
-	maxQueuedSize   = 32 << 20          // bytes of callback bodies that they hold
-	laneFull        = maxQueued / 4     // of them in one lane: the rest is for the others
-	laneFullSize    = maxQueuedSize / 4 // and of the bytes
-	claimSize       = 256               // rows per claim
-	pollInterval    = 500 * time.Millisecond
-	refusedInterval = 10 * time.Second // between log lines about refused credentials
-	claimTimeout    = 5 * time.Second  // of one claim
-	returnTimeout   = 5 * time.Second  // of giving leases back
-	recordTry       = 4 * time.Second  // of one statement that records attempts
-	recordTimeout   = 10 * time.Second // of all tries: results are not thrown away for a hiccup
-	recordBatch     = 256
-	recordPause     = 4 * time.Millisecond // between batches: nobody waits for them
-	markTimeout     = 2 * time.Second      // of the mark before a send; it is taken out of leaseMargin
-	leaseMargin     = 5 * time.Second      // lease that must be left after the timeout of a send, to record it
+	maxQueued     = 20_000            // deliveries in all lanes together
+	maxQueuedSize = 32 << 20          // bytes of callback bodies that they hold
+	laneFull      = maxQueued / 4     // of them in one lane: the rest is for the others
+	laneFullSize  = maxQueuedSize / 4 // and of the bytes
+	claimSize     = 256               // rows per claim
+	releaseAhead  = 512               // that were held are claimed while a lane holds fewer
+	pollInterval  = 500 * time.Millisecond
+	claimTimeout  = 5 * time.Second  // of one claim
+	returnTimeout = 5 * time.Second  // of giving leases back
+	holdTimeout   = 4 * time.Second  // of holding a destination, or a batch of deliveries
+	recordTry     = 4 * time.Second  // of one statement that records attempts
+	recordTimeout = 10 * time.Second // of all tries: results are not thrown away for a hiccup
+	recordBatch   = 256
+	recordPause   = 4 * time.Millisecond // between batches: nobody waits for them
+	markTimeout   = 2 * time.Second      // of the mark before a send; it is taken out of leaseMargin
+	leaseMargin   = 5 * time.Second      // lease that must be left after the timeout of a send, to record it
 )
 
 // Config is what an Engine works with.
@@ -86,14 +88,14 @@ type Config struct {
 type Engine struct {
 	cfg      Config
 	recorder *groupcommit.Committer[relay.Attempt, store.Recorded]
-	wake     chan struct{}  // a hint to poll now; polling is the promise
-	refused  rate.Sometimes // tells of refused credentials, not of every call
+	wake     chan struct{} // a hint to poll now; polling is the promise
 
 	mu       sync.Mutex
 	lanes    map[int64]*lane
 	queued   int
 	bytes    int
 	surplus  []relay.Delivery // did not fit: their leases are given back by the next poll
+	held     []relay.Delivery // their destination is: the next poll makes them held
 	stopping bool
 	sends    sync.WaitGroup  // running lane workers
 	sendCtx  context.Context //nolint:containedctx // one for all sends, whoever queued them
@@ -114,7 +116,7 @@ func New(cfg Config) (*Engine, error) {
 	if cfg.Store == nil || cfg.Directory == nil || cfg.Plans == nil || cfg.Client == nil || cfg.Log == nil {
 		return nil, errors.New("deliver: Config has a field that is nil")
 	}
-	e := &Engine{cfg: cfg, lanes: map[int64]*lane{}, wake: make(chan struct{}, 1), refused: rate.Sometimes{First: 1, Interval: refusedInterval}}
+	e := &Engine{cfg: cfg, lanes: map[int64]*lane{}, wake: make(chan struct{}, 1)}
 	// What was sent and not recorded is sent again after a crash: one batch
 	// that waits here, and one that is being committed. Beyond them, sends wait
 	// for the database.
@@ -147,31 +149,6 @@ func (e *Engine) HandOver(deliveries []relay.Delivery) {
 			l.active++
 			e.sends.Go(func() { e.work(l) })
 		}
-	}
-}
-
-// addSurplus remembers a delivery whose lease is to be given back. Beyond the
-// bound the leases end by themselves. The caller holds mu.
-func (e *Engine) addSurplus(d relay.Delivery) {
-	if len(e.surplus) < maxQueued {
-		e.surplus = append(e.surplus, relay.Delivery{ID: d.ID, ProjectID: d.ProjectID, Lease: d.Lease})
-	}
-}
-
-// returnSurplus gives back the leases of what did not fit.
-func (e *Engine) returnSurplus(ctx context.Context) {
-	e.mu.Lock()
-	surplus := e.surplus
-	e.surplus = nil
-	e.mu.Unlock()
-	e.returnLeases(ctx, surplus)
-}
-
-func (e *Engine) returnLeases(ctx context.Context, held []relay.Delivery) {
-	ctx, cancel := context.WithTimeout(ctx, returnTimeout)
-	defer cancel()
-	if err := e.cfg.Store.ReturnLeases(ctx, held); err != nil {
-		e.cfg.Log.Warn("leases not returned; they end by themselves", "count", len(held), "error", err)
 	}
 }
 
@@ -252,8 +229,8 @@ func (e *Engine) stop() (held []relay.Delivery) {
 		held = append(held, l.queue...)
 		l.queue, l.bytes = nil, 0
 	}
-	held = append(held, e.surplus...)
-	e.queued, e.bytes, e.surplus = 0, 0, nil
+	held = append(append(held, e.surplus...), e.held...)
+	e.queued, e.bytes, e.surplus, e.held = 0, 0, nil, nil
 	return held
 }
 
@@ -279,7 +256,7 @@ func (e *Engine) poll(ctx context.Context) {
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	for ctx.Err() == nil {
-		e.returnSurplus(ctx)
+		e.putAside(ctx)
 		n, err := e.ClaimOnce(ctx)
 		if err != nil && ctx.Err() == nil {
 			e.cfg.Log.Warn("claiming deliveries failed", "error", err)
@@ -312,7 +289,8 @@ func (e *Engine) ClaimOnce(ctx context.Context) (int, error) {
 		return 0, fmt.Errorf("claiming: %w", err)
 	}
 	e.HandOver(claimed)
-	return len(claimed), nil
+	freed, err := e.claimHeld(ctx)
+	return max(len(claimed), freed), err
 }
 
 // room returns how many more deliveries fit, and the destinations whose lanes

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -76,8 +77,34 @@ func ok(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, accep
 // engine is one node's engine over a store.
 type engine struct {
 	*deliver.Engine
-	client *egress.Client
-	stop   func()
+	client    *egress.Client
+	directory *directory.Directory
+	log       *logLines
+	stop      func()
+}
+
+// logLines is what an engine has logged.
+type logLines struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (l *logLines) Write(line []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(line)
+}
+
+// with counts the lines that hold a text.
+func (l *logLines) with(text string) (n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for line := range strings.Lines(l.text.String()) {
+		if strings.Contains(line, text) {
+			n++
+		}
+	}
+	return n
 }
 
 func newEngine(t *testing.T, s *store.Store, grace time.Duration) *engine {
@@ -89,7 +116,8 @@ func newEngine(t *testing.T, s *store.Store, grace time.Duration) *engine {
 // from one store, and the deliveries from another.
 func newEngineOn(t *testing.T, s, deliveries *store.Store, grace time.Duration) *engine {
 	t.Helper()
-	log := slog.New(slog.DiscardHandler)
+	lines := &logLines{}
+	log := slog.New(slog.NewTextHandler(lines, nil))
 	policy, err := egress.ParsePolicy("true")
 	if err != nil {
 		t.Fatal(err)
@@ -108,7 +136,7 @@ func newEngineOn(t *testing.T, s, deliveries *store.Store, grace time.Duration) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &engine{Engine: e, client: client}
+	return &engine{Engine: e, client: client, directory: d, log: lines}
 }
 
 // run runs an engine until the test ends or stop is called.
@@ -125,6 +153,20 @@ func (e *engine) run(t *testing.T) {
 	e.stop = func() { cancel(); <-done }
 	t.Cleanup(e.stop)
 	until(t, "the engine runs", e.Running)
+}
+
+// follow keeps an engine's configuration current until the test ends.
+func (e *engine) follow(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := e.directory.Run(ctx); err != nil {
+			t.Errorf("the directory ended with %v", err)
+		}
+	}()
+	t.Cleanup(func() { cancel(); <-done })
 }
 
 // world is a project with a platform behind its destination.

@@ -82,6 +82,42 @@ func (d *Directory) Load(ctx context.Context) error {
 	return nil
 }
 
+// Hold holds a destination whose credentials were refused, as it was when they
+// were, and reports whether this call did. Either way this node knows
+// afterwards how it is, or will within a second.
+func (d *Directory) Hold(ctx context.Context, to *Destination, reason string) (held bool, err error) {
+	held, err = d.cfg.Store.HoldDestination(ctx, to.ID, to.Releases, reason)
+	if err != nil {
+		return false, err
+	}
+	if held {
+		return true, d.Load(ctx)
+	}
+	_, err = d.Refresh(ctx)
+	return false, err
+}
+
+// Resume ends the hold of a destination, and returns how many deliveries it
+// held; of more than 100,000 it says 100,001. One that is not held stays as it
+// is.
+func (d *Directory) Resume(ctx context.Context, to *Destination) (released int, err error) {
+	err = d.Change(ctx, func(c *store.Change) error {
+		released, err = c.ReleaseDestination(ctx, to.ID)
+		return err
+	})
+	return released, err
+}
+
+// EndRelease notes that nothing is held by a destination any more, where that
+// is so.
+func (d *Directory) EndRelease(ctx context.Context, to *Destination) error {
+	ended, err := d.cfg.Store.EndRelease(ctx, to.ID, to.Releases)
+	if err != nil || !ended {
+		return err
+	}
+	return d.Load(ctx)
+}
+
 // Refresh re-reads the configuration because somebody met what this node does
 // not know, and returns the Snapshot to go on with. Those who meet it together
 // wait for one read. It is rate-limited, so that strangers cannot make the node

@@ -108,7 +108,18 @@ func (e *editor) putDestination(ctx context.Context, p *Project, raw json.RawMes
 	if !e.note(KindDestination, p.Name, f.Name, old != nil, fields) {
 		return f.Name, nil
 	}
-	return f.Name, e.c.PutDestination(ctx, d)
+	if err := e.c.PutDestination(ctx, d); err != nil || old == nil || sameAccount(old.Destination, d) {
+		return f.Name, err
+	}
+	// Others may be let in where these were not.
+	_, err = e.c.ReleaseDestination(ctx, old.ID)
+	return f.Name, err
+}
+
+// sameAccount reports whether a destination lets us in, or not, as before.
+func sameAccount(before, after relay.Destination) bool {
+	return before.Platform == after.Platform && before.BaseURL == after.BaseURL &&
+		maps.Equal(before.Settings, after.Settings) && maps.Equal(before.Secrets, after.Secrets)
 }
 
 // lookupPlatform finds a destination's platform.

@@ -26,6 +26,7 @@ type Snapshot struct {
 	keys         map[[32]byte]*relay.APIKey
 	destinations map[int64]*Destination // deleted ones too
 	sources      map[int64]*Source
+	releasing    []*Destination // a few, and most of the time none
 }
 
 // Project is one tenant's part of a Snapshot.
@@ -106,6 +107,9 @@ func (s *Snapshot) addDestination(d relay.Destination) {
 	out := &Destination{Destination: d, account: accountOf(d)}
 	out.Platform, _ = platform.Lookup(d.Platform)
 	s.destinations[d.ID] = out
+	if d.Releasing && d.Held == nil {
+		s.releasing = append(s.releasing, out)
+	}
 	if p := s.projectsByID[d.ProjectID]; p != nil && !d.Deleted {
 		p.destinations[d.Name] = out
 	}
@@ -176,6 +180,10 @@ func (s *Snapshot) Projects() []*Project {
 
 // Destination returns the destination of that id, deleted or not, or nil.
 func (s *Snapshot) Destination(id int64) *Destination { return s.destinations[id] }
+
+// Releasing lists the destinations whose hold is over, and by which deliveries
+// may still be held.
+func (s *Snapshot) Releasing() []*Destination { return s.releasing }
 
 // SourceByID returns the source of that id, or nil.
 func (s *Snapshot) SourceByID(id int64) *Source { return s.sources[id] }

@@ -50,6 +50,7 @@ var routes = []route{
 	{"GET", "/v1/destinations", mayRead, ""},
 	{"GET", "/v1/destinations/:name", mayRead, ""},
 	{"PUT", "/v1/destinations/:name", mayAdmin, `{"platform": "certainly", "token": "` + botToken + `"}`},
+	{"POST", "/v1/destinations/:name/resume", mayWrite, ""},
 	{"GET", "/v1/flows", mayRead, ""},
 	{"GET", "/v1/flows/:name", mayRead, ""},
 	{"PUT", "/v1/flows/:name", mayWrite, `{"destination": "bot", "source": "hook", "module_id": 1}`},

@@ -231,7 +231,10 @@ func showDestination(d *directory.Destination) map[string]any {
 	out := map[string]any{
 		"name": d.Name, "platform": d.Destination.Platform, "base_url": nullable(d.BaseURL), "max_concurrency": d.Concurrency(),
 		"rate": nullable(d.Rate), "timeout": relay.Duration(d.Timeout()), "on_unknown": "retry",
-		"created_at": stamp(d.CreatedAt), "updated_at": stamp(d.UpdatedAt),
+		"held": nil, "created_at": stamp(d.CreatedAt), "updated_at": stamp(d.UpdatedAt),
+	}
+	if d.Held != nil {
+		out["held"] = hold{Since: stamp(d.Held.Since), Reason: d.Held.Reason}
 	}
 	if d.OnUnknown != "" {
 		out["on_unknown"] = d.OnUnknown
@@ -258,6 +261,27 @@ func (h *Handlers) getDestination(c echo.Context) error {
 		return missing(directory.KindDestination, c.Param("name"))
 	}
 	return c.JSON(http.StatusOK, showDestination(d))
+}
+
+// hold is why a destination is not called.
+type hold struct {
+	Since  string `json:"since"`
+	Reason string `json:"reason"`
+}
+
+// resumeDestination has a destination that is held called again. One that is
+// not stays as it is.
+func (h *Handlers) resumeDestination(c echo.Context) error {
+	d := callerOf(c).project.Destination(c.Param("name"))
+	if d == nil {
+		return missing(directory.KindDestination, c.Param("name"))
+	}
+	released, err := h.cfg.Directory.Resume(c.Request().Context(), d)
+	if err != nil {
+		return err
+	}
+	h.cfg.Wake()
+	return c.JSON(http.StatusOK, map[string]any{"name": d.Name, "released": released})
 }
 
 // flow is a flow as it is shown.

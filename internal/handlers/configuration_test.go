@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"relay.example/relay/internal/relay"
 )
 
 func TestSources(t *testing.T) {
@@ -141,7 +143,7 @@ func TestDestinations(t *testing.T) {
 	n := newNode(t)
 	want := map[string]any{
 		"name": "bot", "platform": "certainly", "base_url": "https://bot.test", "max_concurrency": 64.0, "rate": nil,
-		"timeout": "10s", "on_unknown": "retry", "secrets_set": []any{"token"},
+		"timeout": "10s", "on_unknown": "retry", "secrets_set": []any{"token"}, "held": nil,
 	}
 	got := n.get("/v1/destinations/bot").want(http.StatusOK).object()
 	delete(got, "created_at")
@@ -175,6 +177,51 @@ func TestDestinations(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			n.in(t).put("/v1/destinations/x", c.body).refused(http.StatusUnprocessableEntity, c.code, c.word)
 		})
+	}
+}
+
+// A destination that is held says so. It is released by hand, as often as one
+// likes, or by other credentials; not by another field.
+func TestHeldDestination(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	hold := func() {
+		t.Helper()
+		to := n.directory.Current().Project(relay.DefaultProject).Destination("bot")
+		if held, err := n.directory.Hold(t.Context(), to, "bad_credentials"); !held || err != nil {
+			t.Fatalf("holding: got %t, %v", held, err)
+		}
+	}
+	held := func() map[string]any {
+		t.Helper()
+		hold, _ := n.get("/v1/destinations/bot").want(http.StatusOK).object()["held"].(map[string]any)
+		return hold
+	}
+	put := func(fields string) {
+		t.Helper()
+		n.put("/v1/destinations/bot", `{"platform": "certainly", "base_url": "https://bot.test"`+fields+`}`).want(http.StatusOK)
+	}
+	hold()
+	if got := held(); got["reason"] != "bad_credentials" || got["since"] == nil {
+		t.Errorf("got held %v, want since when and why", got)
+	}
+	if put(`, "rate": "5/s"`); held() == nil {
+		t.Error("another rate released the destination")
+	}
+	if put(`, "token": "` + botToken + `"`); held() == nil {
+		t.Error("the same token released the destination")
+	}
+	if put(`, "token": "` + botToken + `-2"`); held() != nil {
+		t.Error("another token did not release the destination")
+	}
+	n.send(http.MethodPost, "/v1/destinations/bot/resume", nil, header("Authorization", "Bearer "+n.keys[relay.ScopeCreate])).want(http.StatusForbidden)
+	n.post("/v1/destinations/nothing/resume", "").refused(http.StatusNotFound, "not_found")
+	hold()
+	for range 2 {
+		got := n.post("/v1/destinations/bot/resume", "").want(http.StatusOK).object()
+		if diff := cmp.Diff(map[string]any{"name": "bot", "released": 0.0}, got); diff != "" || held() != nil {
+			t.Errorf("resumed (-want +got):\n%s", diff)
+		}
 	}
 }
 

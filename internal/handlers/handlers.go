@@ -166,6 +166,7 @@ func (h *Handlers) public() *echo.Echo {
 	v1.GET("/destinations/:name", h.getDestination, read)
 	v1.PUT("/destinations/:name", h.put(directory.KindDestination, h.getDestination), admin)
 	v1.DELETE("/destinations/:name", h.remove(directory.KindDestination), admin)
+	v1.POST("/destinations/:name/resume", h.resumeDestination, write)
 	v1.GET("/flows", h.listFlows, read)
 	v1.GET("/flows/:name", h.getFlow, read)
 	v1.PUT("/flows/:name", h.put(directory.KindFlow, h.getFlow), write)

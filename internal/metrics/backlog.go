@@ -28,7 +28,7 @@ var (
 	deliveriesDesc = prometheus.NewDesc("relay_deliveries",
 		"Deliveries that are owed or need a person, by status; 100001 means more than 100000.", []string{"status"}, nil)
 	heldDesc = prometheus.NewDesc("relay_destination_held",
-		"Destinations that refuse their credentials or are held, while something is owed to them.", nil, nil)
+		"1 for each destination that is held, since it refuses its credentials; at most 200 of them.", []string{"project", "destination"}, nil)
 	lastEventDesc = prometheus.NewDesc("relay_source_last_event_timestamp_seconds",
 		"When a source last had a genuine callback on any node, as Unix time.", []string{"project", "source"}, nil)
 	scrapeErrorsDesc = prometheus.NewDesc("relay_scrape_errors_total",
@@ -74,7 +74,9 @@ func (b *backlog) Collect(ch chan<- prometheus.Metric) {
 	gauge(overdueDesc, float64(b.last.WaitsOverdue))
 	gauge(unresumedDesc, float64(b.last.PaidNotResumed))
 	gauge(oldestDesc, b.last.OldestDue.Seconds())
-	gauge(heldDesc, float64(b.last.DestinationsHeld))
+	for _, held := range b.last.Held {
+		gauge(heldDesc, 1, held.Project, held.Name)
+	}
 	for _, status := range openStatuses {
 		gauge(deliveriesDesc, float64(b.last.Deliveries[status]), string(status))
 	}

@@ -68,7 +68,7 @@ const (
 	firstDelay      = time.Second
 	maxDelay        = 5 * time.Minute
 	maxRetryAfter   = 15 * time.Minute
-	credentialDelay = time.Minute
+	credentialDelay = time.Second
 )
 
 // NextTry says what follows attempt number n (from 1) of the given class, and
@@ -85,9 +85,9 @@ func NextTry(class Class, n int, retryAfter time.Duration, onUnknown string, ran
 	case Permanent:
 		return Dead, 0
 	case Credentials:
-		// Every call would fail until somebody changes the secret; ask
-		// again at leisure.
-		return Scheduled, max(credentialDelay, min(retryAfter, maxRetryAfter))
+		// Every call would fail until somebody changes the secret. The
+		// destination is held by then, and whoever claims it next holds it too.
+		return Scheduled, credentialDelay
 	default:
 		backoff := maxDelay
 		if n < 10 { // 1 s × 2⁹ is past the cap

@@ -40,6 +40,19 @@ type Destination struct {
 	CreatedAt      time.Time         `json:"-"`
 	UpdatedAt      time.Time         `json:"-"`
 	Deleted        bool              `json:"-"`
+	Held           *Hold             `json:"-"` // nil: it is called
+	// Releases counts what has ended its holds: a resume, or other
+	// credentials. A refusal holds it only while the count is what it was when
+	// the call was made.
+	Releases  int64 `json:"-"`
+	Releasing bool  `json:"-"` // its hold has ended, and deliveries may still be held
+}
+
+// Hold says why a destination is not called: until its credentials change, or
+// somebody resumes it.
+type Hold struct {
+	Since  time.Time
+	Reason string
 }
 
 // Values of Destination.OnUnknown: what follows an attempt of which nobody

@@ -146,9 +146,7 @@ func TestNextTry(t *testing.T) {
 	}{
 		{"ok", relay.OK, 1, time.Hour, "", 1, relay.Delivered, 0},
 		{"permanent", relay.Permanent, 1, time.Hour, "", 1, relay.Dead, 0},
-		{"credentials wait a minute", relay.Credentials, 1, 0, "", 0, relay.Scheduled, time.Minute},
-		{"credentials, asked to wait", relay.Credentials, 1, 2 * time.Minute, "", 0, relay.Scheduled, 2 * time.Minute},
-		{"credentials, asked to wait too long", relay.Credentials, 1, time.Hour, "", 0, relay.Scheduled, 15 * time.Minute},
+		{"credentials are looked at again, and held", relay.Credentials, 9, 0, "", 1, relay.Scheduled, time.Second},
 		{"first", relay.Retry, 1, 0, "", almost, relay.Scheduled, time.Second},
 		{"second", relay.Retry, 2, 0, "", almost, relay.Scheduled, 2 * time.Second},
 		{"ninth is below the cap", relay.Retry, 9, 0, "", almost, relay.Scheduled, 256 * time.Second},

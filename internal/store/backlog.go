@@ -17,6 +17,7 @@ const (
 	backlogRecent  = 1_000   // newest dead, held or unknown deliveries looked at, of each kind in each project
 	backlogStuck   = 10_000  // and in all
 	backlogSources = 10_000  // sources whose last event is told
+	backlogHeld    = 200     // destinations that are told to be held
 )
 
 // Backlog is what is owed at one moment, and what should not be.
@@ -34,13 +35,15 @@ type Backlog struct {
 	// held or unknown, or is still owed 60 s after it was made. Of dead, held
 	// and unknown ones only the newest are looked at.
 	PaidNotResumed int
-	// DestinationsHeld is how many destinations are owed a delivery that is
-	// held, or whose last attempt was refused for its credentials.
-	DestinationsHeld int
+	// Held are the destinations that are held, at most 200, by project.
+	Held []HeldDestination
 	// LastEvents is when each source last had a genuine callback, the oldest
 	// source first.
 	LastEvents []LastEvent
 }
+
+// HeldDestination is a destination that nobody calls.
+type HeldDestination struct{ Project, Name string }
 
 // LastEvent is when a source last had a genuine callback, on any node.
 type LastEvent struct {
@@ -60,6 +63,7 @@ func (s *Store) Backlog(ctx context.Context) (b Backlog, err error) {
 		queueOverdue(&batch, &b)
 		queueOwed(&batch, &b)
 		queueStuck(&batch, &b)
+		queueHeld(&batch, &b)
 		queueLastEvents(&batch, &b)
 		return tx.SendBatch(ctx, &batch).Close()
 	})
@@ -80,7 +84,7 @@ func queueOwed(batch *pgx.Batch, b *Backlog) {
 	var oldest float64
 	batch.Queue(`
 		WITH owed AS MATERIALIZED (
-		    SELECT status, outcome, correlation_id, destination_id, class, due_at, created_at
+		    SELECT status, outcome, correlation_id, due_at, created_at
 		    FROM deliveries
 		    WHERE due_at IS NOT NULL
 		    ORDER BY due_at
@@ -96,7 +100,7 @@ func queueOwed(batch *pgx.Batch, b *Backlog) {
 		    FROM projects p
 		    CROSS JOIN unnest(ARRAY['held', 'unknown', 'dead']) AS s (status)
 		    CROSS JOIN LATERAL (
-		        SELECT d.status, d.outcome, d.correlation_id, d.destination_id
+		        SELECT d.status, d.outcome, d.correlation_id
 		        FROM deliveries d
 		        WHERE d.project_id = p.id AND d.status = s.status AND d.status IN ('dead', 'held', 'unknown')
 		        ORDER BY d.id DESC
@@ -111,16 +115,12 @@ func queueOwed(batch *pgx.Batch, b *Backlog) {
 		    WHERE outcome IN ('completed', 'mismatch', 'paid_again') AND created_at < now() - interval '60 seconds'
 		    UNION
 		    SELECT correlation_id FROM stuck WHERE outcome IN ('completed', 'mismatch', 'paid_again')
-		), held AS (
-		    SELECT destination_id FROM owed WHERE class = 'credentials'
-		    UNION
-		    SELECT destination_id FROM stuck WHERE status = 'held'
 		)
 		SELECT count(*) FILTER (WHERE status = 'scheduled') + (SELECT count(*) FROM waiting), count(*) FILTER (WHERE status = 'sending'),
 		       coalesce(greatest(0, extract(epoch FROM now() - min(due_at))), 0)::float8,
-		       (SELECT count(*) FROM unresumed), (SELECT count(*) FROM held)
+		       (SELECT count(*) FROM unresumed)
 		FROM owed`, backlogCount, backlogRecent, backlogStuck).QueryRow(func(row pgx.Row) error {
-		err := row.Scan(&scheduled, &sending, &oldest, &b.PaidNotResumed, &b.DestinationsHeld)
+		err := row.Scan(&scheduled, &sending, &oldest, &b.PaidNotResumed)
 		b.Deliveries[relay.Scheduled], b.Deliveries[relay.Sending] = scheduled, sending
 		b.OldestDue = time.Duration(oldest * float64(time.Second))
 		return err
@@ -148,6 +148,23 @@ func queueStuck(batch *pgx.Batch, b *Backlog) {
 		var n int
 		_, err := pgx.ForEachRow(rows, []any{&status, &n}, func() error {
 			b.Deliveries[status] = n
+			return nil
+		})
+		return err
+	})
+}
+
+// queueHeld reads the destinations that are held, as often as not none.
+func queueHeld(batch *pgx.Batch, b *Backlog) {
+	batch.Queue(`
+		SELECT p.name, d.name
+		FROM destinations d JOIN projects p ON p.id = d.project_id
+		WHERE d.held_at IS NOT NULL AND p.deleted_at IS NULL
+		ORDER BY d.project_id, d.name
+		LIMIT $1`, backlogHeld).Query(func(rows pgx.Rows) error {
+		var held HeldDestination
+		_, err := pgx.ForEachRow(rows, []any{&held.Project, &held.Name}, func() error {
+			b.Held = append(b.Held, held)
 			return nil
 		})
 		return err

@@ -89,7 +89,7 @@ func TestBacklog(t *testing.T) {
 		{
 			"paid and held",
 			[]placed{{outcome: relay.PaidAgain, status: relay.Held}},
-			store.Backlog{Deliveries: stuck(relay.Held, 1), PaidNotResumed: 1, DestinationsHeld: 1},
+			store.Backlog{Deliveries: stuck(relay.Held, 1), PaidNotResumed: 1},
 		},
 		{"two deliveries of one wait", []placed{
 			{outcome: relay.Mismatch, status: relay.Dead, class: relay.Permanent, wait: one},
@@ -105,10 +105,6 @@ func TestBacklog(t *testing.T) {
 		{"paid and skipped, and delivered", []placed{
 			{outcome: relay.Completed, status: relay.Skipped, age: 90}, {outcome: relay.Completed, status: relay.Delivered, class: relay.OK, age: 90},
 		}, store.Backlog{Deliveries: owed(0)}},
-		{"a destination refuses its credentials", []placed{
-			{outcome: relay.Failed, status: relay.Scheduled, class: relay.Credentials, due: 60},
-			{outcome: relay.Failed, status: relay.Scheduled, class: relay.Credentials, due: 60},
-		}, store.Backlog{Deliveries: owed(2), DestinationsHeld: 1}},
 		{
 			"a destination is busy",
 			[]placed{{outcome: relay.Failed, status: relay.Scheduled, class: relay.Retry, due: 60}},
@@ -161,6 +157,17 @@ func TestBacklogOfWaitsAndSources(t *testing.T) {
 	if got.WaitsOverdue != 1 {
 		t.Errorf("waits overdue: got %d, want 1", got.WaitsOverdue)
 	}
+	if got.Held != nil {
+		t.Errorf("held: got %v, want none", got.Held)
+	}
+	holdDestination(t, p)
+	held, err := p.Store.Backlog(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]store.HeldDestination{{Project: "shop", Name: "bot"}}, held.Held); diff != "" {
+		t.Errorf("held (-want +got):\n%s", diff)
+	}
 	want := []store.LastEvent{{SourceID: p.SourceID, At: heard}}
 	if diff := cmp.Diff(want, got.LastEvents); diff != "" {
 		t.Errorf("last events (-want +got):\n%s", diff)
@@ -172,6 +179,7 @@ var backlogStatements = map[string]string{
 	"count overdue waits":     "FROM deadlines WHERE expires_at <",
 	"read what is owed":       "WITH owed AS MATERIALIZED",
 	"count what rests":        "SELECT s.status, count(*)",
+	"read who is held":        "WHERE d.held_at IS NOT NULL",
 	"read when sources spoke": "SELECT s.id, a.last_event_at",
 }
 

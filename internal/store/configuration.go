@@ -71,14 +71,21 @@ func (s *Store) readConfiguration(ctx context.Context, tx pgx.Tx) (*Configuratio
 
 func (s *Store) readDestinations(ctx context.Context, tx pgx.Tx, c *Configuration) error {
 	rows, _ := tx.Query(ctx, `
-		SELECT id, project_id, name, platform, doc, secrets, created_at, updated_at, deleted_at IS NOT NULL
+		SELECT id, project_id, name, platform, doc, secrets, created_at, updated_at, deleted_at IS NOT NULL,
+		       held_at, coalesce(held_reason, ''), releases, releasing
 		FROM destinations ORDER BY project_id, name, id`)
 	var err error
 	c.Destinations, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (d relay.Destination, err error) {
 		var doc, sealed []byte
-		err = row.Scan(&d.ID, &d.ProjectID, &d.Name, &d.Platform, &doc, &sealed, &d.CreatedAt, &d.UpdatedAt, &d.Deleted)
+		var since *time.Time
+		var why string
+		err = row.Scan(&d.ID, &d.ProjectID, &d.Name, &d.Platform, &doc, &sealed, &d.CreatedAt, &d.UpdatedAt, &d.Deleted,
+			&since, &why, &d.Releases, &d.Releasing)
 		if err != nil {
 			return d, err
+		}
+		if since != nil {
+			d.Held = &relay.Hold{Since: *since, Reason: why}
 		}
 		if err := json.Unmarshal(doc, &d); err != nil {
 			return d, fmt.Errorf("destination %d: %w", d.ID, err)
@@ -189,12 +196,7 @@ func (s *Store) Configure(ctx context.Context, fn func(*Change) error) error {
 		if err := fn(&Change{tx: tx, s: s, Before: before}); err != nil {
 			return err
 		}
-		var version int64
-		if err := tx.QueryRow(ctx, `UPDATE configuration SET version = version + 1 RETURNING version`).Scan(&version); err != nil {
-			return err
-		}
-		_, err = tx.Exec(ctx, `SELECT pg_notify('relay_configuration_' || current_schema(), $1)`, strconv.FormatInt(version, 10))
-		return err
+		return tellNodes(ctx, tx)
 	})
 	if errors.Is(err, ErrDryRun) {
 		return nil
@@ -279,8 +281,11 @@ func (c *Change) PutDestination(ctx context.Context, d relay.Destination) error 
 }
 
 // DeleteDestination frees the name of a destination. What is owed to it is
-// still sent.
+// still sent: a hold ends, since nobody could end it any more.
 func (c *Change) DeleteDestination(ctx context.Context, id int64) error {
+	if _, err := c.ReleaseDestination(ctx, id); err != nil {
+		return err
+	}
 	_, err := c.tx.Exec(ctx, `UPDATE destinations SET deleted_at = now() WHERE id = $1`, id)
 	return err
 }

@@ -78,6 +78,7 @@ func TestImpossibleStates(t *testing.T) {
 		{"api_keys_hash_key", "api_keys", "a key twice", nil, columns{}},
 		{"configuration_only_row_check", "configuration", "a second row", columns{"only_row": `false`}, nil},
 		{"destinations_name_check", "destinations", "an empty name", columns{"name": `''`}, nil},
+		{"destinations_held_check", "destinations", "held without a reason", columns{"held_at": now}, nil},
 		{"destinations_name_key", "destinations", "a name twice", nil, columns{}},
 		{"sources_name_check", "sources", "a name with a slash", columns{"name": `'a/b'`}, nil},
 		{"sources_name_key", "sources", "a name twice", nil, columns{}},

@@ -32,21 +32,32 @@ func (s *Store) ClaimDue(ctx context.Context, lease uuid.UUID, limit int, busy [
 		    SET due_at = clock_timestamp() + $2 * interval '1 second', lease = $1
 		    FROM due
 		    WHERE d.project_id = due.project_id AND d.id = due.id
-		    RETURNING d.project_id, d.id, d.correlation_id, d.event_id, d.destination_id, d.outcome, d.action, d.attempts,
-		              d.conversation, d.by_hand, d.status
-		)
+		    RETURNING `+claimedColumns+`
+		)`+selectClaimed, lease, relay.Lease.Seconds(), limit, busy)
+	list, err := collectClaimed(rows, lease, leaseEnds)
+	return list, translate("claiming deliveries", err)
+}
+
+// claimedColumns are what selectClaimed reads of the deliveries that a
+// statement has claimed.
+const claimedColumns = `d.project_id, d.id, d.correlation_id, d.event_id, d.destination_id, d.outcome, d.action, d.attempts,
+		              d.conversation, d.by_hand, d.status`
+
+// selectClaimed reads claimed deliveries with all that renders them.
+const selectClaimed = `
 		SELECT d.id, d.event_id, d.destination_id, d.outcome, d.action, d.attempts, d.conversation, d.by_hand, d.status = 'sending',
-		       e.payment, e.form, coalesce(e.format, ''), e.body, coalesce(e.packing, 0), c.resolution, `+waitColumns+`
+		       e.payment, e.form, coalesce(e.format, ''), e.body, coalesce(e.packing, 0), c.resolution, ` + waitColumns + `
 		FROM claimed d
 		JOIN correlations c ON c.id = d.correlation_id
 		LEFT JOIN events e ON e.project_id = d.project_id AND e.id = d.event_id
-		ORDER BY d.id`, lease, relay.Lease.Seconds(), limit, busy)
-	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (relay.Delivery, error) {
+		ORDER BY d.id`
+
+func collectClaimed(rows pgx.Rows, lease uuid.UUID, leaseEnds time.Time) ([]relay.Delivery, error) {
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (relay.Delivery, error) {
 		d, err := scanDelivery(row)
 		d.Lease, d.LeaseEnds = lease, leaseEnds
 		return d, err
 	})
-	return list, translate("claiming deliveries", err)
 }
 
 func scanDelivery(row pgx.CollectableRow) (relay.Delivery, error) {
@@ -266,10 +277,7 @@ func (s *Store) ReturnLeases(ctx context.Context, held []relay.Delivery) error {
 	if len(held) == 0 {
 		return nil
 	}
-	projects, ids, leases := make([]int64, len(held)), make([]uuid.UUID, len(held)), make([]uuid.UUID, len(held))
-	for i := range held {
-		projects[i], ids[i], leases[i] = held[i].ProjectID, held[i].ID, held[i].Lease
-	}
+	projects, ids, leases := leasesOf(held)
 	_, err := s.hot.Exec(ctx, `
 		UPDATE deliveries d
 		SET due_at = clock_timestamp(), lease = NULL

@@ -38,6 +38,8 @@ var hotStatements = map[string]string{
 	"skip pointless ones":             "reason = 'its wait has closed'",
 	"mark what is being sent":         "SET status = 'sending'",
 	"return leases":                   "SET due_at = clock_timestamp(), lease = NULL",
+	"hold deliveries":                 "SET status = 'held'",
+	"claim held deliveries":           "WITH freed AS (\n\t\t    SELECT d.project_id",
 	"take idempotency keys":           "INSERT INTO idempotency_keys",
 	"read idempotency keys":           "SELECT key, request, correlation_id",
 	"lock older waits":                "FROM deadlines WHERE scope = ANY",
@@ -256,6 +258,16 @@ func everyHotStatement(t *testing.T, p *storetest.Project, url string) {
 		t.Fatalf("skipping: got %+v, want the slot passed on", r)
 	}
 	must(p.Store.ClaimDue(ctx, uuid.New(), 3, []int64{-1}))(t) // what else is due, if anything
+	// One is held, with another behind it, and released.
+	stopped := tell(t, p, p.Wait(t, user+"-held"), 2)
+	holdDestination(t, p)
+	if err := p.Store.HoldDeliveries(ctx, stopped); err != nil {
+		t.Fatal(err)
+	}
+	release(t, p)
+	if freed := must(p.Store.ClaimHeld(ctx, uuid.New(), p.DestinationID, 3))(t); len(freed) != 1 {
+		t.Fatalf("releasing: got %d deliveries, want 1", len(freed))
+	}
 	if err := p.Store.ReturnLeases(ctx, claimed[2:]); err != nil {
 		t.Fatal(err)
 	}
@@ -323,6 +335,9 @@ func fill(t *testing.T, url string) {
 		`INSERT INTO deliveries (project_id, id, correlation_id, event_id, destination_id, outcome, action, due_at, retry_for, give_up_at)
 		 SELECT project_id, gen_random_uuid(), correlation_id, id, 99, 'completed', 'completed', now() + row_number() OVER () * interval '1 second' + interval '1 hour', 60, now() + interval '2 days'
 		 FROM events WHERE project_id = 99`,
+		`INSERT INTO deliveries (project_id, id, correlation_id, destination_id, outcome, action, status, conversation, retry_for, give_up_at)
+		 SELECT project_id, gen_random_uuid(), id, 99, 'completed', 'completed', 'held', gen_random_uuid(), 60, now() + interval '2 days'
+		 FROM correlations WHERE project_id = 99`,
 		`INSERT INTO attempts (delivery_id, number, project_id, started_at, duration_ms, class)
 		 SELECT id, 1, project_id, now(), 1, 'retry' FROM deliveries WHERE project_id = 99`,
 		`INSERT INTO parked_refs (event_id, ref, project_id, source_id, number, key_only)

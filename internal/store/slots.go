@@ -12,8 +12,9 @@ import (
 	"relay.example/relay/internal/relay"
 )
 
-// A delivery that is due holds the slot of its conversation; the others of the
-// conversation are scheduled without being due, and wait for it. Who adds to
+// A delivery that is due holds the slot of its conversation, and keeps it while
+// its destination is held; the others of the conversation are scheduled without
+// being due, and wait for it. Who adds to
 // those that wait, or takes from them, holds the lock of the slot's row, a row
 // that is being deleted included. So a delivery that ends looks for the next
 // one in a statement after the one that freed the slot: it sees everybody who
@@ -123,7 +124,7 @@ func queuePassOn(b *pgx.Batch, conversations []uuid.UUID, passedOn func(uuid.UUI
 func (s *Store) PassOnLeft(ctx context.Context, after uuid.UUID, limit int) (seen int, last uuid.UUID, err error) {
 	err = s.inTx(ctx, "passing on slots", func(tx pgx.Tx) error {
 		rows, _ := tx.Query(ctx, `
-			SELECT s.conversation, d.due_at IS NULL
+			SELECT s.conversation, d.due_at IS NULL AND d.status IS DISTINCT FROM 'held'
 			FROM (SELECT * FROM slots WHERE conversation > $1 ORDER BY conversation LIMIT $2) s
 			LEFT JOIN deliveries d ON d.project_id = s.project_id AND d.id = s.delivery_id
 			ORDER BY s.conversation`, after, limit)
@@ -143,7 +144,7 @@ func (s *Store) PassOnLeft(ctx context.Context, after uuid.UUID, limit int) (see
 		b.Queue(`
 			DELETE FROM slots s
 			WHERE conversation = ANY($1::uuid[])
-			  AND NOT EXISTS (SELECT FROM deliveries d WHERE d.project_id = s.project_id AND d.id = s.delivery_id AND d.due_at IS NOT NULL)`, left)
+			  AND NOT EXISTS (SELECT FROM deliveries d WHERE d.project_id = s.project_id AND d.id = s.delivery_id AND (d.due_at IS NOT NULL OR d.status = 'held'))`, left)
 		queuePassOn(&b, left, func(uuid.UUID) {})
 		return tx.SendBatch(ctx, &b).Close()
 	})

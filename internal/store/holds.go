@@ -1,0 +1,154 @@
+package store
+
+import (
+	"context"
+	"strconv"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"relay.example/relay/internal/relay"
+)
+
+// A destination that is held is called by nobody. Its deliveries become held
+// where a node meets them: when they are born, when their time has come, when
+// they wait in a node's memory. Each holds the slot of its conversation and
+// keeps it, so that after the release they go on in the order of creation.
+//
+// None is left behind: a delivery becomes held only under a lock of its
+// destination's row that a release has to wait for. So whoever looks for held
+// deliveries after the release sees all of them.
+
+// HoldDestination holds a destination whose credentials were refused, and
+// reports whether this call did: of those that come together one does. It does
+// nothing where the credentials have changed, or somebody has resumed it,
+// since the count of releases was what is given.
+func (s *Store) HoldDestination(ctx context.Context, id, releases int64, reason string) (held bool, err error) {
+	err = s.inTx(ctx, "holding a destination", func(tx pgx.Tx) error {
+		tag, err := tx.Exec(ctx, `
+			UPDATE destinations SET held_at = clock_timestamp(), held_reason = $3
+			WHERE id = $1 AND releases = $2 AND held_at IS NULL AND deleted_at IS NULL`, id, releases, clean(reason))
+		if err != nil || tag.RowsAffected() == 0 {
+			return err
+		}
+		held = true
+		return tellNodes(ctx, tx)
+	})
+	return held && err == nil, err
+}
+
+// ReleaseDestination ends the hold of a destination and returns how many
+// deliveries were held by it; of more than 100,000 it says 100,001. A refusal
+// of what was sent before holds it no more, whether it was held or not.
+func (c *Change) ReleaseDestination(ctx context.Context, id int64) (released int, err error) {
+	var wasHeld bool
+	err = c.tx.QueryRow(ctx, `
+		WITH before AS (
+		    SELECT id, held_at IS NOT NULL AS held FROM destinations WHERE id = $1 FOR UPDATE
+		)
+		UPDATE destinations d
+		SET held_at = NULL, held_reason = NULL, releases = d.releases + 1, releasing = d.releasing OR b.held
+		FROM before b
+		WHERE d.id = b.id
+		RETURNING b.held`, id).Scan(&wasHeld)
+	if err != nil || !wasHeld {
+		return 0, err
+	}
+	err = c.tx.QueryRow(ctx, `
+		SELECT count(*)
+		FROM (SELECT FROM deliveries WHERE destination_id = $1 AND status = 'held' LIMIT $2) held`, id, backlogCount).Scan(&released)
+	return released, err
+}
+
+// EndRelease notes that nothing is held by a destination any more, where that
+// is so. Whoever gave it the count of releases has looked since.
+func (s *Store) EndRelease(ctx context.Context, id, releases int64) (ended bool, err error) {
+	err = s.inTx(ctx, "ending a release", func(tx pgx.Tx) error {
+		tag, err := tx.Exec(ctx, `
+			UPDATE destinations SET releasing = false
+			WHERE id = $1 AND releases = $2 AND releasing AND held_at IS NULL
+			  AND NOT EXISTS (SELECT FROM deliveries WHERE destination_id = $1 AND status = 'held')`, id, releases)
+		if err != nil || tag.RowsAffected() == 0 {
+			return err
+		}
+		ended = true
+		return tellNodes(ctx, tx)
+	})
+	return ended && err == nil, err
+}
+
+// tellNodes gives the configuration a new version, and tells every node of it
+// after the commit.
+func tellNodes(ctx context.Context, tx pgx.Tx) error {
+	var version int64
+	if err := tx.QueryRow(ctx, `UPDATE configuration SET version = version + 1 RETURNING version`).Scan(&version); err != nil {
+		return err
+	}
+	_, err := tx.Exec(ctx, `SELECT pg_notify('relay_configuration_' || current_schema(), $1)`, strconv.FormatInt(version, 10))
+	return err
+}
+
+// HoldDeliveries makes deliveries held that this node has claimed and will not
+// send, because their destinations are. Those whose destination has been
+// released meanwhile, and those that may have been sent, stay leased.
+func (s *Store) HoldDeliveries(ctx context.Context, list []relay.Delivery) error {
+	projects, ids, leases := leasesOf(list)
+	destinations := make([]int64, len(list))
+	for i := range list {
+		destinations[i] = list[i].DestinationID
+	}
+	_, err := s.hot.Exec(ctx, `
+		WITH held AS MATERIALIZED (
+		    SELECT id FROM destinations
+		    WHERE id = ANY ($4::bigint[]) AND held_at IS NOT NULL
+		    ORDER BY id
+		    FOR SHARE
+		)
+		UPDATE deliveries d
+		SET status = 'held', due_at = NULL, lease = NULL
+		FROM unnest($1::bigint[], $2::uuid[], $3::uuid[]) AS x (project_id, id, lease)
+		WHERE d.project_id = x.project_id AND d.id = x.id AND d.lease = x.lease AND d.status = 'scheduled'
+		  AND d.destination_id IN (SELECT id FROM held)`, projects, ids, leases, destinations)
+	return translate("holding deliveries", err)
+}
+
+// ClaimHeld leases deliveries that were held by a destination which is held no
+// more, the oldest first. Their time to try begins anew, and so does that of
+// the ones that have waited behind them.
+func (s *Store) ClaimHeld(ctx context.Context, lease uuid.UUID, destinationID int64, limit int) ([]relay.Delivery, error) {
+	leaseEnds := time.Now().Add(relay.Lease)
+	rows, _ := s.hot.Query(ctx, `
+		WITH freed AS (
+		    SELECT d.project_id, d.id
+		    FROM deliveries d
+		    WHERE d.destination_id = $4 AND d.status = 'held'
+		      AND EXISTS (SELECT FROM destinations t WHERE t.id = $4 AND t.held_at IS NULL)
+		    ORDER BY d.id
+		    LIMIT $3
+		    FOR UPDATE SKIP LOCKED
+		), claimed AS (
+		    UPDATE deliveries d
+		    SET status = 'scheduled', due_at = clock_timestamp() + $2 * interval '1 second', lease = $1,
+		        give_up_at = clock_timestamp() + d.retry_for * interval '1 second'
+		    FROM freed
+		    WHERE d.project_id = freed.project_id AND d.id = freed.id
+		    RETURNING `+claimedColumns+`
+		), behind AS (
+		    UPDATE deliveries w
+		    SET give_up_at = clock_timestamp() + w.retry_for * interval '1 second'
+		    FROM claimed c
+		    WHERE w.conversation = c.conversation AND w.status = 'scheduled' AND w.due_at IS NULL
+		)`+selectClaimed, lease, relay.Lease.Seconds(), limit, destinationID)
+	list, err := collectClaimed(rows, lease, leaseEnds)
+	return list, translate("claiming held deliveries", err)
+}
+
+// leasesOf are the keys of deliveries and the leases that they are held with.
+func leasesOf(list []relay.Delivery) (projects []int64, ids, leases []uuid.UUID) {
+	projects, ids, leases = make([]int64, len(list)), make([]uuid.UUID, len(list)), make([]uuid.UUID, len(list))
+	for i := range list {
+		projects[i], ids[i], leases[i] = list[i].ProjectID, list[i].ID, list[i].Lease
+	}
+	return projects, ids, leases
+}
