@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"time"
 
 	"github.com/google/uuid"
 
 	"relay.example/relay/internal/directory"
 	"relay.example/relay/internal/relay"
+	"relay.example/relay/internal/store"
 )
 
 // asideBatch is how many deliveries one statement puts aside.
@@ -20,6 +22,32 @@ func stub(d *relay.Delivery) relay.Delivery {
 		ID: d.ID, ProjectID: d.ProjectID, DestinationID: d.DestinationID, Conversation: d.Conversation,
 		Lease: d.Lease, LeaseEnds: d.LeaseEnds,
 	}
+}
+
+// maxSpread is how far those are spread that wait for the same probe.
+const maxSpread = 5 * time.Minute
+
+// spread is a random part of the time that a delivery has waited already: so
+// many wait for a destination that was away for long that they neither come
+// all at once when it is back, nor are looked at all the time until then. One
+// that a person has retried comes first.
+func spread(d relay.Delivery) time.Duration {
+	if d.ByHand {
+		return 0
+	}
+	age := min(max(0, time.Since(relay.MadeAt(d.ID))), maxSpread)
+	return time.Duration(relay.Jitter() * float64(age))
+}
+
+// addLate remembers a delivery that is sent later, with the same bound as
+// addSurplus.
+func (e *Engine) addLate(d relay.Delivery, wait time.Duration) {
+	e.mu.Lock()
+	if len(e.late) < maxQueued {
+		e.late = append(e.late, store.Later{Delivery: stub(&d), Wait: wait})
+	}
+	e.mu.Unlock()
+	e.Wake()
 }
 
 // addSurplus remembers a delivery whose lease is to be given back. Beyond the
@@ -43,13 +71,36 @@ func (e *Engine) addHeld(d relay.Delivery) {
 // putAside gives to the table what is not sent from here.
 func (e *Engine) putAside(ctx context.Context) {
 	e.mu.Lock()
-	surplus, held := e.surplus, e.held
-	e.surplus, e.held = nil, nil
+	surplus, held, late := e.surplus, e.held, e.late
+	e.surplus, e.held, e.late = nil, nil, nil
 	e.mu.Unlock()
 	for batch := range slices.Chunk(held, asideBatch) {
 		e.holdDeliveries(ctx, batch)
 	}
+	for batch := range slices.Chunk(late, asideBatch) {
+		e.postpone(ctx, batch)
+	}
 	e.returnLeases(ctx, surplus)
+}
+
+// postpone gives deliveries back until later. Those whose time to try is over
+// are dead, as they would be after another attempt.
+func (e *Engine) postpone(ctx context.Context, batch []store.Later) {
+	ctx, cancel := context.WithTimeout(ctx, returnTimeout)
+	defer cancel()
+	dead, err := e.cfg.Store.Postpone(ctx, batch)
+	if err != nil {
+		e.cfg.Log.Warn("deliveries not postponed; they are looked at again when their leases end", "count", len(batch), "error", err)
+		return
+	}
+	for _, d := range dead {
+		e.cfg.Metrics.Ended(relay.Dead)
+		e.cfg.Log.Warn("delivery is dead: its destination does not answer, and its time to try is over",
+			"delivery_id", d.ID, "project_id", d.ProjectID)
+	}
+	if len(dead) > 0 {
+		e.Wake() // the next ones of their conversations may be due
+	}
 }
 
 func (e *Engine) returnLeases(ctx context.Context, held []relay.Delivery) {

@@ -19,7 +19,7 @@ import (
 const maxResponse = 2 << 10
 
 // deliver makes one attempt and records it.
-func (e *Engine) deliver(ctx context.Context, d relay.Delivery) {
+func (e *Engine) deliver(ctx context.Context, l *lane, d relay.Delivery) {
 	destination := e.cfg.Directory.Current().Destination(d.DestinationID)
 	if destination == nil {
 		// Another node knows it already; this one will within a second.
@@ -37,7 +37,7 @@ func (e *Engine) deliver(ctx context.Context, d relay.Delivery) {
 		e.addHeld(d)
 		return
 	}
-	a, made := e.attempt(ctx, d, destination)
+	a, made := e.call(ctx, l, d, destination)
 	if !made {
 		return
 	}
@@ -52,6 +52,43 @@ func (e *Engine) deliver(ctx context.Context, d relay.Delivery) {
 	if err != nil {
 		e.recorded(d, a, destination, groupcommit.Result[store.Recorded]{Err: err})
 	}
+}
+
+// call makes an attempt where the breaker permits it, and tells it what came
+// of that.
+func (e *Engine) call(ctx context.Context, l *lane, d relay.Delivery, to *directory.Destination) (a relay.Attempt, made bool) {
+	if d.Sent { // it is judged without another call
+		return e.attempt(ctx, d, to)
+	}
+	e.mu.Lock()
+	wait, probe := l.breaker.permit(time.Now(), to.Timeout())
+	e.mu.Unlock()
+	if wait > 0 {
+		e.addLate(d, wait+spread(d))
+		return a, false
+	}
+	a, made = e.attempt(ctx, d, to)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !made {
+		l.breaker.dropped(probe)
+		return a, false
+	}
+	if l.breaker.ended(a.Class != relay.Retry && a.Class != relay.NoAnswer, probe, time.Now()) {
+		e.tellBreaker(to, l.breaker.open(), a.Reason)
+	}
+	return a, true
+}
+
+// tellBreaker tells that a breaker has opened or closed.
+func (e *Engine) tellBreaker(to *directory.Destination, open bool, reason string) {
+	e.cfg.Metrics.Breaker(open)
+	if open {
+		e.cfg.Log.Warn("a destination does not answer: this node calls it no more but for a probe, at most every 30 s",
+			"project_id", to.ProjectID, "destination", to.Name, "reason", reason)
+		return
+	}
+	e.cfg.Log.Info("a destination answers again", "project_id", to.ProjectID, "destination", to.Name)
 }
 
 // skip gives up what its wait, which has closed since, no longer asks for.

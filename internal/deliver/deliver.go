@@ -4,8 +4,9 @@
 //
 // # The model
 //
-// Every destination has a lane: a queue and at most max_concurrency sends at
-// a time. A slow destination fills its own lane and nobody else's. Everything
+// Every destination has a lane: a queue, at most max_concurrency sends at a
+// time, and a breaker that lets a destination be which does not answer. A slow
+// destination fills its own lane and nobody else's. Everything
 // in a lane is leased to this node; the rows are the truth, the lanes a
 // shortcut over them.
 //
@@ -96,6 +97,7 @@ type Engine struct {
 	bytes    int
 	surplus  []relay.Delivery // did not fit: their leases are given back by the next poll
 	held     []relay.Delivery // their destination is: the next poll makes them held
+	late     []store.Later    // they are sent later: the next poll says when
 	stopping bool
 	sends    sync.WaitGroup  // running lane workers
 	sendCtx  context.Context //nolint:containedctx // one for all sends, whoever queued them
@@ -103,9 +105,10 @@ type Engine struct {
 
 // lane is the queue of one destination. Its fields are guarded by Engine.mu.
 type lane struct {
-	queue  []relay.Delivery
-	bytes  int
-	active int
+	queue   []relay.Delivery
+	bytes   int
+	active  int
+	breaker breaker
 }
 
 // full reports whether the lane has its share of the memory.
@@ -166,7 +169,7 @@ func (e *Engine) work(l *lane) {
 		if !ok {
 			return
 		}
-		e.deliver(e.sendCtx, d)
+		e.deliver(e.sendCtx, l, d)
 	}
 }
 
@@ -230,7 +233,10 @@ func (e *Engine) stop() (held []relay.Delivery) {
 		l.queue, l.bytes = nil, 0
 	}
 	held = append(append(held, e.surplus...), e.held...)
-	e.queued, e.bytes, e.surplus, e.held = 0, 0, nil, nil
+	for _, later := range e.late {
+		held = append(held, later.Delivery)
+	}
+	e.queued, e.bytes, e.surplus, e.held, e.late = 0, 0, nil, nil, nil
 	return held
 }
 
@@ -303,7 +309,7 @@ func (e *Engine) room() (n int, busy []int64) {
 		switch {
 		case l.full():
 			busy = append(busy, id)
-		case len(l.queue) == 0 && l.active == 0:
+		case len(l.queue) == 0 && l.active == 0 && l.breaker.fresh():
 			delete(e.lanes, id) // nobody holds it: work ends under mu
 		}
 	}

@@ -19,3 +19,6 @@ func (e *Engine) Queued() int {
 	defer e.mu.Unlock()
 	return e.queued
 }
+
+// BreakerFailures is how many calls in a row open a breaker.
+const BreakerFailures = breakerFailures

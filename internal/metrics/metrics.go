@@ -65,6 +65,7 @@ type Metrics struct {
 	attempts []prometheus.Counter   // by classes
 	ended    []prometheus.Counter   // by endings
 	asked    []prometheus.Counter   // by answered
+	breakers prometheus.Gauge
 }
 
 // BatchKind says what is committed together.
@@ -108,6 +109,9 @@ func New(cfg Config) (*Metrics, error) {
 			"Deliveries that this node brought to an end."),
 		asked: counters("relay_questions_asked_total", "result", answered,
 			"Requests to providers, to ask whose an event is or what became of a payment."),
+		breakers: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "relay_breakers_open", Help: "Destinations that do not answer this node, which calls them no more but for a probe.",
+		}),
 	}
 	for _, kind := range batchKinds {
 		m.batches = append(m.batches, histogram("relay_batch_size", batchBuckets, prometheus.Labels{"of": string(kind)},
@@ -120,7 +124,7 @@ func (m *Metrics) register(cfg Config) error {
 	all := []prometheus.Collector{
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		buildInfo(cfg.Version, cfg.Commit), m.ack, m.resume, m.sources, m.requests,
-		m.backlog,
+		m.backlog, m.breakers,
 		pools{cfg.Store},
 	}
 	for _, h := range m.batches {
@@ -237,6 +241,18 @@ func (m *Metrics) Asked(result relay.Answered) {
 		return
 	}
 	count(m.asked, answered, result)
+}
+
+// Breaker counts a breaker that has opened, or closed again.
+func (m *Metrics) Breaker(open bool) {
+	if m == nil {
+		return
+	}
+	if open {
+		m.breakers.Inc()
+	} else {
+		m.breakers.Dec()
+	}
 }
 
 // Resumed notes how long a conversation waited: since its callback came in,

@@ -82,6 +82,9 @@ func TestCounting(t *testing.T) {
 	m.Attempted("invented")
 	m.Ended(relay.Delivered)
 	m.Ended(relay.Scheduled) // is no end
+	for _, open := range []bool{true, true, false} {
+		m.Breaker(open)
+	}
 	m.Shed(metrics.Registrations)
 	m.Shed(metrics.Attempts) // is never shed
 	metrics.Batches(m, metrics.Callbacks, func(batch []int) []int { return batch })([]int{1, 2, 3})
@@ -111,6 +114,7 @@ func TestCounting(t *testing.T) {
 		`relay_batch_size_bucket{of="callbacks",le="4"}`:                                            "1",
 		`relay_http_requests_total{code="4xx",route="/v1/events/:id"}`:                              "1",
 		`relay_http_requests_total{code="4xx",route="other"}`:                                       "1",
+		`relay_breakers_open`:                                                                       "1",
 		`relay_scrape_errors_total`:                                                                 "0",
 	})
 	for series := range got {
@@ -129,6 +133,7 @@ func TestNothingCounts(t *testing.T) {
 	m.Resumed(relay.NewID(), relay.NewID(), time.Now())
 	m.Attempted(relay.OK)
 	m.Ended(relay.Dead)
+	m.Breaker(true)
 	m.Shed(metrics.Callbacks)
 	m.Routes([]string{"/"})
 	m.Answered("/", http.StatusOK)

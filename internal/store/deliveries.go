@@ -287,6 +287,64 @@ func (s *Store) ReturnLeases(ctx context.Context, held []relay.Delivery) error {
 	return translate("returning leases", err)
 }
 
+// Later is a delivery that this node holds and that is to be sent later.
+type Later struct {
+	Delivery relay.Delivery // with its lease and conversation
+	Wait     time.Duration
+	// Patient: its time to try does not run out in between, since nobody has
+	// refused it.
+	Patient bool
+}
+
+// Postpone gives deliveries back until later, which counts as no attempt. One
+// whose time to try ends before is looked at once more when it does; one whose
+// time is over is dead and passes its slot on. It returns the dead.
+func (s *Store) Postpone(ctx context.Context, list []Later) (dead []relay.Delivery, err error) {
+	list = slices.SortedFunc(slices.Values(list), func(a, b Later) int {
+		return bytes.Compare(a.Delivery.Conversation[:], b.Delivery.Conversation[:])
+	})
+	n := len(list)
+	projects, ids, leases := make([]int64, n), make([]uuid.UUID, n), make([]uuid.UUID, n)
+	waits, patient := make([]int64, n), make([]bool, n)
+	conversations := make([]uuid.UUID, 0, n)
+	for i := range list {
+		d := &list[i].Delivery
+		projects[i], ids[i], leases[i] = d.ProjectID, d.ID, d.Lease
+		waits[i], patient[i] = list[i].Wait.Microseconds(), list[i].Patient
+		if !patient[i] {
+			conversations = append(conversations, d.Conversation)
+		}
+	}
+	var b pgx.Batch
+	b.Queue(`
+		WITH postponed AS (
+		    UPDATE deliveries d
+		    SET lease = NULL,
+		        status = CASE WHEN x.patient OR d.give_up_at > now() THEN 'scheduled' ELSE 'dead' END,
+		        due_at = CASE WHEN x.patient THEN now() + x.wait * interval '1 microsecond'
+		                      WHEN d.give_up_at > now() THEN least(d.give_up_at, now() + x.wait * interval '1 microsecond') END,
+		        finished_at = CASE WHEN NOT x.patient AND d.give_up_at <= now() THEN now() END,
+		        reason = CASE WHEN x.patient OR d.give_up_at > now() THEN d.reason
+		                      ELSE coalesce(d.reason, 'not sent: its destination does not answer') END
+		    FROM unnest($1::bigint[], $2::uuid[], $3::uuid[], $4::bigint[], $5::boolean[]) AS x (project_id, id, lease, wait, patient)
+		    WHERE d.project_id = x.project_id AND d.id = x.id AND d.lease = x.lease AND d.status = 'scheduled'
+		    RETURNING d.project_id, d.id, d.conversation, d.status
+		), ended AS (
+		    SELECT id, conversation FROM postponed WHERE status = 'dead'
+		), freed AS (`+freeSlots+`
+		)
+		SELECT project_id, id FROM postponed WHERE status = 'dead'`, projects, ids, leases, waits, patient).Query(func(rows pgx.Rows) error {
+		var d relay.Delivery
+		_, err := pgx.ForEachRow(rows, []any{&d.ProjectID, &d.ID}, func() error {
+			dead = append(dead, d)
+			return nil
+		})
+		return err
+	})
+	queuePassOn(&b, slices.Compact(conversations), func(uuid.UUID) {})
+	return dead, translate("postponing deliveries", s.hot.SendBatch(ctx, &b).Close())
+}
+
 // DeliveryRecord is one delivery as it is shown.
 type DeliveryRecord struct {
 	ID            uuid.UUID

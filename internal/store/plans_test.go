@@ -38,6 +38,7 @@ var hotStatements = map[string]string{
 	"skip pointless ones":             "reason = 'its wait has closed'",
 	"mark what is being sent":         "SET status = 'sending'",
 	"return leases":                   "SET due_at = clock_timestamp(), lease = NULL",
+	"postpone deliveries":             "WITH postponed AS",
 	"hold deliveries":                 "SET status = 'held'",
 	"claim held deliveries":           "WITH freed AS (\n\t\t    SELECT d.project_id",
 	"take idempotency keys":           "INSERT INTO idempotency_keys",
@@ -265,8 +266,12 @@ func everyHotStatement(t *testing.T, p *storetest.Project, url string) {
 		t.Fatal(err)
 	}
 	release(t, p)
-	if freed := must(p.Store.ClaimHeld(ctx, uuid.New(), p.DestinationID, 3))(t); len(freed) != 1 {
+	freed := must(p.Store.ClaimHeld(ctx, uuid.New(), p.DestinationID, 3))(t)
+	if len(freed) != 1 {
 		t.Fatalf("releasing: got %d deliveries, want 1", len(freed))
+	}
+	if dead := must(p.Store.Postpone(ctx, []store.Later{{Delivery: freed[0], Wait: time.Hour}}))(t); len(dead) != 0 {
+		t.Fatalf("postponing: got %v dead, want none", dead)
 	}
 	if err := p.Store.ReturnLeases(ctx, claimed[2:]); err != nil {
 		t.Fatal(err)

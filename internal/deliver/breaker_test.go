@@ -1,0 +1,134 @@
+package deliver_test
+
+import (
+	"io"
+	"net/http"
+	"strconv"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"relay.example/relay/internal/deliver"
+	"relay.example/relay/internal/relay"
+	"relay.example/relay/internal/store/storetest"
+)
+
+// oweMany puts n deliveries to a destination into the table, each of a
+// conversation of its own, all due before anything else.
+func (w *world) oweMany(t *testing.T, destinationID int64, n int) {
+	t.Helper()
+	p := relay.Plan{On: map[string]relay.Action{"completed": {Action: relay.TriggerResponse, ModuleID: 1, DestinationID: destinationID}}}
+	seed := w.owe(t, p, "u-seed")[0]
+	storetest.Exec(t, w.url, `
+		INSERT INTO deliveries (project_id, id, correlation_id, event_id, destination_id, outcome, action, conversation, due_at, retry_for, give_up_at)
+		SELECT d.project_id, gen_random_uuid(), d.correlation_id, d.event_id, d.destination_id, d.outcome, d.action, gen_random_uuid(),
+		       now() - interval '1 hour', d.retry_for, d.give_up_at
+		FROM deliveries d, generate_series(1, $2) WHERE d.id = $1`, seed.ID, n)
+	storetest.Exec(t, w.url, `INSERT INTO slots (conversation, delivery_id, project_id) SELECT conversation, id, project_id FROM deliveries WHERE id <> $1 AND destination_id = $2`,
+		seed.ID, destinationID)
+	storetest.Exec(t, w.url, `DELETE FROM slots WHERE delivery_id = $1`, seed.ID)
+	storetest.Exec(t, w.url, `UPDATE deliveries SET status = 'skipped', due_at = NULL, lease = NULL, finished_at = now() WHERE id = $1`, seed.ID)
+}
+
+func (w *world) count(t *testing.T, where string) int {
+	t.Helper()
+	return storetest.Query[int](t, w.url, `SELECT count(*) FROM deliveries WHERE `+where)
+}
+
+// A destination that does not answer is let be: after the calls that opened
+// the breaker no more than one at a time goes out, what waits burns no
+// attempts, and when it answers again everything arrives.
+func TestBreakerSparesADeadDestination(t *testing.T) {
+	t.Parallel()
+	const owed, concurrency = 2_000, 4
+	var alive atomic.Bool
+	w := newWorld(t, func(rw http.ResponseWriter, r *http.Request) {
+		if !alive.Load() {
+			rw.WriteHeader(http.StatusBadGateway)
+			return
+		}
+		ok(rw, r)
+	})
+	id := w.AddDestination(t, relay.Destination{Name: "flaky", BaseURL: w.at.URL, MaxConcurrency: concurrency})
+	w.oweMany(t, id, owed)
+	e := newEngine(t, w.Store, time.Second)
+	began := time.Now()
+	e.run(t)
+	untilWithin(t, time.Minute, "all of them have been put off", func() bool { return w.count(t, `due_at > now() AND lease IS NULL`) == owed })
+	// Those that opened it, those that were under way, and a probe a second at
+	// the most.
+	most := deliver.BreakerFailures + concurrency + int(time.Since(began)/time.Second)
+	if got := w.at.calls(); got < deliver.BreakerFailures || got > most {
+		t.Errorf("%d calls were made to a dead destination, want %d to %d", got, deliver.BreakerFailures, most)
+	}
+	if calls, attempts := w.at.calls(), storetest.Query[int](t, w.url, `SELECT sum(attempts) FROM deliveries`); attempts > calls {
+		t.Errorf("%d attempts were recorded for %d calls", attempts, calls)
+	}
+	if got := e.log.with("a destination does not answer"); got != 1 {
+		t.Errorf("it was told %d times, want once", got)
+	}
+	alive.Store(true)
+	untilWithin(t, time.Minute, "a probe finds it alive", func() bool {
+		storetest.Exec(t, w.url, `UPDATE deliveries SET due_at = now() WHERE due_at > now() AND lease IS NULL`)
+		e.Wake()
+		return e.log.with("a destination answers again") == 1
+	})
+	untilWithin(t, time.Minute, "all is delivered", func() bool {
+		storetest.Exec(t, w.url, `UPDATE deliveries SET due_at = now() WHERE due_at > now() AND lease IS NULL`)
+		e.Wake()
+		return w.count(t, `status = 'delivered'`) == owed
+	})
+}
+
+// What a dead destination does not take in its time is dead without a call of
+// its own.
+func TestBreakerLetsDeliveriesDie(t *testing.T) {
+	t.Parallel()
+	const owed = 200
+	w := newWorld(t, func(rw http.ResponseWriter, _ *http.Request) { rw.WriteHeader(http.StatusBadGateway) })
+	w.oweMany(t, w.DestinationID, owed)
+	storetest.Exec(t, w.url, `UPDATE deliveries SET give_up_at = now()`)
+	e := newEngine(t, w.Store, time.Second)
+	e.run(t)
+	untilWithin(t, time.Minute, "all are dead", func() bool { return w.count(t, `status = 'dead'`) == owed })
+	if got, most := w.at.calls(), deliver.BreakerFailures+relay.DefaultConcurrency+60; got > most {
+		t.Errorf("%d calls were made, want at most %d", got, most)
+	}
+	if got := storetest.Query[int](t, w.url, `SELECT count(*) FROM slots`); got != 0 {
+		t.Errorf("%d slots are left, want none", got)
+	}
+}
+
+// TestDeadBesideHealthy has a destination hang with all of its concurrency and
+// more than its lane waiting, all due before what is owed to a healthy one.
+// That is all delivered while the dead one still hangs.
+func TestDeadBesideHealthy(t *testing.T) {
+	t.Parallel()
+	const waiting, owed = deliver.LaneFull + 1_000, 1_000
+	gate := make(chan struct{})
+	w := newWorld(t, func(_ http.ResponseWriter, r *http.Request) {
+		select {
+		case <-gate:
+		case <-r.Context().Done():
+		}
+	})
+	defer close(gate)
+	healthy := newPlatform(t, func(rw http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(rw, accepted) })
+	deadID := w.AddDestination(t, relay.Destination{Name: "dead", BaseURL: w.at.URL, Timeout: relay.Duration(relay.MaxTimeout)})
+	healthyID := w.AddDestination(t, relay.Destination{Name: "healthy", BaseURL: healthy.URL})
+	w.oweMany(t, deadID, waiting)
+	w.oweMany(t, healthyID, owed)
+	storetest.Exec(t, w.url, `UPDATE deliveries SET due_at = now() WHERE destination_id = $1 AND due_at IS NOT NULL`, healthyID)
+	e := newEngine(t, w.Store, time.Second)
+	e.run(t)
+	to := strconv.FormatInt(healthyID, 10)
+	untilWithin(t, time.Minute, "the healthy destination has all", func() bool {
+		return w.count(t, `status = 'delivered' AND destination_id = `+to) == owed
+	})
+	if got := w.at.calls(); got != relay.DefaultConcurrency {
+		t.Errorf("%d calls hang, want the %d that may: the test took too long, or they ended", got, relay.DefaultConcurrency)
+	}
+	if got := w.count(t, `attempts > 0 AND destination_id <> `+to); got != 0 {
+		t.Errorf("%d calls to the dead destination have ended, want all to hang still", got)
+	}
+}
