@@ -39,13 +39,11 @@ func spread(d relay.Delivery) time.Duration {
 	return time.Duration(relay.Jitter() * float64(age))
 }
 
-// addLate remembers a delivery that is sent later, with the same bound as
+// addLate remembers deliveries that are sent later, with the same bound as
 // addSurplus.
-func (e *Engine) addLate(d relay.Delivery, wait time.Duration) {
+func (e *Engine) addLate(late ...store.Later) {
 	e.mu.Lock()
-	if len(e.late) < maxQueued {
-		e.late = append(e.late, store.Later{Delivery: stub(&d), Wait: wait})
-	}
+	e.late = append(e.late, late[:min(len(late), max(0, maxQueued-len(e.late)))]...)
 	e.mu.Unlock()
 	e.Wake()
 }

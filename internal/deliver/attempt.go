@@ -54,8 +54,8 @@ func (e *Engine) deliver(ctx context.Context, l *lane, d relay.Delivery) {
 	}
 }
 
-// call makes an attempt where the breaker permits it, and tells it what came
-// of that.
+// call makes an attempt where the breaker permits it and the rate allows it,
+// and tells the breaker what came of that.
 func (e *Engine) call(ctx context.Context, l *lane, d relay.Delivery, to *directory.Destination) (a relay.Attempt, made bool) {
 	if d.Sent { // it is judged without another call
 		return e.attempt(ctx, d, to)
@@ -64,7 +64,13 @@ func (e *Engine) call(ctx context.Context, l *lane, d relay.Delivery, to *direct
 	wait, probe := l.breaker.permit(time.Now(), to.Timeout())
 	e.mu.Unlock()
 	if wait > 0 {
-		e.addLate(d, wait+spread(d))
+		e.addLate(store.Later{Delivery: stub(&d), Wait: wait + spread(d)})
+		return a, false
+	}
+	if !e.spend(ctx, l, d, to) {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		l.breaker.dropped(probe)
 		return a, false
 	}
 	a, made = e.attempt(ctx, d, to)
@@ -177,7 +183,7 @@ func (e *Engine) attempt(ctx context.Context, d relay.Delivery, to *directory.De
 		return a, false
 	}
 	if err != nil {
-		a.Class, a.Reason = unanswered(err)
+		a.Class, a.Reason = unanswered(err, to)
 		return e.judged(a, d, to, 0), true
 	}
 	answer := to.Platform.Classify(platform.Response{Status: resp.Status, Header: resp.Header, Body: resp.Body}, time.Now())
@@ -201,18 +207,25 @@ func (e *Engine) mark(ctx context.Context, d relay.Delivery) bool {
 
 // unanswered classifies an attempt without an answer. What can never work is
 // permanent; what may have reached the other side is unknown.
-func unanswered(err error) (relay.Class, string) {
+func unanswered(err error, to *directory.Destination) (relay.Class, string) {
 	var failure *egress.Error
 	if !errors.As(err, &failure) {
 		return relay.Retry, "could not be sent"
 	}
+	reason := string(failure.Reason)
+	if detail := failure.Detail(); detail != "" {
+		reason += ": " + detail
+	}
+	if failure.Reason == egress.Timeout {
+		reason += " (timeout of destination " + to.Name + ")"
+	}
 	switch {
 	case failure.Sent:
-		return relay.NoAnswer, string(failure.Reason)
+		return relay.NoAnswer, reason
 	case failure.Permanent():
-		return relay.Permanent, string(failure.Reason)
+		return relay.Permanent, reason
 	default:
-		return relay.Retry, string(failure.Reason)
+		return relay.Retry, reason
 	}
 }
 

@@ -109,6 +109,8 @@ type lane struct {
 	bytes   int
 	active  int
 	breaker breaker
+	tokens  tokens
+	asking  sync.Mutex // held while a worker asks for more of the rate's budget; not guarded by mu
 }
 
 // full reports whether the lane has its share of the memory.
@@ -184,10 +186,15 @@ func (e *Engine) next(l *lane) (d relay.Delivery, ok bool) {
 	d = l.queue[0]
 	l.queue[0] = relay.Delivery{} // lets go of the body
 	l.queue = l.queue[1:]
+	e.left(l, &d)
+	return d, true
+}
+
+// left counts a delivery that has left its lane. The caller holds mu.
+func (e *Engine) left(l *lane, d *relay.Delivery) {
 	l.bytes -= len(d.Body)
 	e.queued--
 	e.bytes -= len(d.Body)
-	return d, true
 }
 
 // Wake hints that something is due now.

@@ -8,7 +8,6 @@ import (
 	"net/url"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -173,7 +172,7 @@ func (e *editor) checkDestination(f destinationFields, on *platform.Platform) er
 	return f.Rate.check()
 }
 
-// rate is calls per second, as people write them: "50/s".
+// rate is calls per time, as people write them: "50/s".
 type rate string
 
 // UnmarshalJSON reads a string, and says of anything else how to write it.
@@ -188,11 +187,8 @@ func (r rate) check() error {
 	if r == "" {
 		return nil
 	}
-	n, ok := strings.CutSuffix(string(r), "/s")
-	if v, err := strconv.ParseFloat(n, 64); !ok || err != nil || !(v > 0 && v <= 100_000) { // not a number is neither
-		return relay.Errorf(relay.Invalid, "invalid_rate", "rate: %q is not calls per second such as \"50/s\"", string(r))
-	}
-	return nil
+	_, err := relay.ParseRate(string(r))
+	return err
 }
 
 // fillSettings sorts a destination's own fields into public and secret ones.

@@ -52,6 +52,7 @@ type Destination struct {
 	relay.Destination
 	Platform *platform.Platform // nil: this program does not know the platform
 	account  platform.Account
+	interval time.Duration
 }
 
 // Flow is a reusable wait, resolved and compiled. Err says why it cannot be
@@ -106,6 +107,9 @@ func newSnapshot(c *store.Configuration, cfg Config) *Snapshot {
 func (s *Snapshot) addDestination(d relay.Destination) {
 	out := &Destination{Destination: d, account: accountOf(d)}
 	out.Platform, _ = platform.Lookup(d.Platform)
+	if d.Rate != "" {
+		out.interval, _ = relay.ParseRate(d.Rate) // it was checked when it was written
+	}
 	s.destinations[d.ID] = out
 	if d.Releasing && d.Held == nil {
 		s.releasing = append(s.releasing, out)
@@ -254,3 +258,7 @@ func (d *Destination) Timeout() time.Duration {
 func (d *Destination) Concurrency() int {
 	return cmp.Or(d.MaxConcurrency, relay.DefaultConcurrency)
 }
+
+// Interval is the time from one call to the next that the rate allows, of all
+// nodes together; 0 where there is no rate.
+func (d *Destination) Interval() time.Duration { return d.interval }

@@ -49,6 +49,10 @@ func (e *Error) Error() string {
 	return text
 }
 
+// Detail says more of the reason, "" where there is no more to say: which limit
+// it was, or what the system calls it.
+func (e *Error) Detail() string { return e.detail }
+
 // Unwrap returns the cause, which may say more than Error dares to: it is for
 // errors.Is, not for a log.
 func (e *Error) Unwrap() error { return e.err }

@@ -76,6 +76,10 @@ func TestRetryAfter(t *testing.T) {
 		{"date", "Thu, 05 Nov 2026 12:01:30 GMT", 90 * time.Second},
 		{"date in the past", "Thu, 05 Nov 2026 11:00:00 GMT", 0},
 		{"date far away", "Fri, 06 Nov 2026 12:00:00 GMT", platform.MaxRetryAfter},
+		{"seconds in spaces", " 7 ", 7 * time.Second},
+		{"a fraction", "1.5", 0},
+		{"an old form of date", "Thursday, 05-Nov-26 12:01:30 GMT", 90 * time.Second},
+		{"a date without a zone", "2026-11-05T12:01:30", 0},
 		{"nonsense", "soon", 0},
 	}
 	for _, tt := range tests {

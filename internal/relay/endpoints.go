@@ -5,6 +5,8 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/json"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -67,12 +69,27 @@ const (
 // received. Under the others a delivery is marked before it is sent.
 func RetriesUnknown(onUnknown string) bool { return onUnknown == "" || onUnknown == RetryUnknown }
 
+// ParseRate reads calls per time as people write them ("50/s", "90/m",
+// "500/h") and returns the time from one call to the next: 10 µs to a day.
+func ParseRate(s string) (interval time.Duration, err error) {
+	calls, unit, _ := strings.Cut(s, "/")
+	n, err := strconv.ParseFloat(calls, 64)
+	per := map[string]time.Duration{"s": time.Second, "m": time.Minute, "h": time.Hour}[unit]
+	every := float64(per) / n
+	if err != nil || per == 0 || !(every >= float64(MinInterval) && every <= float64(MaxInterval)) { // not a number is neither
+		return 0, Errorf(Invalid, "invalid_rate", "rate: %q is not calls per time such as \"50/s\", \"90/m\" or \"500/h\", from one a day to 100000/s", s)
+	}
+	return time.Duration(every), nil
+}
+
 // Bounds and defaults of a destination.
 const (
 	DefaultConcurrency = 64
 	MaxConcurrency     = 1024
 	DefaultTimeout     = 10 * time.Second
 	MaxTimeout         = 20 * time.Second // a send begins only while its lease outlasts it
+	MinInterval        = 10 * time.Microsecond
+	MaxInterval        = 24 * time.Hour
 )
 
 // Source is an inbound endpoint: a provider preset with its own secrets.

@@ -77,6 +77,23 @@ func TestParseDuration(t *testing.T) {
 	}
 }
 
+func TestParseRate(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]time.Duration{
+		"50/s": 20 * time.Millisecond, "0.5/s": 2 * time.Second, "90/m": time.Minute / 90, "500/h": 7200 * time.Millisecond,
+		"100000/s": relay.MinInterval, "1/h": time.Hour,
+	} {
+		if got, err := relay.ParseRate(text); got != want || err != nil {
+			t.Errorf("%s: got %v, %v, want %v", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"", "50", "/s", "50/d", "50/", "0/s", "-1/s", "NaN/s", "Inf/s", "100001/s", "0.01/h", "fast", "5/s/s"} {
+		if got, err := relay.ParseRate(text); !relay.IsKind(err, relay.Invalid) {
+			t.Errorf("%q: got %v, %v, want a refusal", text, got, err)
+		}
+	}
+}
+
 func TestDurationPrints(t *testing.T) {
 	t.Parallel()
 	for d, want := range map[time.Duration]string{

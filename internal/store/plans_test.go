@@ -38,6 +38,8 @@ var hotStatements = map[string]string{
 	"skip pointless ones":             "reason = 'its wait has closed'",
 	"mark what is being sent":         "SET status = 'sending'",
 	"return leases":                   "SET due_at = clock_timestamp(), lease = NULL",
+	"open a rate's budget":            "INSERT INTO rate_budgets",
+	"take from a rate's budget":       "WITH budget AS MATERIALIZED",
 	"postpone deliveries":             "WITH postponed AS",
 	"hold deliveries":                 "SET status = 'held'",
 	"claim held deliveries":           "WITH freed AS (\n\t\t    SELECT d.project_id",
@@ -270,6 +272,7 @@ func everyHotStatement(t *testing.T, p *storetest.Project, url string) {
 	if len(freed) != 1 {
 		t.Fatalf("releasing: got %d deliveries, want 1", len(freed))
 	}
+	must(p.Store.TakeBudget(ctx, p.DestinationID, time.Millisecond, 3, 3))(t)
 	if dead := must(p.Store.Postpone(ctx, []store.Later{{Delivery: freed[0], Wait: time.Hour}}))(t); len(dead) != 0 {
 		t.Fatalf("postponing: got %v dead, want none", dead)
 	}

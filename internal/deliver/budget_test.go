@@ -1,0 +1,60 @@
+package deliver_test
+
+import (
+	"testing"
+	"time"
+
+	"relay.example/relay/internal/relay"
+	"relay.example/relay/internal/store/storetest"
+)
+
+// TestRateIsShared has two nodes call a destination with a rate, of which more
+// is owed than it allows. Together they never call more often, nothing is
+// lost, and what waits neither sits in their memory nor burns attempts.
+func TestRateIsShared(t *testing.T) {
+	t.Parallel()
+	const owed, perSecond = 150, 20
+	w := newWorld(t, ok)
+	id := w.AddDestination(t, relay.Destination{Name: "measured", BaseURL: w.at.URL, Rate: "20/s"})
+	w.oweMany(t, id, owed)
+	nodes := []*engine{newEngine(t, w.Store, time.Second), newEngine(t, storetest.Open(t, w.url, w.keys), time.Second)}
+	began := time.Now()
+	for _, n := range nodes {
+		n.run(t)
+	}
+	// A second's worth may have been saved up, and what is taken is used
+	// within another.
+	within := func(calls int) {
+		t.Helper()
+		if most := perSecond * (2 + int(time.Since(began)/time.Second) + 1); calls > most {
+			t.Errorf("%d calls after %v, want at most %d", calls, time.Since(began), most)
+		}
+	}
+	untilWithin(t, time.Minute, "what is not sent waits in the table", func() bool {
+		within(w.at.calls())
+		return w.count(t, `lease IS NULL AND due_at > now() AND attempts = 0`) > owed/2 && nodes[0].Queued()+nodes[1].Queued() == 0
+	})
+	untilWithin(t, time.Minute, "all is delivered", func() bool {
+		within(w.at.calls())
+		return w.count(t, `status = 'delivered'`) == owed
+	})
+	if got := w.at.calls(); got != owed {
+		t.Errorf("%d calls for %d deliveries", got, owed)
+	}
+	if took := time.Since(began); took < (owed/perSecond-2)*time.Second {
+		t.Errorf("all were sent in %v, want it to take about %d s", took, owed/perSecond)
+	}
+}
+
+// A rate slower than retry_for makes nothing dead: nobody has refused it.
+func TestRateMakesNothingDead(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, ok)
+	id := w.AddDestination(t, relay.Destination{Name: "slow", BaseURL: w.at.URL, Rate: "1/h"})
+	w.oweMany(t, id, 40)
+	storetest.Exec(t, w.url, `UPDATE deliveries SET give_up_at = now()`)
+	newEngine(t, w.Store, time.Second).run(t)
+	untilWithin(t, time.Minute, "one is sent, and the others wait for minutes", func() bool {
+		return w.count(t, `status = 'delivered'`) == 1 && w.count(t, `status = 'scheduled' AND due_at > now() + interval '1 minute' AND lease IS NULL`) == 39
+	})
+}
