@@ -116,7 +116,7 @@ func TestKeys(t *testing.T) {
 		}
 		return rows
 	}
-	old := status("4 seals")[0][1]
+	old := status("5 seals")[0][1]
 
 	// The key is lost: no node may start and take payments it cannot check.
 	env["RELAY_ENCRYPTION_KEY"] = second
@@ -134,7 +134,7 @@ func TestKeys(t *testing.T) {
 		t.Errorf("reseal: got %q, want 4 sealed anew", got)
 	}
 	env["RELAY_ENCRYPTION_KEY"] = second
-	if renewed := status("4 seals")[0][1]; renewed == old {
+	if renewed := status("5 seals")[0][1]; renewed == old {
 		t.Errorf("the key after resealing: got %s, which is the old one", renewed)
 	}
 	delete(env, "RELAY_ENCRYPTION_KEY")
