@@ -120,7 +120,7 @@ func TestKeys(t *testing.T) {
 
 	// The key is lost: no node may start and take payments it cannot check.
 	env["RELAY_ENCRYPTION_KEY"] = second
-	status("4 MISSING from RELAY_ENCRYPTION_KEY")
+	status("5 MISSING from RELAY_ENCRYPTION_KEY")
 	_, err := command(t, env, "serve")
 	wantRefusal(t, err, old, "RELAY_ENCRYPTION_KEY")
 	_, err = command(t, env, "keys", "reseal")
@@ -129,9 +129,9 @@ func TestKeys(t *testing.T) {
 	}
 
 	env["RELAY_ENCRYPTION_KEY"] = second + "," + first
-	status("4 opens")
-	if got := mustRun(t, env, "keys", "reseal"); !strings.HasPrefix(got, "sealed anew: 4\n") {
-		t.Errorf("reseal: got %q, want 4 sealed anew", got)
+	status("5 opens")
+	if got := mustRun(t, env, "keys", "reseal"); !strings.HasPrefix(got, "sealed anew: 5\n") {
+		t.Errorf("reseal: got %q, want 5 sealed anew", got)
 	}
 	env["RELAY_ENCRYPTION_KEY"] = second
 	if renewed := status("5 seals")[0][1]; renewed == old {
