@@ -415,6 +415,29 @@ var turns = []scenario{
 		},
 	},
 	{
+		// Nobody waits for the retry: all is made at once in the end.
+		name: "retry of a failed attempt and the end of the wait", actors: 2,
+		set: func(t testing.TB, th *theatre) []func() error {
+			w := th.pending(t, "")
+			th.commit(t, th.told("declined", relay.AttemptFailed, w))
+			return []func() error{postpones(th.parts[0], th.aside.taken()[0]), th.receives(th.parts[1], th.paid("evt", "pi", w))}
+		},
+		want: []string{
+			"completed: attempt_failed completed, declined on_the_way, evt closed",
+		},
+	},
+	{
+		name: "retry of a failed attempt and supersede", actors: 2,
+		set: func(t testing.TB, th *theatre) []func() error {
+			w := th.Register(t, th.registration(t, "user", ""))
+			th.commit(t, th.told("declined", relay.AttemptFailed, w))
+			return []func() error{postpones(th.parts[0], th.aside.taken()[0]), registers(th.parts[1], th.registration(t, "user", ""))}
+		},
+		want: []string{
+			"superseded: attempt_failed, pending:, declined on_the_way",
+		},
+	},
+	{
 		name: "claim and claim", actors: 2,
 		set: func(t testing.TB, th *theatre) []func() error {
 			w := th.pending(t, "")

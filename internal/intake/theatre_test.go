@@ -205,6 +205,17 @@ func records(p *part, d relay.Delivery) func() error {
 	}
 }
 
+// postpones writes down that a call is to be made again in a quarter of an
+// hour.
+func postpones(p *part, d relay.Delivery) func() error {
+	return func() error {
+		a := attempt(&d, relay.Retry)
+		a.Delay = 15 * time.Minute
+		_, err := p.store.RecordAttempts(context.Background(), []relay.Attempt{a})
+		return err
+	}
+}
+
 // claims takes what is due.
 func claims(p *part) func() error {
 	return func() error {
@@ -438,7 +449,7 @@ func (th *theatre) record(t testing.TB, class relay.Class, held []relay.Delivery
 
 // attempt is one of a delivery, with what follows from its answer.
 func attempt(d *relay.Delivery, class relay.Class) relay.Attempt {
-	a := relay.Attempt{ProjectID: d.ProjectID, DeliveryID: d.ID, Lease: d.Lease, Conversation: d.Conversation, StartedAt: time.Now(), Class: class}
+	a := relay.Attempt{ProjectID: d.ProjectID, DeliveryID: d.ID, Lease: d.Lease, Conversation: d.Conversation, OnTheWay: d.Outcome.OnTheWay(), StartedAt: time.Now(), Class: class}
 	a.Next, a.Delay = relay.NextTry(class, d.Attempts+1, 0, relay.RetryUnknown, 1)
 	return a
 }

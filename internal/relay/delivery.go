@@ -51,6 +51,7 @@ type Attempt struct {
 	Lease      uuid.UUID
 	// Conversation is the delivery's: what its end lets the next one follow in.
 	Conversation uuid.UUID
+	OnTheWay     bool // the end of its wait makes the delivery pointless
 	StartedAt    time.Time
 	Duration     time.Duration
 	Class        Class

@@ -215,12 +215,34 @@ func (s *Store) RecordAttempts(ctx context.Context, attempts []relay.Attempt) ([
 		})
 		return err
 	})
+	queueOvertaken(&b, attempts, order)
 	queuePassOn(&b, conversations, func(passedOn uuid.UUID) {
 		for _, i := range order {
 			out[i].PassedOn = out[i].PassedOn || attempts[i].Conversation == passedOn
 		}
 	})
 	return out, translate("recording attempts", s.hot.SendBatch(ctx, &b).Close())
+}
+
+// queueOvertaken makes due what is to be tried again though its wait has ended
+// while it was being sent: bringForward left it then.
+func queueOvertaken(b *pgx.Batch, attempts []relay.Attempt, order []int) {
+	var projects []int64
+	var ids []uuid.UUID
+	for _, i := range order {
+		if a := &attempts[i]; a.OnTheWay && a.Next == relay.Scheduled {
+			projects, ids = append(projects, a.ProjectID), append(ids, a.DeliveryID)
+		}
+	}
+	if len(ids) == 0 {
+		return
+	}
+	b.Queue(`
+		UPDATE deliveries d SET due_at = clock_timestamp()
+		FROM unnest($1::bigint[], $2::uuid[]) AS x (project_id, id)
+		WHERE d.project_id = x.project_id AND d.id = x.id AND d.status = 'scheduled' AND d.lease IS NULL
+		  AND d.due_at IS NOT NULL AND NOT d.by_hand
+		  AND (SELECT c.status <> 'pending' FROM correlations c WHERE c.id = d.correlation_id)`, projects, ids)
 }
 
 // inOrderOfSlots lists the places of attempts in the order in which slots are

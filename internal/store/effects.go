@@ -74,17 +74,32 @@ func queueClosing(b *pgx.Batch, changes []waitChange) {
 	}
 }
 
-// queuePointless brings forward what waits have fired on their way to an end
-// that is there now: whoever claims it skips it, and the conversation goes on
-// to the end at once. What is being sent is left, and what waits for its turn
-// is skipped when that comes.
+// bringForward makes due what waits have fired on their way to an end that is
+// there now: whoever claims it skips it, and the conversation goes on to the
+// end at once. It begins a statement that names the waits. What waits for its
+// turn is skipped when that comes.
+//
+// What is being sent is left, but waited for: its attempt may be on its way
+// into the table, to be made again in a quarter of an hour. Either this
+// statement sees that then, or RecordAttempts sees the end. Rows are locked in
+// the order of their conversations, as there.
+//
+// coalesce hides that due_at is not NULL: an empty table's plan would walk the
+// index of all that is due, from end to end.
+const bringForward = `
+	UPDATE deliveries d
+	SET due_at = CASE WHEN d.lease IS NULL THEN clock_timestamp() ELSE d.due_at END
+	FROM (SELECT project_id, id FROM deliveries
+	      WHERE outcome IN ('attempt_failed', 'processing') AND status = 'scheduled'
+	        AND coalesce(due_at > clock_timestamp(), false) AND NOT by_hand AND correlation_id = ANY (`
+
+const broughtForward = `)
+	      ORDER BY conversation
+	      FOR UPDATE) pointless
+	WHERE d.project_id = pointless.project_id AND d.id = pointless.id`
+
 func queuePointless(b *pgx.Batch, closed []uuid.UUID) {
-	// coalesce hides that due_at is not NULL: an empty table's plan would walk
-	// the index of all that is due, from end to end.
-	b.Queue(`
-		UPDATE deliveries SET due_at = clock_timestamp()
-		WHERE correlation_id = ANY($1::uuid[]) AND outcome IN ('attempt_failed', 'processing')
-		  AND status = 'scheduled' AND lease IS NULL AND coalesce(due_at > clock_timestamp(), false) AND NOT by_hand`, closed)
+	b.Queue(bringForward+`$1::uuid[]`+broughtForward, closed)
 }
 
 // queueLate notes late successes. Each also ends a pending successor of the
@@ -121,6 +136,7 @@ func queueLate(b *pgx.Batch, changes []waitChange) {
 		    UPDATE correlation_refs r SET key_active = false
 		    FROM closed
 		    WHERE r.correlation_id = closed.id AND r.key_active IS NOT NULL
+		), forward AS (`+bringForward+`ARRAY(SELECT id FROM closed)`+broughtForward+`
 		)
 		DELETE FROM deadlines d USING closed WHERE d.correlation_id = closed.id`, scopes)
 }

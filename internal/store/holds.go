@@ -114,8 +114,8 @@ func (s *Store) HoldDeliveries(ctx context.Context, list []relay.Delivery) error
 }
 
 // ClaimHeld leases deliveries that were held by a destination which is held no
-// more, the oldest first. Their time to try begins anew, and so does that of
-// the ones that have waited behind them.
+// more, the oldest first. Their time to try begins anew; that of the ones that
+// have waited behind them begins with their turn.
 func (s *Store) ClaimHeld(ctx context.Context, lease uuid.UUID, destinationID int64, limit int) ([]relay.Delivery, error) {
 	leaseEnds := time.Now().Add(relay.Lease)
 	rows, _ := s.hot.Query(ctx, `
@@ -134,11 +134,6 @@ func (s *Store) ClaimHeld(ctx context.Context, lease uuid.UUID, destinationID in
 		    FROM freed
 		    WHERE d.project_id = freed.project_id AND d.id = freed.id
 		    RETURNING `+claimedColumns+`
-		), behind AS (
-		    UPDATE deliveries w
-		    SET give_up_at = clock_timestamp() + w.retry_for * interval '1 second'
-		    FROM claimed c
-		    WHERE w.conversation = c.conversation AND w.status = 'scheduled' AND w.due_at IS NULL
 		)`+selectClaimed, lease, relay.Lease.Seconds(), limit, destinationID)
 	list, err := collectClaimed(rows, lease, leaseEnds)
 	return list, translate("claiming held deliveries", err)

@@ -140,8 +140,8 @@ func TestHeldDeliveriesKeepTheirOrder(t *testing.T) {
 	if len(freed) != 1 || freed[0].ID != first.ID || freed[0].Lease != lease || freed[0].Wait.ID != w.ID {
 		t.Fatalf("a piece of one: got %+v, want the oldest, leased", freed)
 	}
-	if got := storetest.Query[int](t, url, `SELECT count(*) FROM deliveries WHERE correlation_id = $1 AND give_up_at < now() + interval '1 hour'`, w.ID); got != 0 {
-		t.Errorf("%d deliveries of the conversation have used up their time to try, want none", got)
+	if got := storetest.Query[int](t, url, `SELECT count(*) FROM deliveries WHERE id = $1 AND give_up_at < now() + interval '1 hour'`, first.ID); got != 0 {
+		t.Error("the first has used up its time to try, want it to begin anew")
 	}
 	order := created(t, url, w)
 	for i, current := 0, freed[0]; ; i++ {

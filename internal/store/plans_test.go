@@ -34,7 +34,8 @@ var hotStatements = map[string]string{
 	"claim due deliveries":            "WITH due AS",
 	"record attempts":                 "WITH given AS",
 	"pass slots on":                   "WITH next AS",
-	"bring pointless ones forward":    "AND NOT by_hand",
+	"bring pointless ones forward":    "ELSE d.due_at END",
+	"bring overtaken ones forward":    "c.status <> 'pending' FROM",
 	"skip pointless ones":             "reason = 'its wait has closed'",
 	"mark what is being sent":         "SET status = 'sending'",
 	"return leases":                   "SET due_at = clock_timestamp(), lease = NULL",
@@ -240,7 +241,9 @@ func everyHotStatement(t *testing.T, p *storetest.Project, url string) {
 	if len(claimed) != 3 {
 		t.Fatalf("claiming: got %d deliveries, want 3", len(claimed))
 	}
-	recorded := must(p.Store.RecordAttempts(ctx, []relay.Attempt{attemptAt(&claimed[0], relay.OK), attemptAt(&claimed[1], relay.Retry)}))(t)
+	again := attemptAt(&claimed[1], relay.Retry)
+	again.OnTheWay = true
+	recorded := must(p.Store.RecordAttempts(ctx, []relay.Attempt{attemptAt(&claimed[0], relay.OK), again}))(t)
 	if recorded[0].Stale || recorded[1].Stale {
 		t.Fatalf("recording: got %+v, want both written", recorded)
 	}

@@ -79,15 +79,10 @@ func (s *Store) Register(ctx context.Context, regs []Registration) ([]Registrati
 	results, fresh, superseded := found.judge(regs)
 	var b pgx.Batch
 	queueSuperseded(&b, superseded)
-	queueRegistrations(&b, regs, fresh)
+	queueRegistrations(&b, regs, fresh, results)
 	queueIdempotency(&b, regs, results)
 	b.Queue("COMMIT")
-	br := conn.SendBatch(ctx, &b)
-	err = readRegistered(br, superseded, regs, fresh, results)
-	if closeErr := br.Close(); err == nil {
-		err = closeErr
-	}
-	return results, translate("registering waits", err)
+	return results, translate("registering waits", conn.SendBatch(ctx, &b).Close())
 }
 
 // Collides reports whether two registrations cannot be in one batch.
@@ -309,14 +304,15 @@ func queueSuperseded(b *pgx.Batch, ids []uuid.UUID) {
 		UPDATE correlations SET status = 'superseded', resolved_at = clock_timestamp(), resolved_by = 'newer_wait'
 		WHERE id = ANY($1::uuid[]) AND status = 'pending'`, ids)
 	b.Queue(`DELETE FROM deadlines WHERE correlation_id = ANY($1::uuid[])`, ids)
+	queuePointless(b, ids)
 	b.Queue(`
 		UPDATE correlation_refs SET key_active = false
 		WHERE correlation_id = ANY($1::uuid[]) AND key_active IS NOT NULL`, ids)
 }
 
-// queueRegistrations queues the rows of the fresh waits. The insert into
-// correlations answers with the times that the database gave them.
-func queueRegistrations(b *pgx.Batch, regs []Registration, fresh []int) {
+// queueRegistrations queues the rows of the fresh waits. When the batch has
+// been read, their results have the times that the database gave them.
+func queueRegistrations(b *pgx.Batch, regs []Registration, fresh []int, results []RegistrationResult) {
 	if len(fresh) == 0 {
 		return
 	}
@@ -366,7 +362,7 @@ func queueRegistrations(b *pgx.Batch, regs []Registration, fresh []int) {
 		)
 		SELECT id, created_at, expires_at FROM w`,
 		ids, plans, scopes, projects, tokens, users, sources, flows, conversations,
-		keys, locales, vars, data, seconds)
+		keys, locales, vars, data, seconds).Query(func(rows pgx.Rows) error { return readFresh(rows, regs, fresh, results) })
 	// used_at is refreshed once a day, so that a plan in use is never the
 	// oldest thing that retention finds.
 	b.Queue(`
@@ -383,20 +379,8 @@ func queueRegistrations(b *pgx.Batch, regs []Registration, fresh []int) {
 	}
 }
 
-func readRegistered(
-	br pgx.BatchResults, superseded []uuid.UUID, regs []Registration, fresh []int, results []RegistrationResult,
-) error {
-	if len(fresh) == 0 {
-		return nil
-	}
-	if len(superseded) > 0 {
-		for range 3 { // the statements of queueSuperseded
-			if _, err := br.Exec(); err != nil {
-				return err
-			}
-		}
-	}
-	rows, _ := br.Query()
+// readFresh reads the times that the database gave to fresh waits.
+func readFresh(rows pgx.Rows, regs []Registration, fresh []int, results []RegistrationResult) error {
 	at := make(map[uuid.UUID]int, len(fresh))
 	for _, i := range fresh {
 		at[regs[i].Wait.ID] = i

@@ -80,7 +80,8 @@ const freeSlots = `
 	WHERE s.conversation = e.conversation AND s.delivery_id = e.id`
 
 // queuePassOn queues what gives the slots that the statement before has freed
-// to the next that wait, in order of creation; they are due at once. passedOn
+// to the next that wait, in order of creation; they are due at once, and
+// their time to try begins. passedOn
 // is told their conversations. Mostly nobody waits. So that is asked first, of
 // an index that holds only those who do, and materialized so that it stays
 // first: the slots themselves are looked for where there is somebody.
@@ -104,7 +105,8 @@ func queuePassOn(b *pgx.Batch, conversations []uuid.UUID, passedOn func(uuid.UUI
 		    ON CONFLICT (conversation) DO NOTHING
 		    RETURNING delivery_id, project_id
 		)
-		UPDATE deliveries d SET due_at = clock_timestamp()
+		UPDATE deliveries d
+		SET due_at = clock_timestamp(), give_up_at = clock_timestamp() + d.retry_for * interval '1 second'
 		FROM taken t
 		WHERE d.project_id = t.project_id AND d.id = t.delivery_id
 		RETURNING d.conversation`, conversations).Query(func(rows pgx.Rows) error {

@@ -505,6 +505,61 @@ func TestClosedWaitSkipsWhatWasOnItsWay(t *testing.T) {
 	}
 }
 
+// Nobody waits for the retry of what has become pointless, whenever the end
+// came, and whichever end.
+func TestNobodyWaitsForAPointlessRetry(t *testing.T) {
+	t.Parallel()
+	later := func(d relay.Delivery) []relay.Attempt {
+		a := attemptAt(&d, relay.Retry)
+		a.OnTheWay, a.Delay = true, 15*time.Minute
+		return []relay.Attempt{a}
+	}
+	for name, play := range map[string]func(p *storetest.Project, w relay.Wait, declined relay.Delivery){
+		"paid while it was sent": func(p *storetest.Project, w relay.Wait, declined relay.Delivery) {
+			commit(t, p, deduped(p.Paid("evt_2", "pi_1", w.Token)))
+			must(p.Store.RecordAttempts(t.Context(), later(declined)))(t)
+		},
+		"superseded": func(p *storetest.Project, _ relay.Wait, declined relay.Delivery) {
+			must(p.Store.RecordAttempts(t.Context(), later(declined)))(t)
+			p.Wait(t, "u-1")
+		},
+		"superseded while it was sent": func(p *storetest.Project, _ relay.Wait, declined relay.Delivery) {
+			p.Wait(t, "u-1")
+			must(p.Store.RecordAttempts(t.Context(), later(declined)))(t)
+		},
+		"superseded by a late success": func(p *storetest.Project, w relay.Wait, declined relay.Delivery) {
+			newer := p.Wait(t, "u-1")
+			end(t, p, declined, relay.OK)
+			declined = commit(t, p, deduped(p.Callback("evt_2", relay.AttemptFailed, newer.Token)))[0]
+			must(p.Store.RecordAttempts(t.Context(), later(declined)))(t)
+			commit(t, p, deduped(p.Paid("evt_3", "pi_1", w.Token)))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p, _ := project(t)
+			w := p.Wait(t, "u-1")
+			play(p, w, commit(t, p, deduped(p.Callback("evt_1", relay.AttemptFailed, w.Token)))[0])
+			if d := claimOne(t, p); !d.Pointless() {
+				t.Errorf("due is %s of a wait that is %s, want what is pointless", d.Outcome, d.Wait.Status)
+			}
+		})
+	}
+}
+
+// The time to try begins with one's turn: a conversation does not die with
+// what stood before it.
+func TestTimeToTryBeginsWithTheTurn(t *testing.T) {
+	t.Parallel()
+	p, url := project(t)
+	first := tell(t, p, p.Wait(t, "u-1"), 2)[0]
+	storetest.Exec(t, url, `UPDATE deliveries SET give_up_at = now() - interval '1 second'`)
+	end(t, p, first, relay.Permanent)
+	second := claimOne(t, p)
+	if r := must(p.Store.RecordAttempts(t.Context(), []relay.Attempt{attemptAt(&second, relay.Retry)}))(t); r[0].Status != relay.Scheduled {
+		t.Errorf("after one attempt: got %s, want it tried again", r[0].Status)
+	}
+}
+
 // What is being sent when its wait closes is left alone.
 func TestClosedWaitLeavesWhatIsBeingSent(t *testing.T) {
 	t.Parallel()
