@@ -98,7 +98,7 @@ func (n *node) build() (err error) {
 	}
 	n.sweeper, err = sweeper.New(sweeper.Config{
 		Store: n.store, Plans: plans, Directory: n.directory, HandOver: n.engine.HandOver,
-		MatchParked: n.intake.MatchParkedOnce, Replay: n.intake.ReplayOnce, Log: n.log,
+		MatchParked: n.intake.MatchParkedOnce, Replay: n.intake.ReplayOnce, Metrics: n.metrics, Log: n.log,
 	})
 	if err != nil {
 		return err

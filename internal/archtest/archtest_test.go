@@ -58,7 +58,7 @@ var charters = []charter{
 	{"internal/directory", names("relay store provider platform egress plan")},
 	{"internal/intake", names("relay store plan mapping groupcommit directory metrics")},
 	{"internal/deliver", names("relay store plan mapping platform egress groupcommit directory metrics")},
-	{"internal/sweeper", names("relay store plan directory")},
+	{"internal/sweeper", names("relay store plan directory metrics")},
 	{"internal/inquiry", names("relay store plan platform egress directory intake metrics")},
 	{"internal/handlers", append(names("relay store provider platform plan mapping directory intake egress metrics"), "templates")},
 	{"internal/bench", names("relay store store/fill provider plan directory intake egress handlers")},

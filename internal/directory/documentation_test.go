@@ -73,6 +73,7 @@ func TestFieldsAreDocumented(t *testing.T) {
 	action := slices.DeleteFunc(jsonFields(relay.Action{}), func(name string) bool { return name == "destination_id" }) // ours
 	for section, want := range map[string][]string{
 		"The file":    jsonFields(directory.Document{}),
+		"Retention":   jsonFields(relay.Retention{}),
 		"Destination": destination,
 		"Source":      append(jsonFields(directory.SourceFields{}), directory.SourceSettings()...),
 		"Flow":        append(jsonFields(relay.Flow{}), "name", "module_id"),
@@ -97,6 +98,9 @@ func TestBoundsAreDocumented(t *testing.T) {
 		section, field string
 		says           []string
 	}{
+		{"Retention", "event_body", list(d(relay.DefaultRetention.EventBody), d(relay.Duration(relay.MinEventBody))+" to ")},
+		{"Retention", "attempt_body", list(d(relay.DefaultRetention.AttemptBody), d(relay.Duration(relay.MinAttemptBody))+" to ")},
+		{"Retention", "correlation", list(d(relay.DefaultRetention.Correlation), d(relay.Duration(relay.MinCorrelation))+" to "+d(relay.Duration(relay.MaxCorrelation)))},
 		{"Destination", "platform", platform.Names()},
 		{"Destination", "max_concurrency", list(d(relay.DefaultConcurrency), "1 to "+d(relay.MaxConcurrency))},
 		{"Destination", "timeout", list(d(relay.Duration(relay.DefaultTimeout)), "to "+d(relay.Duration(relay.MaxTimeout)))},

@@ -15,6 +15,7 @@ import (
 // Document is what one project's configuration should be, as people write it.
 type Document struct {
 	Project      string            `json:"project"`
+	Retention    *relay.Retention  `json:"retention"` // nil leaves it as it is
 	Destinations []json.RawMessage `json:"destinations"`
 	Sources      []json.RawMessage `json:"sources"`
 	Flows        []json.RawMessage `json:"flows"`
@@ -104,10 +105,12 @@ func (d *Directory) Delete(ctx context.Context, project string, kind Kind, name 
 	})
 }
 
-// PutProject creates a project; one that exists stays as it is.
-func (d *Directory) PutProject(ctx context.Context, name string) error {
+// PutProject creates a project, or changes how long an existing one keeps
+// what. Without a retention that stays as it is: what it has cleared does not
+// come back.
+func (d *Directory) PutProject(ctx context.Context, name string, retention *relay.Retention) error {
 	return d.change(ctx, func(e *editor) error {
-		_, err := e.project(ctx, name)
+		_, err := e.project(ctx, name, retention)
 		return err
 	})
 }
@@ -153,7 +156,7 @@ func (e *editor) apply(ctx context.Context, doc Document, prune bool) error {
 	if doc.Project == "" {
 		doc.Project = relay.DefaultProject
 	}
-	projectID, err := e.project(ctx, doc.Project)
+	projectID, err := e.project(ctx, doc.Project, doc.Retention)
 	if err != nil {
 		return err
 	}
@@ -223,14 +226,35 @@ func uniqueNames(named [3][]string) error {
 	return nil
 }
 
-func (e *editor) project(ctx context.Context, name string) (int64, error) {
-	if p := e.before.Project(name); p != nil {
-		return p.ID, nil
+func (e *editor) project(ctx context.Context, name string, retention *relay.Retention) (id int64, err error) {
+	if retention != nil {
+		if err := retention.Check(); err != nil {
+			return 0, relay.At("retention", err)
+		}
 	}
+	p := e.before.Project(name)
+	if p == nil {
+		id, err = e.newProject(ctx, name)
+	} else {
+		id = p.ID
+	}
+	if err != nil || retention == nil {
+		return id, err
+	}
+	if p != nil {
+		if p.Retention == *retention {
+			return id, nil
+		}
+		e.note(KindProject, name, name, true, []string{"retention"})
+	}
+	return id, e.c.SetRetention(ctx, id, *retention)
+}
+
+func (e *editor) newProject(ctx context.Context, name string) (int64, error) {
 	if err := checkName(name); err != nil {
 		return 0, relay.At("project", err)
 	}
-	e.edits = append(e.edits, Edit{Verb: "create", Kind: KindProject, Project: name, Name: name})
+	e.note(KindProject, name, name, false, nil)
 	return e.c.PutProject(ctx, name)
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -413,20 +414,60 @@ func TestDeletedDestination(t *testing.T) {
 	}
 }
 
+// How long things are kept is changed by who says so, as a whole; who says
+// nothing of it leaves it.
+func TestRetention(t *testing.T) {
+	t.Parallel()
+	n := configured(t)
+	days := func(event, attempt, correlation int) relay.Retention {
+		d := func(n int) relay.Duration { return relay.Duration(time.Duration(n) * 24 * time.Hour) }
+		return relay.Retention{EventBody: d(event), AttemptBody: d(attempt), Correlation: d(correlation)}
+	}
+	for _, c := range []struct {
+		name  string
+		given *relay.Retention
+		want  relay.Retention // in force
+		edits string
+	}{
+		{"nothing said", nil, relay.DefaultRetention, "[]"},
+		{"one field", &relay.Retention{Correlation: days(0, 0, 60).Correlation}, days(30, 14, 60), "[{update project default default [retention] []}]"},
+		{"the same again", &relay.Retention{Correlation: days(0, 0, 60).Correlation}, days(30, 14, 60), "[]"},
+		{"nothing said again", nil, days(30, 14, 60), "[]"},
+		{"another one: the rest is by default", &relay.Retention{AttemptBody: days(0, 2, 0).AttemptBody}, days(30, 2, 400), "[{update project default default [retention] []}]"},
+		{"defaults end with the rows", &relay.Retention{Correlation: days(0, 0, 30).Correlation}, days(30, 14, 30), "[{update project default default [retention] []}]"},
+	} {
+		edits, err := n.Apply(t.Context(), []directory.Document{{Retention: c.given}}, directory.Options{})
+		if got := n.project(t).Retention.InForce(); err != nil || got != c.want {
+			t.Errorf("%s: got %+v, %v, want %+v", c.name, got, err, c.want)
+		}
+		if got := fmt.Sprint(edits); got != c.edits {
+			t.Errorf("%s: got the edits %s, want %s", c.name, got, c.edits)
+		}
+	}
+	short := days(0, 0, 29)
+	if err := n.PutProject(t.Context(), "shop-b", &short); !isCode(err, "invalid_duration") || n.Current().Project("shop-b") != nil {
+		t.Errorf("too short: got %v, want invalid_duration and no project", err)
+	}
+	least := days(3, 1, 30)
+	if err := n.PutProject(t.Context(), "shop-b", &least); err != nil || n.Current().Project("shop-b").Retention != least {
+		t.Errorf("a new project: got %v, want it with %+v", err, least)
+	}
+}
+
 func TestProjects(t *testing.T) {
 	t.Parallel()
 	n := configured(t)
-	if err := n.PutProject(t.Context(), "shop-b"); err != nil {
+	if err := n.PutProject(t.Context(), "shop-b", nil); err != nil {
 		t.Fatal(err)
 	}
 	b := n.Current().Project("shop-b")
 	if b == nil || b.Source(relay.FormSource) == nil || b.Source("pay") != nil || n.Current().ProjectByID(b.ID) != b {
 		t.Fatalf("got %+v, want a project with its built-in source alone", b)
 	}
-	if err := n.PutProject(t.Context(), "shop-b"); err != nil || n.Current().Project("shop-b").ID != b.ID {
+	if err := n.PutProject(t.Context(), "shop-b", nil); err != nil || n.Current().Project("shop-b").ID != b.ID {
 		t.Errorf("put again: got %v, want the same project", err)
 	}
-	if err := n.PutProject(t.Context(), "Shop"); !isCode(err, "invalid_name") {
+	if err := n.PutProject(t.Context(), "Shop", nil); !isCode(err, "invalid_name") {
 		t.Errorf("a bad name: got %v, want invalid_name", err)
 	}
 	if err := n.DeleteProject(t.Context(), relay.DefaultProject); !isCode(err, "project_in_use") {

@@ -2,6 +2,7 @@ package handlers_test
 
 import (
 	"encoding/base64"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -294,7 +295,14 @@ func TestProjects(t *testing.T) {
 	n.put("/v1/projects/shop-b", `{"name": "shop-c"}`).refused(http.StatusUnprocessableEntity, "name_differs")
 	n.put("/v1/projects/shop-b", `{"nam": "shop-b"}`).refused(http.StatusUnprocessableEntity, "unknown_field")
 	n.put("/v1/projects/shop-b", ``).want(http.StatusOK)
-	n.put("/v1/projects/shop-b", `{"name": "shop-b"}`).want(http.StatusOK)
+	n.put("/v1/projects/shop-b", `{"retention": {"correlation": "29d"}}`).refused(http.StatusUnprocessableEntity, "invalid_duration", "retention", "30d")
+	n.put("/v1/projects/shop-b", `{"retention": {"event_body": 30}}`).refused(http.StatusUnprocessableEntity, "wrong_type", "retention.event_body")
+	n.put("/v1/projects/shop-b", `{"retention": {"body": "30d"}}`).refused(http.StatusUnprocessableEntity, "unknown_field", "retention.body")
+	n.put("/v1/projects/shop-b", `{"retention": {"event_body": "72h"}}`).want(http.StatusOK)
+	kept := n.put("/v1/projects/shop-b", `{"name": "shop-b"}`).want(http.StatusOK).object()["retention"]
+	if got := fmt.Sprint(kept); got != "map[attempt_body:14d correlation:400d event_body:3d]" {
+		t.Errorf("got the retention %s, want what was given and the defaults", got)
+	}
 	if got := n.get("/v1/projects").data(); len(got) != 2 || got[0]["name"] != "default" || got[1]["name"] != "shop-b" {
 		t.Errorf("got %v, want default and shop-b", got)
 	}

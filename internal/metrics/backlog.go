@@ -31,6 +31,8 @@ var (
 		"1 for each destination that is held, since it refuses its credentials; at most 200 of them.", []string{"project", "destination"}, nil)
 	lastEventDesc = prometheus.NewDesc("relay_source_last_event_timestamp_seconds",
 		"When a source last had a genuine callback on any node, as Unix time.", []string{"project", "source"}, nil)
+	clearedDesc = prometheus.NewDesc("relay_retention_behind_seconds",
+		"For how long retention has not come to its end in some project: what should be gone is older by no more than that.", []string{"kind"}, nil)
 	scrapeErrorsDesc = prometheus.NewDesc("relay_scrape_errors_total",
 		"Times that the database could not be read for its metrics, which are missing then.", nil, nil)
 )
@@ -53,7 +55,7 @@ type backlog struct {
 // Describe implements prometheus.Collector.
 func (b *backlog) Describe(ch chan<- *prometheus.Desc) {
 	for _, desc := range []*prometheus.Desc{
-		overdueDesc, unresumedDesc, oldestDesc, deliveriesDesc, heldDesc, lastEventDesc, scrapeErrorsDesc,
+		overdueDesc, unresumedDesc, oldestDesc, deliveriesDesc, heldDesc, lastEventDesc, clearedDesc, scrapeErrorsDesc,
 	} {
 		ch <- desc
 	}
@@ -79,6 +81,9 @@ func (b *backlog) Collect(ch chan<- prometheus.Metric) {
 	}
 	for _, status := range openStatuses {
 		gauge(deliveriesDesc, float64(b.last.Deliveries[status]), string(status))
+	}
+	for kind, behind := range b.last.ClearingBehind {
+		gauge(clearedDesc, behind.Seconds(), string(kind))
 	}
 	for src, at := range b.lastEvents() {
 		gauge(lastEventDesc, float64(at.UnixMilli())/1000, src.project, src.name)

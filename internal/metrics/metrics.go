@@ -66,6 +66,7 @@ type Metrics struct {
 	ended    []prometheus.Counter   // by endings
 	asked    []prometheus.Counter   // by answered
 	breakers prometheus.Gauge
+	cleared  []prometheus.Counter   // by clearings
 }
 
 // BatchKind says what is committed together.
@@ -85,7 +86,20 @@ var (
 	classes    = []relay.Class{relay.OK, relay.Permanent, relay.Retry, relay.Credentials, relay.NoAnswer}
 	answered   = []relay.Answered{relay.AnswerFound, relay.AnswerNone, relay.AnswerRefused, relay.AnswerFailed}
 	endings    = []relay.DeliveryStatus{relay.Delivered, relay.Dead, relay.Skipped}
+	clearings  = append(kindsOfClearing(), ClearedNames)
 )
+
+// ClearedNames are the names of waits that retention has deleted: a kind of
+// their own, of all projects together.
+const ClearedNames = "name"
+
+func kindsOfClearing() []string {
+	kinds := make([]string, len(store.Clearings))
+	for i, kind := range store.Clearings {
+		kinds[i] = string(kind)
+	}
+	return kinds
+}
 
 // New registers the metrics of a node.
 func New(cfg Config) (*Metrics, error) {
@@ -112,6 +126,8 @@ func New(cfg Config) (*Metrics, error) {
 		breakers: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "relay_breakers_open", Help: "Destinations that do not answer this node, which calls them no more but for a probe.",
 		}),
+		cleared: counters("relay_retention_rows_total", "kind", clearings,
+			"Rows that this node has blanked or deleted because they are kept no longer."),
 	}
 	for _, kind := range batchKinds {
 		m.batches = append(m.batches, histogram("relay_batch_size", batchBuckets, prometheus.Labels{"of": string(kind)},
@@ -130,7 +146,7 @@ func (m *Metrics) register(cfg Config) error {
 	for _, h := range m.batches {
 		all = append(all, h)
 	}
-	for _, c := range slices.Concat(m.shed, m.attempts, m.ended, m.asked) {
+	for _, c := range slices.Concat(m.shed, m.attempts, m.ended, m.asked, m.cleared) {
 		all = append(all, c)
 	}
 	for _, c := range all {
@@ -252,6 +268,16 @@ func (m *Metrics) Breaker(open bool) {
 		m.breakers.Inc()
 	} else {
 		m.breakers.Dec()
+	}
+}
+
+// Cleared counts rows of one kind that are kept no longer.
+func (m *Metrics) Cleared(kind string, rows int) {
+	if m == nil {
+		return
+	}
+	if i := slices.Index(clearings, kind); i >= 0 {
+		m.cleared[i].Add(float64(rows))
 	}
 }
 

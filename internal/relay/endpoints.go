@@ -16,6 +16,7 @@ import (
 type Project struct {
 	ID        int64
 	Name      string
+	Retention Retention // as written; InForce says what holds
 	CreatedAt time.Time
 }
 

@@ -40,6 +40,9 @@ type Backlog struct {
 	// LastEvents is when each source last had a genuine callback, the oldest
 	// source first.
 	LastEvents []LastEvent
+	// ClearingBehind is for how long the clearing of each kind has not come to
+	// its end, in the project where that is longest.
+	ClearingBehind map[Clearing]time.Duration
 }
 
 // HeldDestination is a destination that nobody calls.
@@ -65,6 +68,7 @@ func (s *Store) Backlog(ctx context.Context) (b Backlog, err error) {
 		queueStuck(&batch, &b)
 		queueHeld(&batch, &b)
 		queueLastEvents(&batch, &b)
+		queueClearing(&batch, &b)
 		return tx.SendBatch(ctx, &batch).Close()
 	})
 	return b, err
@@ -181,6 +185,23 @@ func queueLastEvents(batch *pgx.Batch, b *Backlog) {
 		var last LastEvent
 		_, err := pgx.ForEachRow(rows, []any{&last.SourceID, &last.At}, func() error {
 			b.LastEvents = append(b.LastEvents, last)
+			return nil
+		})
+		return err
+	})
+}
+
+// queueClearing reads the cursors: four rows of each project.
+func queueClearing(batch *pgx.Batch, b *Backlog) {
+	batch.Queue(`
+		SELECT kind, extract(epoch FROM now() - min(done_at))::float8 FROM retention_cursors GROUP BY kind`).Query(func(rows pgx.Rows) error {
+		var kind Clearing
+		var seconds float64
+		_, err := pgx.ForEachRow(rows, []any{&kind, &seconds}, func() error {
+			if b.ClearingBehind == nil {
+				b.ClearingBehind = map[Clearing]time.Duration{}
+			}
+			b.ClearingBehind[kind] = time.Duration(seconds * float64(time.Second))
 			return nil
 		})
 		return err

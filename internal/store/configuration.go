@@ -40,10 +40,15 @@ func (s *Store) readConfiguration(ctx context.Context, tx pgx.Tx) (*Configuratio
 	if err := tx.QueryRow(ctx, `SELECT version FROM configuration`).Scan(&c.Version); err != nil {
 		return nil, err
 	}
-	rows, _ := tx.Query(ctx, `SELECT id, name, created_at FROM projects WHERE deleted_at IS NULL ORDER BY name`)
+	rows, _ := tx.Query(ctx, `SELECT id, name, retention, created_at FROM projects WHERE deleted_at IS NULL ORDER BY name`)
 	var err error
 	c.Projects, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (p relay.Project, err error) {
-		return p, row.Scan(&p.ID, &p.Name, &p.CreatedAt)
+		var retention []byte
+		if err := row.Scan(&p.ID, &p.Name, &retention, &p.CreatedAt); err != nil {
+			return p, err
+		}
+		p.Retention, err = readRetention(retention)
+		return p, err
 	})
 	if err != nil {
 		return nil, err
@@ -223,6 +228,27 @@ func (c *Change) PutProject(ctx context.Context, name string) (id int64, err err
 	_, err = c.tx.Exec(ctx, `
 		INSERT INTO sources (project_id, name, provider, doc) VALUES ($1, $2, $2, '{}')`, id, relay.FormSource)
 	return id, err
+}
+
+// SetRetention says for how long a project keeps what.
+func (c *Change) SetRetention(ctx context.Context, id int64, r relay.Retention) error {
+	doc, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	_, err = c.tx.Exec(ctx, `UPDATE projects SET retention = $2 WHERE id = $1`, id, string(doc))
+	return err
+}
+
+// readRetention reads the column retention.
+func readRetention(doc []byte) (r relay.Retention, err error) {
+	if doc == nil {
+		return r, nil
+	}
+	if err := json.Unmarshal(doc, &r); err != nil {
+		return r, fmt.Errorf("the retention of a project: %w", err)
+	}
+	return r, nil
 }
 
 // DeleteProject ends a project that no wait depends on any more: its keys are

@@ -43,7 +43,8 @@ var possible = map[string]map[string]string{
 		"project_id": `1`, "id": `gen_random_uuid()`, "correlation_id": `gen_random_uuid()`, "destination_id": `1`,
 		"outcome": `'completed'`, "action": `'completed'`, "due_at": `now()`, "retry_for": `1`, "give_up_at": `now()`,
 	},
-	"slots": {"conversation": `gen_random_uuid()`, "delivery_id": `gen_random_uuid()`, "project_id": `1`},
+	"retention_cursors": {"project_id": `1`, "kind": `'event_body'`},
+	"slots":             {"conversation": `gen_random_uuid()`, "delivery_id": `gen_random_uuid()`, "project_id": `1`},
 	"attempts": {
 		"delivery_id": `gen_random_uuid()`, "number": `1`, "project_id": `1`, "started_at": `now()`, "duration_ms": `1`, "class": `'ok'`,
 	},
@@ -86,6 +87,8 @@ func TestImpossibleStates(t *testing.T) {
 		{"flows_name_check", "flows", "a long name", columns{"name": `repeat('a', 64)`}, nil},
 		{"flows_name_key", "flows", "a name twice", nil, columns{}},
 		{"subscriptions_target_key", "subscriptions", "a target twice", nil, columns{}},
+
+		{"retention_cursors_kind_check", "retention_cursors", "an unknown kind", columns{"kind": `'body'`}, nil},
 
 		{"correlations_token_key", "correlations", "a token twice", nil, columns{}},
 		{"correlations_token_check", "correlations", "a short token", columns{"token": `'a'`}, nil},

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"slices"
 	"time"
 
@@ -519,6 +520,9 @@ func (s *Store) RetryDelivery(ctx context.Context, projectID int64, id uuid.UUID
 			return relay.Errorf(relay.Conflict, "delivery_not_changed",
 				"the delivery is %s: it is being sent at this moment, or was delivered already: give {\"force\": true} to send it once more", h.status)
 		}
+		if err := canRender(ctx, tx, projectID, id); err != nil {
+			return err
+		}
 		if h.status == relay.Scheduled {
 			// It keeps the slot, or its place among those that wait for it.
 			_, err := tx.Exec(ctx, `
@@ -532,8 +536,29 @@ func (s *Store) RetryDelivery(ctx context.Context, projectID int64, id uuid.UUID
 	})
 }
 
+// canRender refuses a retry of what retention has taken the event's details
+// from: it would speak of nothing. The lock keeps them until the delivery is
+// owed, and so until it was made.
+func canRender(ctx context.Context, tx pgx.Tx, projectID int64, delivery uuid.UUID) error {
+	var blanked bool
+	err := tx.QueryRow(ctx, `
+		SELECT e.body IS NULL
+		FROM deliveries d JOIN events e ON e.project_id = d.project_id AND e.id = d.event_id
+		WHERE d.project_id = $1 AND d.id = $2
+		FOR SHARE OF e`, projectID, delivery).Scan(&blanked)
+	if errors.Is(err, pgx.ErrNoRows) { // no event fired it
+		return nil
+	}
+	if err == nil && blanked {
+		return relay.Errorf(relay.Conflict, "event_blanked",
+			"what the event said is not kept any more, so that the call cannot be made again: skip it")
+	}
+	return err
+}
+
 // retry takes the slots for deliveries at rest, which the caller has locked,
-// and makes those due that got theirs; the others wait for their turn.
+// and makes those due that got theirs; the others wait for their turn. What
+// they will be answered is cleared later, also where retention has passed them.
 func retry(ctx context.Context, tx pgx.Tx, list []*byHand) error {
 	claimed := make([]claim, len(list))
 	projects, ids, conversations := make([]int64, len(list)), make([]uuid.UUID, len(list)), make([]uuid.UUID, len(list))
@@ -554,6 +579,15 @@ func retry(ctx context.Context, tx pgx.Tx, list []*byHand) error {
 		FROM given g
 		WHERE d.project_id = g.project_id AND d.id = g.id`,
 		c.conversations, c.deliveries, c.projects, projects, ids, conversations)
+	if err != nil {
+		return err
+	}
+	_, err = tx.Exec(ctx, `
+		INSERT INTO retention_left (project_id, kind, id)
+		SELECT g.project_id, r.kind, g.id
+		FROM unnest($1::bigint[], $2::uuid[]) AS g (project_id, id)
+		JOIN retention_cursors r ON r.project_id = g.project_id AND r.kind = 'attempt_body' AND r.after >= g.id
+		ON CONFLICT DO NOTHING`, projects, ids)
 	return err
 }
 
@@ -620,6 +654,7 @@ func (s *Store) RetryDeliveries(ctx context.Context, projectID int64, f Delivery
 			SELECT `+handColumns+`
 			FROM deliveries d JOIN correlations c ON c.id = d.correlation_id LEFT JOIN destinations t ON t.id = d.destination_id
 			WHERE d.project_id = $1 AND d.status IN ('dead', 'held', 'unknown') AND `+deliveryWhere+`
+			  AND NOT EXISTS (SELECT FROM events e WHERE e.project_id = d.project_id AND e.id = d.event_id AND e.body IS NULL)
 			ORDER BY d.id
 			LIMIT $2
 			FOR UPDATE OF d SKIP LOCKED`,

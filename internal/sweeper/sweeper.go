@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"relay.example/relay/internal/directory"
+	"relay.example/relay/internal/metrics"
 	"relay.example/relay/internal/plan"
 	"relay.example/relay/internal/relay"
 	"relay.example/relay/internal/store"
@@ -35,6 +36,10 @@ const (
 	unparkBatch    = 1_000 // events per transaction
 	slotsInterval  = time.Minute
 	slotsBatch     = 5_000 // slots looked at in one pass
+	keptInterval   = time.Second
+	keptBatch      = 500 // rows per transaction, which keeps it below 100 ms
+	namesInterval  = time.Minute
+	namesBlocks    = 1_000 // of 8 KiB, of the table of waits' names in one pass
 	passTimeout    = 10 * time.Second
 )
 
@@ -57,14 +62,16 @@ type Config struct {
 	// found their wait.
 	MatchParked func(context.Context) (int, error)
 	// Replay works off a piece of a replay, and says how many events it took.
-	Replay func(context.Context) (int, error)
-	Log    *slog.Logger
+	Replay  func(context.Context) (int, error)
+	Metrics *metrics.Metrics // nil: nothing is counted
+	Log     *slog.Logger
 }
 
 // Sweeper runs the sweeps.
 type Sweeper struct {
-	cfg  Config
-	slot uuid.UUID // the last that PassOnOnce has looked at
+	cfg   Config
+	slot  uuid.UUID // the last that PassOnOnce has looked at
+	block int64     // with which ClearNamesOnce goes on
 }
 
 // New returns a Sweeper; Run makes it work.
@@ -100,6 +107,14 @@ func (s *Sweeper) Run(ctx context.Context) error {
 	})
 	g.Go(func() error {
 		s.every(ctx, slotsInterval, "passing on slots", s.PassOnOnce, slotsBatch)
+		return nil
+	})
+	g.Go(func() error {
+		s.every(ctx, keptInterval, "clearing what is kept no longer", halfTime(s.ClearKeptOnce), 1)
+		return nil
+	})
+	g.Go(func() error {
+		s.every(ctx, namesInterval, "clearing the names of waits", s.ClearNamesOnce, math.MaxInt)
 		return nil
 	})
 	return g.Wait()
@@ -189,6 +204,47 @@ func (s *Sweeper) question(w *store.Overdue) *relay.Question {
 // returns how many rows it touched.
 func (s *Sweeper) ClearOnce(ctx context.Context) (int, error) {
 	return s.cfg.Store.ClearOld(ctx, clearBatch)
+}
+
+// ClearKeptOnce clears the next piece of what a project keeps no longer, and
+// returns how many pieces that was: 0 or 1.
+func (s *Sweeper) ClearKeptOnce(ctx context.Context) (int, error) {
+	done, ok, err := s.cfg.Store.Clear(ctx, keptBatch)
+	if err != nil || !ok {
+		return 0, err
+	}
+	s.cfg.Metrics.Cleared(string(done.Kind), done.Rows)
+	return 1, nil
+}
+
+// halfTime rests for as long as a pass took before it returns, so that a long
+// row of passes leaves the database half of the time to others.
+func halfTime(pass func(context.Context) (int, error)) func(context.Context) (int, error) {
+	return func(ctx context.Context) (int, error) {
+		began := time.Now()
+		n, err := pass(ctx)
+		if n > 0 {
+			rest := time.NewTimer(time.Since(began))
+			defer rest.Stop()
+			select {
+			case <-rest.C:
+			case <-ctx.Done():
+			}
+		}
+		return n, err
+	}
+}
+
+// ClearNamesOnce clears the next piece of the names of waits that are gone,
+// and returns how many those were.
+func (s *Sweeper) ClearNamesOnce(ctx context.Context) (rows int, err error) {
+	rows, next, err := s.cfg.Store.ClearReferences(ctx, s.block, namesBlocks)
+	if err != nil {
+		return 0, err
+	}
+	s.block = next
+	s.cfg.Metrics.Cleared(metrics.ClearedNames, rows)
+	return rows, nil
 }
 
 // UnparkOnce gives up one batch of the events that were parked for too long,

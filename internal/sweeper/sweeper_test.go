@@ -332,3 +332,36 @@ func TestPassOn(t *testing.T) {
 		}
 	}
 }
+
+// What is kept no longer goes by itself, piece by piece, and its names after it.
+func TestClearKept(t *testing.T) {
+	t.Parallel()
+	p, url := project(t)
+	n := newNode(t, p.Store)
+	reg := p.Registration(t, "u-1", p.Plan())
+	reg.Wait.Key = "order-1"
+	w := p.Register(t, reg)
+	storetest.Overdue(t, url, w.ID)
+	if _, err := n.ExpireOnce(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	storetest.Exec(t, url, `UPDATE deliveries SET status = 'skipped', due_at = NULL, lease = NULL, finished_at = now()`)
+	storetest.Age(t, url, 401*24*time.Hour)
+	pieces := 0
+	for range 20 { // the first pass makes the cursors
+		got, err := n.ClearKeptOnce(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		pieces += got
+	}
+	if pieces == 0 || pieces == 20 {
+		t.Errorf("worked off %d pieces in 20 passes, want some and an end", pieces)
+	}
+	if got, err := n.ClearNamesOnce(t.Context()); err != nil || got != 1 {
+		t.Errorf("cleared %d names, %v, want one", got, err)
+	}
+	if got := storetest.Query[int](t, url, `SELECT (SELECT count(*) FROM correlations) + (SELECT count(*) FROM correlation_refs) + (SELECT count(*) FROM deliveries)`); got != 0 {
+		t.Errorf("%d rows are left, want none", got)
+	}
+}
