@@ -43,6 +43,7 @@ var routes = []route{
 	{"POST", "/v1/deliveries/:id/retry", mayWrite, `{"force": true}`},
 	{"POST", "/v1/deliveries/:id/skip", mayWrite, ""},
 	{"POST", "/v1/deliveries/retry", mayWrite, `{}`},
+	{"DELETE", "/v1/users/:user_id", mayAdmin, ""},
 	{"GET", "/v1/sources", mayRead, ""},
 	{"GET", "/v1/sources/:name", mayRead, ""},
 	{"PUT", "/v1/sources/:name", mayAdmin, `{"provider": "html-form"}`},
@@ -99,7 +100,7 @@ func (m *marked) path(pattern string) string {
 	if collection == "destinations" {
 		name = "marker-bot"
 	}
-	return strings.NewReplacer(":id", m.ids[collection], ":name", name).Replace(pattern)
+	return strings.NewReplacer(":id", m.ids[collection], ":name", name, ":user_id", "marker-user").Replace(pattern)
 }
 
 func TestEveryRouteIsInTheMatrix(t *testing.T) {
@@ -183,6 +184,10 @@ func TestProjectsAreIsolated(t *testing.T) {
 						t.Errorf("%s %s: got %d %s, want its own or a refusal", r.method, r.pattern, a.Status, a.Body)
 					}
 					n.remove(m.path(r.pattern), settings...)
+				case r.pattern == "/v1/users/:user_id":
+					if got := a.want(http.StatusAccepted).object()["correlations"]; got != 0.0 {
+						t.Errorf("got %v waits of another project erased", got)
+					}
 				case strings.Contains(r.pattern, ":"):
 					a.refused(http.StatusNotFound, "not_found")
 				case r.pattern == "/v1/correlations" && r.method == "POST":

@@ -156,6 +156,8 @@ func (h *Handlers) public() *echo.Echo {
 	v1.POST("/deliveries/:id/skip", h.skipDelivery, write)
 	v1.POST("/deliveries/retry", h.retryDeliveries, write)
 
+	v1.DELETE("/users/:user_id", h.eraseUser, admin)
+
 	v1.GET("/sources", h.listSources, read)
 	v1.GET("/sources/:name", h.getSource, read)
 	v1.PUT("/sources/:name", h.put(directory.KindSource, h.getSource), admin)

@@ -66,7 +66,7 @@ type Metrics struct {
 	ended    []prometheus.Counter   // by endings
 	asked    []prometheus.Counter   // by answered
 	breakers prometheus.Gauge
-	cleared  []prometheus.Counter   // by clearings
+	cleared  []prometheus.Counter // by clearings
 }
 
 // BatchKind says what is committed together.

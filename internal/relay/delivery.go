@@ -39,9 +39,10 @@ type Delivery struct {
 }
 
 // Pointless reports whether the conversation has gone on: the wait that fired
-// the delivery on its way has ended since, and nobody asked for the call.
+// the delivery on its way has ended since, and nobody asked for the call; or
+// there is nobody to be told.
 func (d *Delivery) Pointless() bool {
-	return d.Outcome.OnTheWay() && d.Wait.Status != Pending && !d.ByHand
+	return d.Wait.Erased() || d.Outcome.OnTheWay() && d.Wait.Status != Pending && !d.ByHand
 }
 
 // Attempt is one try to make a delivery's call, and what follows from it.

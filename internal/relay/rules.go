@@ -30,6 +30,9 @@ type Wait struct {
 	Extended     bool    // processing has moved the deadline
 }
 
+// Erased reports whether the wait's user was erased: it is nobody's any more.
+func (w *Wait) Erased() bool { return w.UserID == "" }
+
 // Accepts reports whether callbacks of the source may close w.
 func (w *Wait) Accepts(sourceID int64) bool {
 	for _, id := range w.SourceIDs {

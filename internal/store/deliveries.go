@@ -537,11 +537,22 @@ func (s *Store) RetryDelivery(ctx context.Context, projectID int64, id uuid.UUID
 }
 
 // canRender refuses a retry of what retention has taken the event's details
-// from: it would speak of nothing. The lock keeps them until the delivery is
+// from, or an erasure the user: it would speak of nothing. The lock keeps them until the delivery is
 // owed, and so until it was made.
 func canRender(ctx context.Context, tx pgx.Tx, projectID int64, delivery uuid.UUID) error {
-	var blanked bool
+	var erased bool
 	err := tx.QueryRow(ctx, `
+		SELECT c.user_id = ''
+		FROM deliveries d JOIN correlations c ON c.id = d.correlation_id
+		WHERE d.project_id = $1 AND d.id = $2`, projectID, delivery).Scan(&erased)
+	if err != nil {
+		return err
+	}
+	if erased {
+		return relay.Errorf(relay.Conflict, "user_erased", "the user of this delivery was erased: there is nobody to be told")
+	}
+	var blanked bool
+	err = tx.QueryRow(ctx, `
 		SELECT e.body IS NULL
 		FROM deliveries d JOIN events e ON e.project_id = d.project_id AND e.id = d.event_id
 		WHERE d.project_id = $1 AND d.id = $2
@@ -654,7 +665,7 @@ func (s *Store) RetryDeliveries(ctx context.Context, projectID int64, f Delivery
 			SELECT `+handColumns+`
 			FROM deliveries d JOIN correlations c ON c.id = d.correlation_id LEFT JOIN destinations t ON t.id = d.destination_id
 			WHERE d.project_id = $1 AND d.status IN ('dead', 'held', 'unknown') AND `+deliveryWhere+`
-			  AND NOT EXISTS (SELECT FROM events e WHERE e.project_id = d.project_id AND e.id = d.event_id AND e.body IS NULL)
+			  AND c.user_id <> '' AND NOT EXISTS (SELECT FROM events e WHERE e.project_id = d.project_id AND e.id = d.event_id AND e.body IS NULL)
 			ORDER BY d.id
 			LIMIT $2
 			FOR UPDATE OF d SKIP LOCKED`,

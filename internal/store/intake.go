@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
+	"slices"
 	"strings"
 	"time"
 
@@ -52,6 +53,15 @@ type Facts struct {
 	// Originals holds, by dedupe key, the event that took the key: for a
 	// fresh callback that is itself.
 	Originals map[[16]byte]uuid.UUID
+
+	originals map[uuid.UUID]original // of them, those that were there before the batch, by id
+}
+
+// original is what a copy of an event goes by: whose it was, and whether what
+// it said is kept no longer.
+type original struct {
+	wait    *uuid.UUID
+	blanked bool
 }
 
 // RefHit is one wait that a key or reference names.
@@ -75,6 +85,8 @@ type Decision struct {
 	Asks        *relay.Question // where Match is Parked: what to ask the provider about it
 	Askable     string          // what the provider of the event's source can be asked for when Wait is about to expire, where that is news
 	Fires       *relay.Delivery // the delivery that the step owes, without lease
+
+	original original // of a duplicate
 }
 
 // TakesKey reports whether the event keeps later ones with its dedupe key out.
@@ -92,6 +104,29 @@ const maxStranger = 64 << 10
 func oversized(c *relay.Callback, d *Decision) bool {
 	strange := c.Verdict == relay.Rejected || c.Verdict == relay.Unsigned && d.Wait == nil
 	return strange && len(c.Body) > maxStranger
+}
+
+// ofErased reports whether a callback is about somebody who was erased: what
+// it says of a person is not kept.
+func ofErased(d *Decision) bool { return d.Wait != nil && d.Wait.Erased() || d.original.blanked }
+
+// followOriginals lets copies belong to the wait of the event that came first,
+// and hold no more than it does: they are found and cleared with it.
+func followOriginals(callbacks []relay.Callback, decisions []Decision, f *Facts) {
+	for i := range decisions {
+		d := &decisions[i]
+		if d.DuplicateOf == uuid.Nil || d.Wait != nil {
+			continue
+		}
+		var stored bool
+		if d.original, stored = f.originals[d.DuplicateOf]; stored {
+			continue
+		}
+		at := slices.IndexFunc(callbacks, func(c relay.Callback) bool { return c.ID == d.DuplicateOf })
+		if at >= 0 && decisions[at].Wait != nil {
+			d.original = original{wait: &decisions[at].Wait.ID, blanked: decisions[at].Wait.Erased()}
+		}
+	}
 }
 
 // CommitCallbacks keeps a batch of callbacks and what follows from them, in
@@ -118,6 +153,7 @@ func (s *Store) CommitCallbacks(
 	if err != nil {
 		return nil, nil, translate("deciding callbacks", err)
 	}
+	followOriginals(callbacks, decisions, facts)
 	leaseEnds := time.Now().Add(relay.Lease)
 	var b pgx.Batch
 	queueEvents(&b, callbacks, decisions)
@@ -191,7 +227,7 @@ func lockFacts(ctx context.Context, conn *pgx.Conn, callbacks []relay.Callback, 
 		JOIN correlations c ON c.id = n.id
 		ORDER BY c.id
 		FOR UPDATE OF c`, tokens, refs)
-	b.Queue(`SELECT dedupe_key, id FROM events WHERE dedupe_key = ANY($1::uuid[])`, keys)
+	b.Queue(`SELECT dedupe_key, id, correlation_id, body IS NULL FROM events WHERE dedupe_key = ANY($1::uuid[])`, keys)
 	results := conn.SendBatch(ctx, &b)
 	facts, err := readFacts(results, opens)
 	if closeErr := results.Close(); err == nil {
@@ -218,6 +254,7 @@ func newFacts() *Facts {
 		ByToken:   map[string]*relay.Wait{},
 		ByRef:     map[uuid.UUID][]RefHit{},
 		Originals: map[[16]byte]uuid.UUID{},
+		originals: map[uuid.UUID]original{},
 	}
 }
 
@@ -234,8 +271,9 @@ func readFacts(results pgx.BatchResults, opened bool) (*Facts, error) {
 	}
 	rows, _ = results.Query()
 	var key, owner uuid.UUID
-	_, err := pgx.ForEachRow(rows, []any{&key, &owner}, func() error {
-		f.Originals[key] = owner
+	var first original
+	_, err := pgx.ForEachRow(rows, []any{&key, &owner, &first.wait, &first.blanked}, func() error {
+		f.Originals[key], f.originals[owner] = owner, first
 		return nil
 	})
 	return f, err
@@ -316,13 +354,19 @@ func newEventRows(callbacks []relay.Callback, decisions []Decision) *eventRows {
 		r.providerIDs[i], r.tokens[i] = optional(clean(c.Reading.EventID)), optional(clean(d.Token))
 		if d.Wait != nil {
 			r.correlations[i] = &d.Wait.ID
+		} else {
+			r.correlations[i] = d.original.wait
 		}
 		if d.DuplicateOf != uuid.Nil {
 			r.duplicatesOf[i] = &d.DuplicateOf
 		} else if c.DedupeKey != nil && d.TakesKey() {
 			r.dedupeKeys[i] = (*uuid.UUID)(c.DedupeKey)
 		}
-		if !oversized(c, d) {
+		switch {
+		case oversized(c, d):
+		case ofErased(d):
+			r.payments[i] = paymentJSON(withoutPayer(c.Reading.Payment))
+		default:
 			r.payments[i], r.forms[i] = paymentJSON(c.Reading.Payment), formJSON(c.Reading.Form)
 		}
 	}
@@ -336,7 +380,7 @@ func queueEvents(b *pgx.Batch, callbacks []relay.Callback, decisions []Decision)
 	bodies, packings := make([][]byte, n), make([]int64, n)
 	for i := range callbacks {
 		c, d := &callbacks[i], &decisions[i]
-		if !oversized(c, d) {
+		if !oversized(c, d) && !ofErased(d) {
 			headers[i], requests[i] = optional(string(c.Headers)), requestJSON(c)
 			bodies[i], packings[i] = pack(c.Body)
 		}

@@ -19,7 +19,7 @@ import (
 // hotStatements are the statements of the hot pool, each by a part of its text.
 var hotStatements = map[string]string{
 	"lock the waits of callbacks":     "FROM correlations WHERE token = ANY",
-	"look for dedupe keys":            "SELECT dedupe_key, id FROM events",
+	"look for dedupe keys":            "SELECT dedupe_key, id, correlation_id",
 	"keep events":                     "INSERT INTO events",
 	"close waits":                     "SET status = x.status",
 	"delete deadlines":                "DELETE FROM deadlines WHERE correlation_id = ANY",

@@ -157,7 +157,8 @@ func queueRematched(b *pgx.Batch, before []*Kept, callbacks []relay.Callback, de
 	done := make([]Rematched, len(callbacks))
 	var changed []relay.Callback
 	var made []Decision
-	var unparked []uuid.UUID
+	var unparked, erased []uuid.UUID
+	var erasedProjects []int64
 	for i := range callbacks {
 		c, d := &callbacks[i], &decisions[i]
 		done[i] = Rematched{Callback: *c, Decision: *d, Changed: changes(before[i], c, d)}
@@ -165,6 +166,9 @@ func queueRematched(b *pgx.Batch, before []*Kept, callbacks []relay.Callback, de
 			continue
 		}
 		changed, made = append(changed, *c), append(made, *d)
+		if ofErased(d) {
+			erased, erasedProjects = append(erased, c.ID), append(erasedProjects, c.ProjectID)
+		}
 		if before[i].Match == relay.Parked {
 			unparked = append(unparked, c.ID)
 		}
@@ -185,6 +189,12 @@ func queueRematched(b *pgx.Batch, before []*Kept, callbacks []relay.Callback, de
 		WHERE e.project_id = x.project_id AND e.id = x.id`,
 		r.projects, r.ids, r.verdicts, r.matches, r.rules, r.formats, r.reasons, r.outcomes,
 		r.types, r.providerIDs, r.tokens, r.payments, r.forms, r.correlations, r.duplicatesOf, r.dedupeKeys)
+	if len(erased) > 0 {
+		b.Queue(`
+			UPDATE events e SET body = NULL, answer = NULL, headers = NULL, request = NULL
+			FROM unnest($1::bigint[], $2::uuid[]) AS x (project_id, id)
+			WHERE e.project_id = x.project_id AND e.id = x.id`, erasedProjects, erased)
+	}
 	if len(unparked) > 0 {
 		b.Queue(`DELETE FROM parked_refs WHERE event_id = ANY($1::uuid[])`, unparked)
 	}

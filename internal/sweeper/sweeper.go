@@ -38,6 +38,8 @@ const (
 	slotsBatch     = 5_000 // slots looked at in one pass
 	keptInterval   = time.Second
 	keptBatch      = 500 // rows per transaction, which keeps it below 100 ms
+	eraseInterval  = 5 * time.Second
+	eraseBatch     = 100 // waits per transaction, each with its events and deliveries
 	namesInterval  = time.Minute
 	namesBlocks    = 1_000 // of 8 KiB, of the table of waits' names in one pass
 	passTimeout    = 10 * time.Second
@@ -111,6 +113,10 @@ func (s *Sweeper) Run(ctx context.Context) error {
 	})
 	g.Go(func() error {
 		s.every(ctx, keptInterval, "clearing what is kept no longer", halfTime(s.ClearKeptOnce), 1)
+		return nil
+	})
+	g.Go(func() error {
+		s.every(ctx, eraseInterval, "erasing users", s.EraseOnce, 1)
 		return nil
 	})
 	g.Go(func() error {
@@ -232,6 +238,22 @@ func halfTime(pass func(context.Context) (int, error)) func(context.Context) (in
 			}
 		}
 		return n, err
+	}
+}
+
+// EraseOnce goes on with an erasure that whoever answered its request has not
+// ended, to its end or for as long as a pass may take, and returns how many
+// those were: 0 or 1.
+func (s *Sweeper) EraseOnce(ctx context.Context) (int, error) {
+	project, user, ok, err := s.cfg.Store.DueErasure(ctx)
+	if err != nil || !ok {
+		return 0, err
+	}
+	for {
+		_, done, err := s.cfg.Store.EraseNext(ctx, project, user, eraseBatch)
+		if done || err != nil && !store.Conflicted(err) {
+			return 1, err
+		}
 	}
 }
 
