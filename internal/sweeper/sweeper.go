@@ -37,7 +37,7 @@ const (
 	slotsInterval  = time.Minute
 	slotsBatch     = 5_000 // slots looked at in one pass
 	keptInterval   = time.Second
-	keptBatch      = 500 // rows per transaction, which keeps it below 100 ms
+	keptBatch      = 500 // rows per transaction: some 50 ms
 	eraseInterval  = 5 * time.Second
 	eraseBatch     = 100 // waits per transaction, each with its events and deliveries
 	namesInterval  = time.Minute

@@ -365,3 +365,30 @@ func TestClearKept(t *testing.T) {
 		t.Errorf("%d rows are left, want none", got)
 	}
 }
+
+// An erasure that was answered is ended by another node when its own is gone.
+func TestErasureSurvivesItsNode(t *testing.T) {
+	t.Parallel()
+	p, url := project(t)
+	n := newNode(t, p.Store)
+	for i := range 250 { // three pieces
+		r := p.Registration(t, "jo", p.Plan())
+		r.Wait.Scope = store.ScopeHash(p.ID, strconv.Itoa(i))
+		p.Register(t, r)
+	}
+	if err := p.Store.StartErasure(t.Context(), p.ID, "jo"); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := n.EraseOnce(t.Context()); err != nil || got != 0 {
+		t.Errorf("took %d, %v, want the erasure left to the node that has it", got, err)
+	}
+	storetest.Exec(t, url, `UPDATE erasures SET due_at = now()`)
+	for i, want := range []int{1, 0} {
+		if got, err := n.EraseOnce(t.Context()); err != nil || got != want {
+			t.Errorf("pass %d: took %d, %v, want %d", i, got, err, want)
+		}
+	}
+	if got := storetest.Query[int](t, url, `SELECT count(*) + (SELECT count(*) FROM erasures) FROM correlations WHERE user_id <> '' OR status <> 'cancelled'`); got != 0 {
+		t.Errorf("%d waits or erasures are left, want none", got)
+	}
+}
