@@ -39,12 +39,12 @@ func clearAll(t *testing.T, s *store.Store, url string, limit int) map[store.Cle
 	}
 }
 
-// keep sets the retention of a project, in days.
-func keep(t *testing.T, p *storetest.Project, event, correlation int) {
+// keep sets the retention of a project: event bodies for some days, waits for 60.
+func keep(t *testing.T, p *storetest.Project, event int) {
 	t.Helper()
 	d := func(n int) relay.Duration { return relay.Duration(time.Duration(n) * aDay) }
 	err := p.Store.Configure(t.Context(), func(c *store.Change) error {
-		return c.SetRetention(t.Context(), p.ID, relay.Retention{EventBody: d(event), Correlation: d(correlation)})
+		return c.SetRetention(t.Context(), p.ID, relay.Retention{EventBody: d(event), Correlation: d(60)})
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -207,7 +207,7 @@ func ended(t *testing.T, p *storetest.Project, url, user string) {
 func TestClearCorrelations(t *testing.T) {
 	t.Parallel()
 	p, url := project(t)
-	keep(t, p, 30, 60)
+	keep(t, p, 30)
 	for i := range 5 {
 		ended(t, p, url, "gone-"+strconv.Itoa(i))
 	}
@@ -272,7 +272,7 @@ func TestClearKeepsWhatIsNeeded(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			p, url := project(t)
-			keep(t, p, 60, 60)
+			keep(t, p, 60)
 			c.make(t, p, url)
 			storetest.Age(t, url, 60*aDay+time.Hour)
 			if c.then != nil {
@@ -294,7 +294,7 @@ func TestClearKeepsWhatIsNeeded(t *testing.T) {
 func TestClearEvents(t *testing.T) {
 	t.Parallel()
 	p, url := project(t)
-	keep(t, p, 30, 60)
+	keep(t, p, 30)
 	for i := range 3 {
 		stray := deduped(p.Callback("evt_stray"+strconv.Itoa(i), relay.Completed, relay.NewToken()))
 		stray.Verdict = relay.Unsigned
@@ -320,7 +320,7 @@ func TestClearEvents(t *testing.T) {
 func TestClearWaitsForNobody(t *testing.T) {
 	t.Parallel()
 	p, url := project(t)
-	keep(t, p, 30, 60)
+	keep(t, p, 30)
 	ended(t, p, url, "u-1")
 	ended(t, p, url, "u-2")
 	storetest.Age(t, url, 60*aDay+time.Hour)
@@ -336,7 +336,7 @@ func TestClearWaitsForNobody(t *testing.T) {
 func TestClearOnTwoNodes(t *testing.T) {
 	t.Parallel()
 	p, url := project(t)
-	keep(t, p, 30, 60)
+	keep(t, p, 30)
 	const n = 40
 	for i := range n {
 		d := commit(t, p, told(p, strconv.Itoa(i), p.Wait(t, "u-"+strconv.Itoa(i)).Token))[0]
@@ -377,7 +377,7 @@ func TestClearOnTwoNodes(t *testing.T) {
 func TestPlanIsKeptForWhoTakesItUp(t *testing.T) {
 	t.Parallel()
 	p, url := project(t)
-	keep(t, p, 30, 60)
+	keep(t, p, 30)
 	other := storetest.Open(t, url, storetest.Keys(t))
 	for round := range 20 {
 		user := "u-" + strconv.Itoa(round)
@@ -423,7 +423,7 @@ func TestPlansOfClearing(t *testing.T) {
 		}
 		t.Cleanup(s.Close)
 		p := storetest.NewProject(t, s, "shop", "http://127.0.0.1:1")
-		keep(t, p, 30, 60)
+		keep(t, p, 30)
 		for i := range 3 {
 			ended(t, p, url, strconv.Itoa(i))
 		}
