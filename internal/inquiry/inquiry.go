@@ -75,6 +75,9 @@ type Asker struct {
 	timeout time.Duration  // of one request
 	refused rate.Sometimes // tells of refused keys, not of every question
 
+	poll    time.Duration
+	ended   chan struct{} // a question has ended: there is room for another
+
 	mu     sync.Mutex
 	asking map[int64]int // questions under way, by source
 	total  int
@@ -86,25 +89,31 @@ func New(cfg Config) (*Asker, error) {
 		cfg.Client == nil || cfg.HandOver == nil || cfg.Log == nil {
 		return nil, errors.New("inquiry: Config has a field that is nil")
 	}
-	return &Asker{cfg: cfg, timeout: askTimeout, refused: rate.Sometimes{First: 1, Interval: refusedInterval}, asking: map[int64]int{}}, nil
+	return &Asker{
+		cfg: cfg, timeout: askTimeout, refused: rate.Sometimes{First: 1, Interval: refusedInterval},
+		poll: pollInterval, ended: make(chan struct{}, 1), asking: map[int64]int{},
+	}, nil
 }
 
 // Run asks until ctx is done, and returns when the last question is put down.
+// How fast it asks is bounded by the answers: whenever one is there, the next
+// question is claimed.
 func (a *Asker) Run(ctx context.Context) error {
-	tick := time.NewTicker(pollInterval)
+	tick := time.NewTicker(a.poll)
 	defer tick.Stop()
 	var asking sync.WaitGroup
 	defer asking.Wait()
 	for ctx.Err() == nil {
-		n, err := a.begin(ctx, asking.Go)
+		_, more, err := a.begin(ctx, asking.Go)
 		if err != nil && ctx.Err() == nil {
 			a.cfg.Log.Warn("claiming questions failed", "error", err)
 		}
-		if n == maxAskingSource {
-			continue // there may be more
+		if more {
+			continue
 		}
 		select {
 		case <-ctx.Done():
+		case <-a.ended:
 		case <-tick.C:
 		}
 	}
@@ -116,45 +125,59 @@ func (a *Asker) Run(ctx context.Context) error {
 func (a *Asker) AskOnce(ctx context.Context) (int, error) {
 	var asking sync.WaitGroup
 	defer asking.Wait()
-	return a.begin(ctx, asking.Go)
+	n, _, err := a.begin(ctx, asking.Go)
+	return n, err
 }
 
-// begin claims questions and starts to ask them.
-func (a *Asker) begin(ctx context.Context, start func(func())) (int, error) {
+// begin claims questions and starts to ask them. It returns how many it took,
+// and whether there may be more that can begin now. Those that nobody needs to
+// ask any more take no place: they are ended here.
+func (a *Asker) begin(ctx context.Context, start func(func())) (n int, more bool, err error) {
 	room, busy := a.room()
 	if room == 0 {
-		return 0, nil
+		return 0, false, nil
 	}
 	// As of deliveries: a shutdown does not cut a claim off.
 	claiming, cancel := stepContext(ctx)
 	defer cancel()
-	claimed, err := a.cfg.Store.ClaimQuestions(claiming, uuid.New(), room, busy)
+	lease := uuid.New()
+	claimed, err := a.cfg.Store.ClaimQuestions(claiming, lease, room, busy)
 	if err != nil {
-		return 0, fmt.Errorf("claiming: %w", err)
+		return 0, false, fmt.Errorf("claiming: %w", err)
 	}
+	var moot []relay.Question
 	for i := range claimed {
 		q := &claimed[i]
+		if q.Moot && !q.Answered {
+			moot = append(moot, *q)
+			continue
+		}
 		a.note(q.SourceID, 1)
 		start(func() {
 			defer a.note(q.SourceID, -1)
 			a.settle(ctx, q)
 		})
 	}
-	return len(claimed), nil
+	err = a.cfg.Store.EndMoot(claiming, lease, moot)
+	return len(claimed), len(claimed) == room, err
 }
 
-// room returns how many questions may begin now, and the sources of which none
-// may.
-func (a *Asker) room() (n int, busy []int64) {
+// room returns how many questions may begin now, whichever they are, and the
+// sources of which none may. All of them may be of the source that is nearest
+// to its bound.
+func (a *Asker) room() (_ int, busy []int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	busy = []int64{}
-	for id, n := range a.asking {
-		if n >= maxAskingSource {
+	room := maxAskingSource
+	for id, asking := range a.asking {
+		if asking >= maxAskingSource {
 			busy = append(busy, id)
+			continue
 		}
+		room = min(room, maxAskingSource-asking)
 	}
-	return min(maxAsking-a.total, maxAskingSource), busy
+	return min(maxAsking-a.total, room), busy
 }
 
 func (a *Asker) note(sourceID int64, by int) {
@@ -163,6 +186,12 @@ func (a *Asker) note(sourceID int64, by int) {
 	a.total += by
 	if a.asking[sourceID] += by; a.asking[sourceID] == 0 {
 		delete(a.asking, sourceID)
+	}
+	if by < 0 {
+		select {
+		case a.ended <- struct{}{}:
+		default: // it is known already
+		}
 	}
 }
 
@@ -179,8 +208,6 @@ func (a *Asker) settle(ctx context.Context, q *relay.Question) {
 	switch {
 	case q.Answered: // by a node that died before it could decide the event
 		err = a.decideEvent(ctx, q)
-	case q.Moot:
-		err = a.record(ctx, q, store.Try{Result: relay.AnswerMoot})
 	case q.Left <= 0:
 		err = a.follow(ctx, q, answer{result: relay.AnswerFailed, reason: "too_late"})
 	default:

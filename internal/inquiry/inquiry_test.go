@@ -56,9 +56,9 @@ func TestOthersAreAskedLater(t *testing.T) {
 	await(t, "the intent to be matched by what the session taught", func() bool {
 		return storetest.Query[string](t, s.url, `SELECT match FROM events WHERE id = $1`, intent.EventID) == "duplicate"
 	})
-	s.due(t)
-	ask(t, n, 1)
 	s.wantQuestion(t, intent.EventID, "moot done")
+	s.due(t)
+	ask(t, n, 0)
 	s.wantAsked(t, 0)
 	s.wantWait(t, w, "completed null completed")
 
@@ -68,6 +68,95 @@ func TestOthersAreAskedLater(t *testing.T) {
 	if got := storetest.Query[int](t, s.url, `SELECT count(*) FROM questions`); got != 1 {
 		t.Errorf("there are %d questions, want none about the session", got)
 	}
+}
+
+// An event that is given up takes its question with it.
+func TestGivenUpIsNotAskedAbout(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	n := s.node(t)
+	e := s.receive(t, n, declined(checkout(s.Wait(t, "u-1"))))
+	s.giveUp(t)
+	s.wantEvent(t, e.EventID, "unmatched nobody_came")
+	s.wantQuestion(t, e.EventID, "moot done")
+	s.due(t)
+	ask(t, n, 0)
+}
+
+// giveUp ends what is parked, as if its 72 h were over.
+func (s *shop) giveUp(t *testing.T) {
+	t.Helper()
+	storetest.Exec(t, s.url, `UPDATE parked_refs SET parked_at = now() - interval '73 hours'`)
+	_, err := s.Store.Unpark(t.Context(), 72*time.Hour, 10_000, 100)
+	check(t, err)
+}
+
+// A node asks on as answers come in, whenever it looks again by itself; and
+// what nobody needs to know any more stands in nobody's way.
+func TestAnswersMakeRoom(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	n := s.node(t)
+	const visits = 20
+	var waits []relay.Wait
+	for i := range visits {
+		paid := checkout(s.Wait(t, fmt.Sprintf("paid-%d", i)))
+		intent := s.receive(t, n, tokenless("payment_intent.succeeded", paid))
+		storetest.Exec(t, s.url, `UPDATE questions SET due_at = now(), lease = $2 WHERE event_id = $1`, intent.EventID, uuid.New()) // and its node dies
+		s.receive(t, n, sandbox.StripeEvent("checkout.session.completed", paid))
+	}
+	await(t, "the intents to be matched", func() bool {
+		return storetest.Query[int](t, s.url, `SELECT count(*) FROM events WHERE match = 'parked'`) == 0
+	})
+	s.due(t)
+	for i := range visits {
+		w := s.Wait(t, fmt.Sprintf("declined-%d", i))
+		visit := checkout(w)
+		s.box.PutCheckout(visit)
+		s.receive(t, n, declined(visit))
+		waits = append(waits, w)
+	}
+	n.SetPoll(time.Hour)
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- n.Run(ctx) }()
+	await(t, "all of them to be asked about", func() bool {
+		return storetest.Query[int](t, s.url, `SELECT count(*) FROM questions WHERE due_at IS NULL`) == 2*visits
+	})
+	stop()
+	check(t, <-ended)
+	for _, w := range waits {
+		s.wantWait(t, w, "pending null attempt_failed")
+	}
+	s.wantAsked(t, visits)
+	if got := storetest.Query[int](t, s.url, `SELECT count(*) FROM questions WHERE result = 'moot' AND tries = 0`); got != visits {
+		t.Errorf("%d questions are moot, want those of the %d intents", got, visits)
+	}
+}
+
+// A source that does not answer has eight questions under way, however they
+// came in.
+func TestSlowSourceIsBounded(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	n := s.node(t)
+	check(t, s.box.SwitchStripe(sandbox.Switches{Faults: []sandbox.Fault{{Answer: "hang"}}}))
+	for i := range 7 {
+		s.receive(t, n, declined(checkout(s.Wait(t, fmt.Sprintf("u-%d", i)))))
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- n.Run(ctx) }()
+	await(t, "seven to be asked", func() bool { return s.box.Counts().Asked == 7 })
+	for i := range 8 {
+		s.receive(t, n, declined(checkout(s.Wait(t, fmt.Sprintf("v-%d", i)))))
+	}
+	await(t, "the eighth to be asked", func() bool { return s.box.Counts().Asked > 7 })
+	if got := storetest.Query[int](t, s.url, `SELECT count(*) FROM questions WHERE lease IS NOT NULL`); got != 8 {
+		t.Errorf("%d questions are under way, want 8", got)
+	}
+	stop()
+	check(t, <-ended)
 }
 
 // Without a key nothing is asked, and no row says so.

@@ -178,7 +178,10 @@ func unmatch(ctx context.Context, tx pgx.Tx, events []EventKey, rule string) err
 		WHERE e.project_id = ended.project_id AND e.id = ended.id AND e.match = 'parked'`, projects, ids, rule); err != nil {
 		return err
 	}
-	_, err := tx.Exec(ctx, `DELETE FROM parked_refs WHERE event_id = ANY($1::uuid[])`, ids)
+	if _, err := tx.Exec(ctx, `DELETE FROM parked_refs WHERE event_id = ANY($1::uuid[])`, ids); err != nil {
+		return err
+	}
+	_, err := tx.Exec(ctx, closeMoot, ids)
 	return err
 }
 

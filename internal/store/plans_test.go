@@ -61,6 +61,7 @@ var hotStatements = map[string]string{
 	"change matched events":           "UPDATE events e",
 	"forget names of matched events":  "DELETE FROM parked_refs",
 	"put questions about events":      "ON CONFLICT (event_id)",
+	"close questions of no use":       "event_id = ANY($1::uuid[]) AND due_at IS NOT NULL AND lease IS NULL",
 	"put questions about waits":       "ON CONFLICT (correlation_id)",
 	"mark waits that are asked for":   "SET reconciled = false",
 	"learn what can be asked for":     "SET asks = x.asks",
@@ -191,6 +192,8 @@ func everyHotStatement(t *testing.T, p *storetest.Project, url string) {
 	if done := rematch(t, p, early); len(done) != 1 || !done[0].Changed {
 		t.Fatalf("matching a parked event: got %+v, want it changed", done)
 	}
+	parked := deduped(p.Callback("n"+user, relay.Refunded, "never-"+user))
+	park(t, p, parked)
 	// What becomes askable, and is asked.
 	asking := p.Wait(t, user+"-asking")
 	askedFor := deduped(p.Callback("q"+user, relay.Processing, asking.Token))
@@ -226,8 +229,8 @@ func everyHotStatement(t *testing.T, p *storetest.Project, url string) {
 	}
 	// Questions: of the wait before the event's; one of each is left.
 	questions := must(p.Store.ClaimQuestions(ctx, uuid.New(), 3, []int64{-1}))(t)
-	if len(questions) != 2 || questions[0].CorrelationID == uuid.Nil || questions[1].EventID != early.ID || !questions[1].Moot {
-		t.Fatalf("claiming questions: got %+v, want the wait's and the event's, which has found its wait", questions)
+	if len(questions) != 2 || questions[0].CorrelationID == uuid.Nil || questions[1].EventID != parked.ID || questions[1].Moot {
+		t.Fatalf("claiming questions: got %+v, want the wait's and that of the event that is parked", questions)
 	}
 	for i := range questions {
 		if held := must(p.Store.RecordTry(ctx, &questions[i], store.Try{Result: relay.AnswerFailed}))(t); !held {

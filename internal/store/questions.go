@@ -48,6 +48,16 @@ func newQuestionRows(questions []*relay.Question) (r questionRows) {
 	return r
 }
 
+// closeMoot ends the questions about events that nobody needs to ask about any
+// more. One that a node has claimed at this moment is that node's to end: no
+// row is waited for, as such a node may wait for the event.
+const closeMoot = `
+	UPDATE questions SET result = 'moot', reason = NULL, due_at = NULL
+	WHERE id = ANY (ARRAY(
+	    SELECT id FROM questions
+	    WHERE event_id = ANY($1::uuid[]) AND due_at IS NOT NULL AND lease IS NULL
+	    FOR UPDATE SKIP LOCKED))`
+
 // queueAskable queues what waits have become known by that a provider can be
 // asked for: no statement where that is nothing. The last one counts.
 func queueAskable(b *pgx.Batch, callbacks []relay.Callback, decisions []Decision) {
@@ -184,16 +194,29 @@ func (s *Store) RecordTry(ctx context.Context, q *relay.Question, try Try) (held
 }
 
 func recordTry(ctx context.Context, tx pgx.Tx, q *relay.Question, try Try) (held bool, err error) {
-	asked := try.Result != relay.AnswerMoot
 	tag, err := tx.Exec(ctx, `
 		UPDATE questions
-		SET tries = tries + CASE WHEN $3 THEN 1 ELSE 0 END,
-		    asked_at = CASE WHEN $3 THEN clock_timestamp() ELSE asked_at END,
-		    result = $4, reason = $5, lease = NULL,
-		    due_at = CASE WHEN $6 THEN clock_timestamp() + $7 * interval '1 second' END
+		SET tries = tries + 1, asked_at = clock_timestamp(), result = $3, reason = $4, lease = NULL,
+		    due_at = CASE WHEN $5 THEN clock_timestamp() + $6 * interval '1 second' END
 		WHERE id = $1 AND lease = $2`,
-		q.ID, q.Lease, asked, string(try.Result), optional(try.Reason), try.Again, try.Delay.Seconds())
+		q.ID, q.Lease, string(try.Result), optional(try.Reason), try.Again, try.Delay.Seconds())
 	return tag.RowsAffected() == 1, err
+}
+
+// EndMoot ends claimed questions that nobody needs to ask any more, all of one
+// lease.
+func (s *Store) EndMoot(ctx context.Context, lease uuid.UUID, questions []relay.Question) error {
+	if len(questions) == 0 {
+		return nil
+	}
+	ids := make([]uuid.UUID, len(questions))
+	for i := range questions {
+		ids[i] = questions[i].ID
+	}
+	_, err := s.pool.Exec(ctx, `
+		UPDATE questions SET result = 'moot', reason = NULL, due_at = NULL, lease = NULL
+		WHERE id = ANY($1::uuid[]) AND lease = $2`, ids, lease)
+	return translate("ending questions", err)
 }
 
 // ReturnQuestion gives a lease back under which nobody was asked.

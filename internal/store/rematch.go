@@ -157,7 +157,7 @@ func queueRematched(b *pgx.Batch, before []*Kept, callbacks []relay.Callback, de
 	done := make([]Rematched, len(callbacks))
 	var changed []relay.Callback
 	var made []Decision
-	var unparked, erased []uuid.UUID
+	var unparked, decided, erased []uuid.UUID
 	var erasedProjects []int64
 	for i := range callbacks {
 		c, d := &callbacks[i], &decisions[i]
@@ -171,6 +171,9 @@ func queueRematched(b *pgx.Batch, before []*Kept, callbacks []relay.Callback, de
 		}
 		if before[i].Match == relay.Parked {
 			unparked = append(unparked, c.ID)
+			if d.Match != relay.Parked {
+				decided = append(decided, c.ID)
+			}
 		}
 	}
 	if len(changed) == 0 {
@@ -197,6 +200,9 @@ func queueRematched(b *pgx.Batch, before []*Kept, callbacks []relay.Callback, de
 	}
 	if len(unparked) > 0 {
 		b.Queue(`DELETE FROM parked_refs WHERE event_id = ANY($1::uuid[])`, unparked)
+	}
+	if len(decided) > 0 {
+		b.Queue(closeMoot, decided)
 	}
 	queueParked(b, changed, made)
 	queueQuestions(b, made)
