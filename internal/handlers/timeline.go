@@ -168,15 +168,16 @@ func (h *history) eventMoments(e *store.EventRecord) []moment {
 	return out
 }
 
-// byNewerWait and byLateSuccess are the ends in which another wait had a part.
+// The ends of which more is told: in the last two another wait had a part.
 const (
+	byDeadline    = "deadline"
 	byNewerWait   = "newer_wait"
 	byLateSuccess = "late_success"
 )
 
 // endedBy says what each of the things is that end a wait.
 var endedBy = map[string]string{
-	"event": "by an event", "deadline": "its time was up", "api": "by hand",
+	"event": "by an event", byDeadline: "its time was up", "api": "by hand",
 	byNewerWait: "by a newer wait", byLateSuccess: "an older wait was paid late",
 }
 
@@ -193,12 +194,35 @@ func (h *history) endMoments() (out []moment) {
 		case w.LateAt == nil: // else it is the event of the late success
 			m.EventID = w.EventID
 		}
+		if refused := h.refusedPayment(); refused != nil && w.ResolvedBy == byDeadline {
+			m.EventID = &refused.ID
+			m.Detail += ", though its provider says that it was paid: " + whyRefused(refused)
+		}
 		out = append(out, m)
 	}
 	if w.LateAt != nil {
 		out = append(out, moment{at: *w.LateAt, Step: stepCompletedLate, EventID: w.EventID, Detail: string(w.LateOutcome) + " after the end"})
 	}
 	return out
+}
+
+// refusedPayment is what the provider said of a payment, when it was asked
+// before the end, and what was kept out by a filter or an expectation; or nil.
+func (h *history) refusedPayment() *store.EventRecord {
+	for _, e := range h.events {
+		paid := e.Outcome == relay.Completed || e.Outcome == relay.Mismatch
+		if e.Verdict == relay.Fetched && paid && (e.Match == relay.GuardFailed || e.Outcome == relay.Mismatch) {
+			return e
+		}
+	}
+	return nil
+}
+
+func whyRefused(e *store.EventRecord) string {
+	if e.Outcome == relay.Mismatch {
+		return "not as was expected (mismatch)"
+	}
+	return string(e.Match) + " (" + e.Rule + ")"
 }
 
 // questionMoments tells that the provider was asked before the wait expired,

@@ -11,6 +11,8 @@ import (
 	"github.com/google/uuid"
 
 	"relay.example/relay/internal/relay"
+	"relay.example/relay/internal/store"
+	"relay.example/relay/internal/store/storetest"
 )
 
 // tried records an attempt that began now.
@@ -48,6 +50,40 @@ func told(timeline []map[string]any) (out []string) {
 		out = append(out, strings.TrimSuffix(m["step"].(string)+": "+detail, ": "))
 	}
 	return out
+}
+
+// A payment that its provider tells of before the end, and that the wait does
+// not accept, is not passed over at its end.
+func TestTimelineTellsOfRefusedPayment(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct{ wait, want string }{
+		"another currency": {
+			`{"user_id": "u", "source": "stripe", "module_id": 1, "expect": {"currency": "EUR"}}`,
+			"resolved: expired: its time was up, though its provider says that it was paid: not as was expected (mismatch)",
+		},
+		"kept out by the filter": {
+			`{"user_id": "u", "source": "stripe", "module_id": 1, "when": "payment.live == true"}`,
+			"resolved: expired: its time was up, though its provider says that it was paid: guard_failed (when)",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			n := newNode(t)
+			w := n.wait(tt.wait)
+			n.stripe("evt_1", "checkout.session.completed", paidSession(token(w), "pi_1", 2050, "usd"))
+			storetest.Exec(t, n.database, `UPDATE events SET verdict = 'fetched'`)
+			project := storetest.Query[int64](t, n.database, `SELECT project_id FROM correlations WHERE id = $1`, id(w))
+			_, err := n.store.EndWait(t.Context(), uuid.New(), project, uuid.MustParse(id(w)), func(w *relay.Wait) (store.Ending, error) {
+				return store.Ending{Wait: w, Step: w.Apply(relay.Expired, ""), By: "deadline"}, nil
+			})
+			must(t, err)
+			timeline := n.timelineOf(id(w))
+			last := timeline[len(timeline)-1]
+			if got := told(timeline); got[len(got)-1] != tt.want || last["event_id"] == nil {
+				t.Errorf("got %q of the event %v, want %q with its event", got[len(got)-1], last["event_id"], tt.want)
+			}
+		})
+	}
 }
 
 func TestTimeline(t *testing.T) {
