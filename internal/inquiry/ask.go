@@ -92,12 +92,15 @@ func readEvent(src *directory.Source, body []byte) answer {
 	}
 }
 
-// readWait makes a callback of the answer about a wait, where its outcome
-// means anything to one.
+// readWait makes a callback of the answer about a wait, where that is news and
+// its outcome means anything to one.
 func (a *Asker) readWait(q *relay.Question, src *directory.Source, body []byte) answer {
 	body, err := src.Endpoint.AnswerAsCallback(body)
 	if err != nil {
 		return failed(reasonUnreadable)
+	}
+	if body == nil {
+		return answer{result: relay.AnswerFound}
 	}
 	c := relay.Callback{
 		ID: relay.NewID(), ProjectID: q.ProjectID, SourceID: q.SourceID, Verdict: relay.Fetched, Body: body, ReceivedAt: time.Now(),

@@ -75,8 +75,8 @@ type Asker struct {
 	timeout time.Duration  // of one request
 	refused rate.Sometimes // tells of refused keys, not of every question
 
-	poll    time.Duration
-	ended   chan struct{} // a question has ended: there is room for another
+	poll  time.Duration
+	ended chan struct{} // a question has ended: there is room for another
 
 	mu     sync.Mutex
 	asking map[int64]int // questions under way, by source
@@ -244,6 +244,8 @@ func (a *Asker) follow(ctx context.Context, q *relay.Question, got answer) error
 	switch {
 	case got.result.Usable() && q.OfWait():
 		return a.followWait(ctx, q, got)
+	case got.result == relay.AnswerNone && q.TooEarly():
+		return a.record(ctx, q, store.Try{Result: got.result, Again: true, Delay: relay.LinkLag})
 	case got.result.Usable():
 		return a.followEvent(ctx, q, got)
 	}
@@ -289,14 +291,17 @@ func (a *Asker) followWait(ctx context.Context, q *relay.Question, got answer) e
 }
 
 // endWait ends a question, and expires its wait where that is pending still.
-// One whose plan cannot be used is left to the sweeper, which tells of it.
+// A wait whose plan cannot be used is left to the sweeper, which tells of it.
 func (a *Asker) endWait(ctx context.Context, q *relay.Question, try store.Try) error {
 	step, cancel := stepContext(ctx)
 	defer cancel()
 	// A plan never changes: it is read before the wait is locked.
 	p, err := a.cfg.Plans.Get(step, q.PlanID)
-	if err != nil {
+	if relay.IsKind(err, relay.Busy) {
 		return err
+	}
+	if err != nil {
+		return a.record(ctx, q, try)
 	}
 	expire := func(w *relay.Wait) (store.Ending, error) {
 		end := w.Apply(relay.Expired, "")

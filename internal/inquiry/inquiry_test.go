@@ -2,6 +2,7 @@ package inquiry_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -304,6 +305,11 @@ func TestAskedInVain(t *testing.T) {
 			visit := checkout(s.Wait(t, "u-1"))
 			e := s.receive(t, n, declined(visit))
 			ask(t, n, 1)
+			s.wantEvent(t, e.EventID, "parked nobody_waits_yet")
+			s.wantQuestion(t, e.EventID, "none again") // the session may follow
+			ask(t, n, 0)
+			s.later(t)
+			ask(t, n, 1)
 			s.wantEvent(t, e.EventID, "parked asked_in_vain")
 			s.wantQuestion(t, e.EventID, "none done")
 			s.due(t)
@@ -315,6 +321,176 @@ func TestAskedInVain(t *testing.T) {
 			s.wantWait(t, w, "pending null attempt_failed")
 		})
 	}
+}
+
+// Stripe's list is behind its event: asked once more, it knows.
+func TestSessionFollows(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	n := s.node(t)
+	w := s.Wait(t, "u-1")
+	visit := checkout(w)
+	e := s.receive(t, n, declined(visit))
+	ask(t, n, 1)
+	s.wantQuestion(t, e.EventID, "none again")
+	s.box.PutCheckout(visit)
+	s.later(t)
+	ask(t, n, 1)
+	s.wantEvent(t, e.EventID, "matched on_the_way")
+	s.wantWait(t, w, "pending null attempt_failed")
+	s.wantAsked(t, 2)
+}
+
+// Whatever has kept Stripe from saying whose an event is: once it is mended, a
+// replay asks, and the sweep does not.
+func TestReplayAsksAnew(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		before func(*testing.T, *shop, *node) // with the event parked
+		was    string                         // the question
+	}{
+		"parked without a key": {func(t *testing.T, s *shop, _ *node) {
+			storetest.Exec(t, s.url, `DELETE FROM questions`)
+		}, ""},
+		"refused, and to be asked in hours": {func(t *testing.T, s *shop, n *node) {
+			check(t, s.box.SwitchStripe(sandbox.Switches{Token: "sk_test_another"}))
+			ask(t, n, 1)
+			storetest.Exec(t, s.url, `UPDATE questions SET due_at = now() + interval '4 hours'`)
+		}, "refused bad_credentials again"},
+		"refused until it was given up": {func(t *testing.T, s *shop, n *node) {
+			check(t, s.box.SwitchStripe(sandbox.Switches{Token: "sk_test_another"}))
+			ask(t, n, 1)
+			s.giveUp(t)
+		}, "moot done"},
+		"known by nobody": {func(t *testing.T, s *shop, n *node) {
+			check(t, s.box.SwitchStripe(sandbox.Switches{Faults: []sandbox.Fault{{Status: 200, Body: []byte(`{"data": []}`)}}}))
+			ask(t, n, 1)
+			s.later(t)
+			ask(t, n, 1)
+		}, "none done"},
+		"known by nobody until it was given up": {func(t *testing.T, s *shop, n *node) {
+			check(t, s.box.SwitchStripe(sandbox.Switches{Faults: []sandbox.Fault{{Status: 200, Body: []byte(`{"data": []}`)}}}))
+			ask(t, n, 1)
+			s.later(t)
+			ask(t, n, 1)
+			s.giveUp(t)
+		}, "none done"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newShop(t)
+			n := s.node(t)
+			w := s.Wait(t, "u-1")
+			visit := checkout(w)
+			s.box.PutCheckout(visit)
+			e := s.receive(t, n, declined(visit))
+			tt.before(t, s, n)
+			check(t, s.box.SwitchStripe(sandbox.Switches{Token: apiKey}))
+			// What looks by itself does not ask.
+			check(t, n.intake.DecideAgain(store.EventKey{ProjectID: s.ID, ID: e.EventID}))
+			if tt.was != "" {
+				s.wantQuestion(t, e.EventID, tt.was)
+			}
+			ask(t, n, 0)
+			asked := s.box.Counts().Asked
+
+			s.replay(t, n)
+			s.wantEvent(t, e.EventID, "parked nobody_waits_yet")
+			s.wantQuestion(t, e.EventID, "again")
+			ask(t, n, 1)
+			s.wantEvent(t, e.EventID, "matched on_the_way")
+			s.wantQuestion(t, e.EventID, "found done")
+			s.wantWait(t, w, "pending null attempt_failed")
+			s.wantAsked(t, asked+1)
+			s.replay(t, n)
+			ask(t, n, 0)
+		})
+	}
+}
+
+// replay has all events of the shop that did nothing matched again, by hand.
+func (s *shop) replay(t *testing.T, n *node) {
+	t.Helper()
+	_, err := s.Store.StartReplay(t.Context(), s.ID, store.EventFilter{Source: "stripe"}, false)
+	check(t, err)
+	for {
+		took, err := n.intake.ReplayOnce(t.Context())
+		check(t, err)
+		if took == 0 {
+			return
+		}
+	}
+}
+
+// A replay by hand leaves a question that is under way to its node.
+func TestReplayLeavesWhatIsAsked(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	n := s.node(t)
+	e := s.receive(t, n, declined(checkout(s.Wait(t, "u-1"))))
+	claimed, err := s.Store.ClaimQuestions(t.Context(), uuid.New(), 1, []int64{})
+	check(t, err)
+	s.replay(t, n)
+	held, err := s.Store.RecordTry(t.Context(), &claimed[0], store.Try{Result: relay.AnswerFailed, Reason: "timeout"})
+	check(t, err)
+	if !held {
+		t.Error("the replay took the lease away")
+	}
+	s.wantQuestion(t, e.EventID, "failed timeout done")
+}
+
+// An event of a connected account is not asked about: the key would not find
+// what it is about, which says nothing.
+func TestConnectedAccountIsNotAskedAbout(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	n := s.node(t)
+	w := s.Wait(t, "u-1")
+	visit := checkout(w)
+	e := s.receive(t, n, connected(t, declined(visit)))
+	s.wantEvent(t, e.EventID, "parked nobody_waits_yet")
+	visit.PaymentStatus = "unpaid"
+	s.receive(t, n, connected(t, sandbox.StripeEvent("checkout.session.completed", visit)))
+	storetest.Overdue(t, s.url, w.ID)
+	sweep(t, n)
+	ask(t, n, 0)
+	if got := storetest.Query[int](t, s.url, `SELECT count(*) FROM questions`); got != 0 {
+		t.Errorf("there are %d questions, want none", got)
+	}
+}
+
+// connected is an event as Stripe sends it of a connected account.
+func connected(t *testing.T, body []byte) []byte {
+	t.Helper()
+	var event map[string]any
+	check(t, json.Unmarshal(body, &event))
+	event["account"] = "acct_1"
+	body, err := json.Marshal(event)
+	check(t, err)
+	return body
+}
+
+// An answer that is kept is not forgotten with its question: where another
+// node had the event locked, it is decided when the lease ends.
+func TestUndecidedQuestionIsNotEnded(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	n := s.node(t)
+	w := s.Wait(t, "u-1")
+	visit := checkout(w)
+	e := s.receive(t, n, declined(visit))
+	claimed, err := s.Store.ClaimQuestions(t.Context(), uuid.New(), 1, []int64{})
+	check(t, err)
+	answer := fmt.Sprintf(`{"data": [{"id": %q, "client_reference_id": %q}]}`, visit.SessionID, w.Token)
+	_, err = s.Store.KeepAnswer(t.Context(), &claimed[0], relay.AnswerFound, []byte(answer))
+	check(t, err)
+	check(t, s.Store.EndInquiry(t.Context(), &claimed[0])) // its rematch was skipped
+	s.wantQuestion(t, e.EventID, "found again")
+	s.due(t)
+	ask(t, n, 1)
+	s.wantEvent(t, e.EventID, "matched on_the_way")
+	s.wantQuestion(t, e.EventID, "found done")
+	s.wantWait(t, w, "pending null attempt_failed")
 }
 
 // The answer names nobody who waits yet: a wait that is registered with that

@@ -236,6 +236,13 @@ func (s *shop) due(t *testing.T) {
 	storetest.Exec(t, s.url, `UPDATE questions SET due_at = now() - interval '1 second' WHERE due_at IS NOT NULL`)
 }
 
+// later is 30 s later: what Stripe says of an event then is final.
+func (s *shop) later(t *testing.T) {
+	t.Helper()
+	storetest.Exec(t, s.url, `UPDATE questions SET give_up_at = give_up_at - interval '30 seconds' WHERE due_at IS NOT NULL`)
+	s.due(t)
+}
+
 // sweep ends what is overdue.
 func sweep(t *testing.T, n *node) {
 	t.Helper()

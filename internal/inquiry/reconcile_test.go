@@ -83,6 +83,63 @@ func TestReconciliation(t *testing.T) {
 	}
 }
 
+// What is fetched is judged as its callback is.
+func TestFetchedIsJudgedAsItsCallback(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		change func(*relay.Plan)
+		want   string // match, rule and outcome of the event
+	}{
+		"a filter on livemode that holds":  {func(p *relay.Plan) { p.When = "event.livemode == false" }, "matched closed completed"},
+		"a filter on livemode that fails":  {func(p *relay.Plan) { p.When = "event.livemode == true" }, "guard_failed when completed"},
+		"a filter on the type":             {func(p *relay.Plan) { p.When = `event.type == "checkout.session.completed"` }, "matched closed completed"},
+		"live is expected":                 {func(p *relay.Plan) { p.Expect = &relay.Expect{Live: ptr(true)} }, "matched on_the_way mismatch"},
+		"a test is expected":               {func(p *relay.Plan) { p.Expect = &relay.Expect{Live: ptr(false)} }, "matched closed completed"},
+		"an account of which none is told": {func(p *relay.Plan) { p.Expect = &relay.Expect{Account: "acct_1"} }, "matched on_the_way mismatch"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for _, way := range []relay.Verdict{relay.Verified, relay.Fetched} {
+				s := newShop(t)
+				n := s.node(t)
+				p := s.Plan()
+				tt.change(&p)
+				w := s.Register(t, s.Registration(t, "u-1", p))
+				visit := checkout(w)
+				visit.PaymentStatus = "paid"
+				s.box.PutCheckout(visit)
+				if way == relay.Verified {
+					s.receive(t, n, sandbox.StripeEvent("checkout.session.completed", visit))
+				} else {
+					storetest.Exec(t, s.url, `UPDATE correlations SET asks = $2, asks_source = $3 WHERE id = $1`, w.ID, visit.SessionID, s.SourceID)
+					storetest.Overdue(t, s.url, w.ID)
+					sweep(t, n)
+					ask(t, n, 1)
+				}
+				if got := storetest.Query[string](t, s.url, `SELECT concat_ws(' ', match, rule, outcome) FROM events WHERE verdict = $1`, string(way)); got != tt.want {
+					t.Errorf("%s: got %q, want %q", way, got, tt.want)
+				}
+			}
+		})
+	}
+}
+
+func ptr[T any](v T) *T { return &v }
+
+// A wait whose plan cannot be read is asked for once, and left to the sweeper.
+func TestUnusablePlanEndsTheQuestion(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	w, _ := s.reconciling(t, s.node(t), "")
+	storetest.Exec(t, s.url, `UPDATE plans SET doc = '{"on": 7}'`)
+	n := s.node(t) // it has no plan in memory
+	ask(t, n, 1)
+	s.wantQuestion(t, w.ID, "found done")
+	s.due(t)
+	ask(t, n, 0)
+	s.wantWait(t, w, "pending false attempt_failed")
+}
+
 // A slow bank moves the deadline; at the new one Stripe is asked again.
 func TestReconciledAgainAfterProcessing(t *testing.T) {
 	t.Parallel()

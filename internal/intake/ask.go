@@ -9,7 +9,7 @@ import (
 
 // inquiry is what the provider is to be asked about an event that is parked,
 // or nil. It is committed with the event. One that was asked about keeps its
-// answer, and is not asked about again.
+// answer, and is not asked about again, but by hand where that named nobody.
 func (in *Intake) inquiry(c *relay.Callback) *relay.Question {
 	if in.cfg.Directory == nil || c.Verdict != relay.Verified || c.Answer != nil {
 		return nil

@@ -112,7 +112,7 @@ func (in *Intake) look(ctx context.Context, refs []uuid.UUID) error {
 		if err != nil {
 			return err
 		}
-		changed, err := in.rematch(events)
+		changed, err := in.rematch(events, false)
 		if err != nil || len(events) < rematchBatch || changed == 0 || ctx.Err() != nil {
 			return err
 		}
@@ -131,13 +131,14 @@ func (in *Intake) MatchParkedOnce(ctx context.Context) (int, error) {
 		return 0, err
 	}
 	in.parked = next
-	return in.rematch(events)
+	return in.rematch(events, false)
 }
 
-// rematch decides stored events anew, and returns how many of them changed.
-func (in *Intake) rematch(events []store.EventKey) (changed int, err error) {
+// rematch decides stored events anew, and returns how many of them changed. By
+// hand, what their providers are to be asked is asked anew.
+func (in *Intake) rematch(events []store.EventKey, byHand bool) (changed int, err error) {
 	for chunk := range slices.Chunk(events, rematchBatch) {
-		n, err := in.rematchChunk(chunk)
+		n, err := in.rematchChunk(chunk, byHand)
 		if changed += n; err != nil {
 			return changed, err
 		}
@@ -147,8 +148,8 @@ func (in *Intake) rematch(events []store.EventKey) (changed int, err error) {
 
 // rematchChunk commits one chunk, whatever it takes. An event that the
 // database refuses as it is read today stays what it was.
-func (in *Intake) rematchChunk(events []store.EventKey) (changed int, err error) {
-	changed, err = in.rematchTogether(events)
+func (in *Intake) rematchChunk(events []store.EventKey, byHand bool) (changed int, err error) {
+	changed, err = in.rematchTogether(events, byHand)
 	switch {
 	case !store.Poisoned(err):
 		return changed, err
@@ -158,7 +159,7 @@ func (in *Intake) rematchChunk(events []store.EventKey) (changed int, err error)
 		return 0, nil
 	}
 	for i := range events {
-		n, err := in.rematchChunk(events[i : i+1])
+		n, err := in.rematchChunk(events[i:i+1], byHand)
 		if changed += n; err != nil {
 			return changed, err
 		}
@@ -169,19 +170,23 @@ func (in *Intake) rematchChunk(events []store.EventKey) (changed int, err error)
 // rematchTogether commits events in one transaction. One of them runs at a
 // time: it holds a connection while it reads a plan on another, and many that
 // did so at once would wait for each other.
-func (in *Intake) rematchTogether(events []store.EventKey) (int, error) {
+func (in *Intake) rematchTogether(events []store.EventKey, byHand bool) (int, error) {
 	in.rematching.Lock()
 	defer in.rematching.Unlock()
 	ctx, cancel := context.WithTimeoutCause(context.Background(), rematchTimeout, errCommitTimeout)
 	defer cancel()
-	return repeat(ctx, func() (int, error) { return in.rematchOnce(ctx, events) })
+	return repeat(ctx, func() (int, error) { return in.rematchOnce(ctx, events, byHand) })
 }
 
-func (in *Intake) rematchOnce(ctx context.Context, events []store.EventKey) (changed int, err error) {
+func (in *Intake) rematchOnce(ctx context.Context, events []store.EventKey, byHand bool) (changed int, err error) {
 	if len(events) == 0 {
 		return 0, nil
 	}
-	done, deliveries, err := in.cfg.Store.Rematch(ctx, uuid.New(), events, in.readAgain, in.decide)
+	read := in.readAgain
+	if byHand {
+		read = in.readForHand
+	}
+	done, deliveries, err := in.cfg.Store.Rematch(ctx, uuid.New(), events, byHand, read, in.decide)
 	if err != nil {
 		return 0, err
 	}
@@ -199,8 +204,23 @@ func (in *Intake) rematchOnce(ctx context.Context, events []store.EventKey) (cha
 // DecideAgain decides one stored event anew, as it is read today: the provider
 // has said whose it is.
 func (in *Intake) DecideAgain(event store.EventKey) error {
-	_, err := in.rematch([]store.EventKey{event})
+	_, err := in.rematch([]store.EventKey{event}, false)
 	return err
+}
+
+// readForHand reads a stored event as readAgain does, and forgets an answer
+// that named nobody where its provider is to be asked once more.
+func (in *Intake) readForHand(k *store.Kept) (relay.Callback, store.Names, bool) {
+	c, names, ok := in.readAgain(k)
+	if !ok || c.Answer == nil || c.Named {
+		return c, names, ok
+	}
+	forgetting := c
+	forgetting.Answer = nil
+	if in.inquiry(&forgetting) != nil {
+		c = forgetting
+	}
+	return c, names, ok
 }
 
 // readAgain reads a stored event by today's configuration. One that is still

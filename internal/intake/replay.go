@@ -16,7 +16,7 @@ func (in *Intake) ReplayOnce(ctx context.Context) (int, error) {
 	if err := in.cfg.Directory.Load(ctx); err != nil {
 		return 0, err
 	}
-	changed, err := in.rematch(piece.Events)
+	changed, err := in.rematch(piece.Events, true)
 	if err != nil {
 		return 0, err // its lease ends, and it is taken again
 	}

@@ -1,8 +1,10 @@
 package provider
 
 import (
+	"cmp"
 	"errors"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -19,9 +21,10 @@ import (
 
 // asking is what a preset says about asking its provider.
 type asking struct {
-	api   string // without a slash at its end
-	event *eventAsk
-	wait  *waitAsk
+	api        string // without a slash at its end
+	ownAccount bool   // nothing is asked about an event of another one
+	event      *eventAsk
+	wait       *waitAsk
 }
 
 // eventAsk is the question whose an event is. Its answer adds names to what
@@ -39,10 +42,12 @@ type eventAsk struct {
 // waitAsk is the question what has become of an object that a wait is known
 // by. Its answer is wrapped into the shape of a callback.
 type waitAsk struct {
-	path          []string
-	about         string
-	prefixes      []string
-	before, after string // of the answer, in the callback
+	path     []string // around the id
+	about    string
+	prefixes []string
+	doc      tree
+	news     conditions
+	as       []string // the callback; each second piece is the name of a field of the answer, "" for all of it
 }
 
 // Inquiry is a question about an event.
@@ -58,7 +63,7 @@ func (e *Endpoint) API() string { return e.ask.api }
 // InquiryOf says what to ask the provider about an event that names nobody.
 func (e *Endpoint) InquiryOf(r *relay.Reading) (Inquiry, bool) {
 	ask := e.ask.event
-	if ask == nil || ask.unless != "" && referenceOf(r, ask.unless, nil) != "" {
+	if ask == nil || e.foreign(r) || ask.unless != "" && referenceOf(r, ask.unless, nil) != "" {
 		return Inquiry{}, false
 	}
 	about := referenceOf(r, ask.about, nil)
@@ -74,10 +79,16 @@ func (e *Endpoint) InquiryOf(r *relay.Reading) (Inquiry, bool) {
 // Askable is the id of the object that the provider can be asked for when the
 // wait of such an event is about to expire; "" where there is none.
 func (e *Endpoint) Askable(r *relay.Reading) string {
-	if e.ask.wait == nil {
+	if e.ask.wait == nil || e.foreign(r) {
 		return ""
 	}
 	return referenceOf(r, e.ask.wait.about, e.ask.wait.prefixes)
+}
+
+// foreign reports whether an event belongs to another account than the key
+// that its provider is asked with: it would know nothing of it.
+func (e *Endpoint) foreign(r *relay.Reading) bool {
+	return e.ask.ownAccount && r.Payment != nil && r.Payment.Account != ""
 }
 
 // AskableKey reports whether a caller's key is the id of such an object.
@@ -151,17 +162,34 @@ func (e *Endpoint) AddAnswer(r *relay.Reading, answer []byte) (named bool, err e
 }
 
 // AnswerAsCallback wraps what the provider says of a wait's object into the
-// body of a callback, so that Read, expectations and expressions see what they
-// always see. The error is an *Unreadable.
+// body of the callback that tells of it, so that Read, expectations, filters
+// and expressions see what they always see: nil where it is no news. The error
+// is an *Unreadable.
 func (e *Endpoint) AnswerAsCallback(answer []byte) ([]byte, error) {
 	var p parsed
 	if err := p.readJSON(answer); err != nil {
 		return nil, err
 	}
-	if e.ask.wait == nil || !p.json.IsObject() {
+	ask := e.ask.wait
+	if ask == nil || !p.json.IsObject() {
 		return nil, &Unreadable{NotAnObject, "the answer is not a JSON object"}
 	}
-	return []byte(e.ask.wait.before + p.json.Raw + e.ask.wait.after), nil
+	p.doc = ask.doc.collect(p.json)
+	if !ask.news.hold(&scope{req: &Request{}, parsed: &p}) {
+		return nil, nil
+	}
+	var body strings.Builder
+	for i, piece := range ask.as {
+		switch {
+		case i%2 == 0:
+			body.WriteString(piece)
+		case piece == "":
+			body.WriteString(p.json.Raw)
+		default:
+			body.WriteString(cmp.Or(p.json.Get(piece).Raw, "null"))
+		}
+	}
+	return []byte(body.String()), nil
 }
 
 // compileAsk compiles the section ask.
@@ -173,7 +201,7 @@ func (e *Endpoint) compileAsk(_ *compiler, s *spec, settings *Settings) (err err
 	if err != nil || u.Scheme != "https" || u.Host == "" || u.RawQuery != "" {
 		return wrong("ask.api", "write the address of the provider's API: https://api.example.com")
 	}
-	e.ask.api = strings.TrimSuffix(s.Ask.API, "/")
+	e.ask.api, e.ask.ownAccount = strings.TrimSuffix(s.Ask.API, "/"), s.Ask.OwnAccount
 	if s.Ask.Event != nil {
 		if e.ask.event, err = s.Ask.Event.compile(settings); err != nil {
 			return err
@@ -227,12 +255,37 @@ func (s *waitAskSpec) compile() (*waitAsk, error) {
 	if a.path, err = askPath("ask.wait", s.About, s.Path); err != nil {
 		return nil, err
 	}
-	before, after, found := strings.Cut(s.As, "{answer}")
-	if !found || !gjson.Valid(before+"{}"+after) {
-		return nil, wrong("ask.wait.as", "write the JSON of a callback in which {answer} stands for the answer")
+	c := &compiler{headers: map[string]bool{}}
+	if a.news, err = c.conditions("ask.wait.if", s.If); err != nil {
+		return nil, err
 	}
-	a.before, a.after = before, after
+	if slices.ContainsFunc(a.news, func(one condition) bool { return one.place.kind != partJSON }) {
+		return nil, wrong("ask.wait.if", "an answer has places json: only")
+	}
+	a.doc = c.doc
+	if !strings.Contains(s.As, "{answer}") || !gjson.Valid(answerIn.ReplaceAllString(s.As, "{}")) {
+		return nil, wrong("ask.wait.as", "write the JSON of a callback in which {answer} stands for the answer, and {answer.name} for a field of it")
+	}
+	a.as = aroundAnswer(s.As)
 	return a, nil
+}
+
+// answerIn finds the answer, and fields of it, in the JSON of a callback.
+var answerIn = regexp.MustCompile(`\{answer(?:\.([A-Za-z0-9_]+))?\}`)
+
+// aroundAnswer cuts the JSON of a callback: text, the name of a field or "",
+// text, and so on.
+func aroundAnswer(as string) (pieces []string) {
+	at := 0
+	for _, m := range answerIn.FindAllStringSubmatchIndex(as, -1) {
+		name := ""
+		if m[2] >= 0 {
+			name = as[m[2]:m[3]]
+		}
+		pieces = append(pieces, as[at:m[0]], name)
+		at = m[1]
+	}
+	return append(pieces, as[at:])
 }
 
 // askPath cuts a path at its {id}.

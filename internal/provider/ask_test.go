@@ -1,6 +1,7 @@
 package provider_test
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 	"time"
@@ -51,6 +52,15 @@ func TestInquiryOf(t *testing.T) {
 	}
 	if got := e.Askable(reading("checkout.session.completed", "intent pi_1", "session cs_1")); got != "cs_1" {
 		t.Errorf("what the wait can be asked for: got %q, want cs_1", got)
+	}
+	connected := reading("payment_intent.payment_failed", "intent pi_1", "session cs_1")
+	connected.Payment = &relay.Payment{Account: "acct_1"}
+	if got := e.Askable(connected); got != "" {
+		t.Errorf("of a connected account: %q can be asked for, want nothing", got)
+	}
+	connected.References = connected.References[:1]
+	if got, ok := e.InquiryOf(connected); ok {
+		t.Errorf("of a connected account: got %+v, want nothing to be asked", got)
 	}
 	if e.AskableKey("order-1042") || !e.AskableKey("cs_test_1") {
 		t.Error("a key: want that of a session askable, and no other")
@@ -135,9 +145,22 @@ func TestAnswerAsCallback(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if tt.want == "" {
+			if body != nil {
+				t.Errorf("%s: got the callback %s, want no news", name, body)
+			}
+			continue
+		}
 		readings, err := e.Read(&provider.Request{Body: body})
 		if err != nil {
 			t.Fatal(err)
+		}
+		var event struct {
+			Object, Type string
+			Livemode     *bool
+		}
+		if err := json.Unmarshal(body, &event); err != nil || event.Object != "event" || event.Type != "checkout.session.completed" || !*event.Livemode {
+			t.Errorf("%s: got %s, want it like the event that Stripe sends", name, body)
 		}
 		r := readings[0]
 		if r.Outcome != tt.want || r.Candidates[0].Value != "tok" || r.Payment.ID != "pi_1" || *r.Payment.AmountMinor != 2050 || !*r.Payment.Live {
@@ -164,6 +187,8 @@ func TestWrongAsk(t *testing.T) {
 		"a time":             {"ask: {api: 'https://a.example', event: {about: x, path: '/y/{id}', after: 2d}}", "ask.event.after"},
 		"a header's answer":  {"ask: {api: 'https://a.example', event: {about: x, path: '/y/{id}', correlation: ['header:X']}}", "ask.event.correlation"},
 		"a mistaken answer":  {"ask: {api: 'https://a.example', event: {about: x, path: '/y/{id}', correlation: ['data']}}", "ask.event.correlation"},
+		"a header as news":   {"ask: {api: 'https://a.example', wait: {about: x, path: '/y/{id}', as: '{answer}', if: {'header:X': [y]}}}", "ask.wait.if"},
+		"no answer in it":    {"ask: {api: 'https://a.example', wait: {about: x, path: '/y/{id}', as: '{answer.x}'}}", "ask.wait.as"},
 		"a header reference": {"ask: {api: 'https://a.example', event: {about: x, path: '/y/{id}', references: [{kind: y, from: '{header:X}'}]}}", "ask.event.references"},
 	} {
 		if _, err := provider.Parse([]byte(head + tt.text)); err == nil || !strings.Contains(err.Error(), tt.want) {
@@ -189,12 +214,12 @@ func FuzzAnswers(f *testing.F) {
 			checkStorable(t, r)
 		}
 		body, err := e.AnswerAsCallback(answer)
-		if err != nil {
+		if err != nil || body == nil {
 			return
 		}
 		readings, err := e.Read(&provider.Request{Body: body})
-		if err == nil && (len(readings) != 1 || readings[0].Type != "checkout.session.fetched") {
-			t.Errorf("the answer %q reads as %+v, want one event that says that it was fetched", answer, readings)
+		if err == nil && (len(readings) != 1 || readings[0].Type != "checkout.session.completed") {
+			t.Errorf("the answer %q reads as %+v, want one event of a session", answer, readings)
 		}
 	})
 }

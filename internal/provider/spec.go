@@ -44,9 +44,12 @@ type spec struct {
 }
 
 type askSpec struct {
-	API   string        `yaml:"api"` // https://api.example.com
-	Event *eventAskSpec `yaml:"event"`
-	Wait  *waitAskSpec  `yaml:"wait"`
+	API string `yaml:"api"` // https://api.example.com
+	// The key sees the objects of its own account only: nothing is asked about
+	// an event whose payment names an account.
+	OwnAccount bool          `yaml:"own_account"`
+	Event      *eventAskSpec `yaml:"event"`
+	Wait       *waitAskSpec  `yaml:"wait"`
 }
 
 // eventAskSpec says how to learn whose an event is that names nobody.
@@ -66,7 +69,9 @@ type waitAskSpec struct {
 	About  string `yaml:"about"`
 	Prefix texts  `yaml:"prefix"` // what such an id begins with
 	Path   string `yaml:"path"`
-	As     string `yaml:"as"` // a callback's JSON, with {answer}
+	// When the answer is news, by places json: in it; else nothing follows.
+	If map[string][]any `yaml:"if"`
+	As string           `yaml:"as"` // a callback's JSON, with {answer}, and {answer.name} for a field of it
 }
 
 type respondSpec struct {

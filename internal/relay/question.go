@@ -29,6 +29,10 @@ type Question struct {
 // OfWait reports whether q asks what has become of a payment.
 func (q *Question) OfWait() bool { return q.CorrelationID != uuid.Nil }
 
+// TooEarly reports whether the provider may know more soon of the event that
+// it was asked about.
+func (q *Question) TooEarly() bool { return !q.OfWait() && InquireFor-q.Left < LinkLag }
+
 // Answered is what a try to ask has come to.
 type Answered string
 
@@ -50,10 +54,13 @@ func (a Answered) Usable() bool { return a == AnswerFound || a == AnswerNone }
 // The bounds of asking. An event is asked about for as long as it is parked; a
 // wait is not kept longer than its users can be made to wait.
 const (
-	ReconcileFor    = time.Minute
-	MaxWaitTries    = 3
-	InquireFor      = 72 * time.Hour
-	MaxEventTries   = 30
+	ReconcileFor  = time.Minute
+	MaxWaitTries  = 3
+	InquireFor    = 72 * time.Hour
+	MaxEventTries = 30
+	// LinkLag is how long a provider may take to know what its own event
+	// belongs to: that it knows nobody is final after that only.
+	LinkLag         = 30 * time.Second
 	firstEventDelay = 2 * time.Second
 	maxEventDelay   = 4 * time.Hour
 )

@@ -119,7 +119,7 @@ func park(t *testing.T, p *storetest.Project, c relay.Callback) {
 // rematch matches a stored event again, as if c had been read out of it.
 func rematch(t *testing.T, p *storetest.Project, c relay.Callback) []store.Rematched {
 	t.Helper()
-	done, _, err := p.Store.Rematch(context.Background(), uuid.New(), []store.EventKey{{ProjectID: c.ProjectID, ID: c.ID}},
+	done, _, err := p.Store.Rematch(context.Background(), uuid.New(), []store.EventKey{{ProjectID: c.ProjectID, ID: c.ID}}, false,
 		func(*store.Kept) (relay.Callback, store.Names, bool) { return c, namesOf(c), true },
 		func(ctx context.Context, callbacks []relay.Callback, facts *store.Facts) ([]store.Decision, error) {
 			return apply(p, callbacks)(ctx, facts)

@@ -11,7 +11,9 @@ import (
 )
 
 // queueQuestions queues what the providers are to be asked about the events of
-// a batch: no statement where nothing is. An event is asked about once.
+// a batch: no statement where nothing is. An event has one question, which is
+// asked anew where the event is replayed by hand, unless it is under way: sooner
+// than it would be, never later.
 func queueQuestions(b *pgx.Batch, decisions []Decision) {
 	var asked []*relay.Question
 	for i := range decisions {
@@ -29,7 +31,10 @@ func queueQuestions(b *pgx.Batch, decisions []Decision) {
 		       clock_timestamp() + x.after * interval '1 second', clock_timestamp() + $7 * interval '1 second'
 		FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::uuid[], $5::text[], $6::bigint[])
 		  AS x (id, project_id, source_id, event_id, about, after)
-		ON CONFLICT (event_id) DO NOTHING`, r.ids, r.projects, r.sources, r.events, r.about, r.after, relay.InquireFor.Seconds())
+		ON CONFLICT (event_id) DO UPDATE
+		SET source_id = excluded.source_id, about = excluded.about, due_at = least(questions.due_at, excluded.due_at),
+		    give_up_at = excluded.give_up_at, tries = 0, asked_at = NULL, result = NULL, reason = NULL
+		WHERE questions.lease IS NULL`, r.ids, r.projects, r.sources, r.events, r.about, r.after, relay.InquireFor.Seconds())
 }
 
 // questionRows are new questions, column by column.
@@ -50,7 +55,7 @@ func newQuestionRows(questions []*relay.Question) (r questionRows) {
 
 // closeMoot ends the questions about events that nobody needs to ask about any
 // more. One that a node has claimed at this moment is that node's to end: no
-// row is waited for, as such a node may wait for the event.
+// row is waited for.
 const closeMoot = `
 	UPDATE questions SET result = 'moot', reason = NULL, due_at = NULL
 	WHERE id = ANY (ARRAY(
@@ -233,6 +238,10 @@ func (s *Store) ReturnQuestion(ctx context.Context, q *relay.Question) error {
 // was lost.
 func (s *Store) KeepAnswer(ctx context.Context, q *relay.Question, result relay.Answered, answer []byte) (held bool, err error) {
 	err = s.inTx(ctx, "keeping an answer", func(tx pgx.Tx) error {
+		// The event before its question, as Rematch locks them.
+		if _, err := tx.Exec(ctx, `SELECT FROM events WHERE project_id = $1 AND id = $2 FOR UPDATE`, q.ProjectID, q.EventID); err != nil {
+			return err
+		}
 		tag, err := tx.Exec(ctx, `
 			UPDATE questions SET tries = tries + 1, asked_at = clock_timestamp(), result = $3, reason = NULL
 			WHERE id = $1 AND lease = $2`, q.ID, q.Lease, string(result))
@@ -247,11 +256,17 @@ func (s *Store) KeepAnswer(ctx context.Context, q *relay.Question, result relay.
 	return held, err
 }
 
-// EndInquiry notes that an event was decided by its answer.
+// EndInquiry notes that an event was decided by its answer. Where it was not,
+// since another node had it locked, the question stays leased and is taken up
+// again: at most until its time is over.
 func (s *Store) EndInquiry(ctx context.Context, q *relay.Question) error {
 	_, err := s.pool.Exec(ctx, `
 		UPDATE questions SET due_at = NULL, lease = NULL
-		WHERE id = $1 AND lease = $2 AND result IS NOT NULL`, q.ID, q.Lease)
+		WHERE id = $1 AND lease = $2 AND result IS NOT NULL
+		  AND (give_up_at <= now() OR NOT EXISTS (
+		      SELECT FROM events e
+		      WHERE e.project_id = $3 AND e.id = $4 AND e.match = 'parked' AND e.rule NOT IN ('asked_nobody_waits_yet', 'asked_in_vain')))`,
+		q.ID, q.Lease, q.ProjectID, q.EventID)
 	return translate("ending a question", err)
 }
 
