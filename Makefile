@@ -8,7 +8,7 @@ SHELL      := /bin/bash
 # One package's tests may take this long with the race detector on two busy cores.
 TEST_TIMEOUT ?= 10m
 
-.PHONY: help run build test histories bench bench-promises check fmt lint formatted tidy migrations deployments portable release FORCE
+.PHONY: help run build test histories fault bench bench-promises check fmt lint formatted tidy migrations deployments portable release FORCE
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
@@ -31,6 +31,12 @@ FOR ?= 10m
 histories: .bin/withpg ## play random histories on two nodes, for FOR (10m), or from SEED again
 	.bin/withpg -- go test -race -count=1 -run '^TestRandomHistories$$' -timeout $(FOR) ./internal/intake \
 		-rapid.checks 1000000 $(if $(SEED),-rapid.seed $(SEED))
+
+# One by name: make fault FAULTS='--only killed'.
+FAULTS ?= --markdown docs/faults.md
+
+fault: build .bin/fault ## break the parts of three nodes, about 10 minutes, and write the table of docs/faults.md
+	.bin/fault $(FAULTS)
 
 # What is kept is kept by a commit: docs/bench/latest.json and the page's tables.
 KEPT := docs/bench/latest.json
@@ -82,6 +88,9 @@ release: ## build dist/: archives for linux and darwin, bills of materials, SHA2
 # Go knows best what has changed.
 .bin/withpg: FORCE
 	go build -o .bin/withpg ./internal/localpg/withpg
+
+.bin/fault: FORCE
+	go build -o .bin/fault ./internal/fault
 
 .bin/gofumpt .bin/golangci-lint &: tools/go.mod tools/go.sum
 	go -C tools build -o ../.bin/ tool

@@ -62,6 +62,7 @@ var charters = []charter{
 	{"internal/inquiry", names("relay store plan platform egress directory intake metrics")},
 	{"internal/handlers", append(names("relay store provider platform plan mapping directory intake egress metrics"), "templates")},
 	{"internal/bench", names("relay store store/fill provider plan directory intake egress handlers")},
+	{"internal/fault", names("localpg seal sandbox bench")},
 
 	{"cmd/relay", append(names("relay seal groupcommit localpg mapping platform egress sandbox provider "+
 		"store plan metrics directory intake deliver sweeper inquiry handlers store/fill bench"), "migrations", "templates")},
@@ -87,6 +88,7 @@ var keepers = []struct {
 	{"github.com/labstack/echo", []string{"internal/handlers"}},
 	{"github.com/expr-lang/expr", []string{"internal/mapping"}},
 	{"github.com/prometheus", []string{"internal/metrics", "cmd/relay"}},
+	{"github.com/Shopify/toxiproxy", []string{"internal/fault"}},
 }
 
 // leaf is internal/relay, which knows neither network nor database.

@@ -1,11 +1,13 @@
 package bench
 
 import (
+	"bufio"
 	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -74,6 +76,31 @@ func TestSink(t *testing.T) {
 	cancel()
 	if err := <-served; err != nil {
 		t.Errorf("Serve: %v", err)
+	}
+}
+
+// A sink that is told of its calls answers what it is told to.
+func TestSinkOnCall(t *testing.T) {
+	t.Parallel()
+	var users []int
+	s := &Sink{OnCall: func(user int, body []byte) string {
+		users = append(users, user, len(body))
+		if user == 2 {
+			return ""
+		}
+		return "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n"
+	}}
+	client, server := net.Pipe()
+	go s.answer(server)
+	k := &conn{Conn: client, r: bufio.NewReader(client)}
+	if status, _, err := k.post("/", nil, []byte(`{"user_id":"`+UserID(1)+`"}`)); err != nil || status != http.StatusInternalServerError {
+		t.Errorf("got %d, %v, want the answer that was given", status, err)
+	}
+	if _, _, err := k.post("/", nil, []byte(`{"user_id":"`+UserID(2)+`"}`)); !errors.Is(err, io.EOF) {
+		t.Errorf("got %v, want the connection cut", err)
+	}
+	if want := []int{1, 17, 2, 17}; !slices.Equal(users, want) {
+		t.Errorf("calls: got %v, want %v", users, want)
 	}
 }
 

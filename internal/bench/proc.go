@@ -150,6 +150,21 @@ func (p procfs) stolen() (float64, error) {
 	return ticks * clockTick, nil
 }
 
+// PeakRSS returns the most memory that a process has had resident since its
+// start, in bytes.
+func PeakRSS(pid int) (int64, error) { return proc.peakRSS(pid) }
+
+// Children returns the processes whose parent a process is.
+func Children(pid int) (pids []int, err error) {
+	all, err := proc.processes()
+	for _, p := range all {
+		if p.parent == pid {
+			pids = append(pids, p.pid)
+		}
+	}
+	return pids, err
+}
+
 // peakRSS returns the most memory that a process has had resident, in bytes,
 // since resetPeak.
 func (p procfs) peakRSS(pid int) (int64, error) {

@@ -22,6 +22,12 @@ const maxIDs = 8 << 20
 // Sink stands where the bot platform would be: it answers every call at once,
 // and remembers when each user's first call came and how many came.
 type Sink struct {
+	// OnCall, where given, is told of each call of a user whom UserID named,
+	// and returns its answer, a whole HTTP response; it may take its time. An
+	// empty answer cuts the connection. Calls come side by side, and the body
+	// is good until it returns.
+	OnCall func(user int, body []byte) (answer string)
+
 	known atomic.Int64 // users that were first called since reset
 
 	mu   sync.Mutex
@@ -33,8 +39,8 @@ type arrival struct {
 	count uint32
 }
 
-// sinkAnswer is what Certainly answers when it has acted.
-const sinkAnswer = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 26\r\n\r\n" + `{"error":[],"message":"1"}`
+// SinkAnswer is what Certainly answers when it has acted.
+const SinkAnswer = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 26\r\n\r\n" + `{"error":[],"message":"1"}`
 
 // Serve takes calls on one listener and questions about them on another,
 // until ctx is done.
@@ -77,8 +83,15 @@ func (s *Sink) answer(c net.Conn) {
 		if _, err := io.ReadFull(r, body); err != nil {
 			return
 		}
-		s.note(body, time.Now().UnixNano())
-		if _, err := io.WriteString(c, sinkAnswer); err != nil {
+		user, known := userOf(body)
+		answer := SinkAnswer
+		if known {
+			s.note(user, time.Now().UnixNano())
+			if s.OnCall != nil {
+				answer = s.OnCall(user, body)
+			}
+		}
+		if _, err := io.WriteString(c, answer); err != nil || answer == "" {
 			return
 		}
 	}
@@ -86,21 +99,23 @@ func (s *Sink) answer(c net.Conn) {
 
 var userField = []byte(`"user_id":"` + userPrefix)
 
+// UserID is the id of a user by number.
+func UserID(n int) string { return userPrefix + strconv.Itoa(n) }
+
+// userOf reads the user's number out of a call. known is false where nobody
+// was named by UserID.
+func userOf(body []byte) (user int, known bool) {
+	_, rest, found := bytes.Cut(body, userField)
+	digits, _, closed := bytes.Cut(rest, []byte{'"'})
+	if !found || !closed {
+		return 0, false
+	}
+	n, err := strconv.Atoi(string(digits))
+	return n, err == nil && n >= 0 && n < maxIDs
+}
+
 // note remembers one call.
-func (s *Sink) note(body []byte, at int64) {
-	i := bytes.Index(body, userField)
-	if i < 0 {
-		return
-	}
-	digits := body[i+len(userField):]
-	end := bytes.IndexByte(digits, '"')
-	if end < 0 {
-		return
-	}
-	n, err := strconv.Atoi(string(digits[:end]))
-	if err != nil || n < 0 || n >= maxIDs {
-		return
-	}
+func (s *Sink) note(n int, at int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for len(s.seen) <= n {

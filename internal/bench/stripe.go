@@ -64,6 +64,12 @@ func (d *draw) id(b []byte, length int) []byte {
 // event is one callback, written into space that is used again.
 type event struct{ body, tail []byte }
 
+// Callback makes the callback of one user in space of its own. size is in
+// bytes, 1,500 to 24,576.
+func Callback(run uint64, user int, token string, size int) []byte {
+	return new(event).write(run, user, token, min(max(size, minBody), maxBody))
+}
+
 // write makes the callback of one user. size was held to minBody and maxBody.
 func (e *event) write(run uint64, user int, token string, size int) []byte {
 	d := &draw{}

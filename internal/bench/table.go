@@ -161,6 +161,10 @@ func (t *table) text(w io.Writer) {
 	}
 }
 
+// WriteTable writes a table of somebody else's as Markdown, in the form that
+// ours have.
+func WriteTable(w io.Writer, head []string, rows [][]string) { (&table{head, rows}).markdown(w) }
+
 func (t *table) markdown(w io.Writer) {
 	rule := make([]string, len(t.head))
 	for i := range rule {
