@@ -5,6 +5,11 @@
 // timer and nothing to tune, unless nobody waits for the answers: then a pause
 // between the commits makes fewer of them.
 //
+// When more wait than one commit takes, the commits go to those who can still
+// be answered in time: a committer that worked off its queue from the front
+// would, once the queue is as long as its callers are patient, commit for
+// nobody but those who have just given up.
+//
 // What is always true: a request that Do answered without an error is
 // committed. One that it answered with an error may or may not be, as with
 // any commit whose answer was lost.
@@ -23,6 +28,10 @@ import (
 // ErrFull is returned when more requests wait than Config.MaxWaiting, or more
 // of their bytes than Config.MaxWaitingBytes.
 var ErrFull = errors.New("too many requests wait for a commit")
+
+// ErrLate is returned, where more requests wait than one commit takes, to
+// those whose time would be over before theirs had ended.
+var ErrLate = errors.New("too many requests wait for a commit to take this one in time")
 
 // ErrStopped is returned once Run has stopped.
 var ErrStopped = errors.New("the committer has stopped")
@@ -57,6 +66,7 @@ type Committer[Req, Res any] struct {
 	bytes  atomic.Int64 // of the requests in the queue
 
 	crowded chan struct{} // asks the other committers for a batch each
+	took    atomic.Int64  // how long the last commit took, in nanoseconds
 	since   atomic.Int64  // when the first committer's commit began, in Unix nanoseconds; 0: it has none
 
 	// mu orders Do against stopping: once stopping is set under the write
@@ -72,9 +82,10 @@ type Result[Res any] struct {
 }
 
 type request[Req, Res any] struct {
-	req  Req
-	size int
-	then func(Result[Res])
+	req      Req
+	size     int
+	deadline time.Time // after which nobody waits for the answer; zero: none
+	then     func(Result[Res])
 }
 
 // New returns a Committer; Run makes it work. commit is called from
@@ -96,10 +107,12 @@ func New[Req, Res any](cfg Config, size func(Req) int, commit func([]Req) []Resu
 }
 
 // Do enters req into the next commit and waits for it. When ctx ends first,
-// the request is still committed and Do returns the cause.
+// Do returns the cause, and the request is still committed, unless so many
+// wait that others go first.
 func (c *Committer[Req, Res]) Do(ctx context.Context, req Req) (res Res, err error) {
 	done := make(chan Result[Res], 1)
 	r := &request[Req, Res]{req: req, size: c.size(req), then: func(result Result[Res]) { done <- result }}
+	r.deadline, _ = ctx.Deadline()
 	if err := c.enter(r); err != nil {
 		return res, err
 	}
@@ -226,7 +239,10 @@ func (c *Committer[Req, Res]) worker() func(first *request[Req, Res]) {
 		for _, r := range batch {
 			reqs = append(reqs, r.req)
 		}
-		for i, result := range c.commit(reqs) {
+		began := time.Now()
+		results := c.commit(reqs)
+		c.took.Store(int64(time.Since(began)))
+		for i, result := range results {
 			batch[i].then(result)
 		}
 		clear(batch)
@@ -235,7 +251,9 @@ func (c *Committer[Req, Res]) worker() func(first *request[Req, Res]) {
 }
 
 // gather adds what is already waiting, and waits for nothing. The last one
-// may take the batch past MaxBytes, by its own size.
+// may take the batch past MaxBytes, by its own size. The first one is committed
+// whether it is late or not: else nobody would learn that commits are quick
+// again.
 func (c *Committer[Req, Res]) gather(batch []*request[Req, Res]) []*request[Req, Res] {
 	size := c.leave(batch[0])
 	for len(batch) < c.cfg.MaxBatch && (size < c.cfg.MaxBytes || size == 0) {
@@ -244,13 +262,24 @@ func (c *Committer[Req, Res]) gather(batch []*request[Req, Res]) []*request[Req,
 			if !ok {
 				return batch
 			}
-			size += c.leave(r)
+			held := c.leave(r)
+			if c.late(r) {
+				r.then(Result[Res]{Err: ErrLate})
+				continue
+			}
+			size += held
 			batch = append(batch, r)
 		default:
 			return batch
 		}
 	}
 	return batch
+}
+
+// late reports whether a request has to stand back: its caller will have given
+// up before a commit like the last one ends, and enough others wait.
+func (c *Committer[Req, Res]) late(r *request[Req, Res]) bool {
+	return !r.deadline.IsZero() && len(c.queue) >= c.cfg.MaxBatch && time.Until(r.deadline) < time.Duration(c.took.Load())
 }
 
 // leave takes a request's size off the queue, and returns it.

@@ -244,6 +244,70 @@ func TestCallerGivesUp(t *testing.T) {
 	}
 }
 
+// TestCrowd holds that commits go to those who can still be answered, where
+// more wait than one takes; and to everybody where they do not.
+func TestCrowd(t *testing.T) {
+	t.Parallel()
+	const takes, patience = 2 * time.Second, 3 * time.Second
+	for _, tt := range []struct {
+		name       string
+		early      int // come while there is no time left for them after the first commit
+		wantBatch  []int
+		wantRefuse int
+	}{
+		{"few wait", 3, []int{1, 2, 3}, 0},
+		{"a crowd waits", 8, []int{1, 101, 102, 103}, 7},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var batches [][]int
+				c := groupcommit.New(groupcommit.Config{MaxBatch: 4, MaxWaiting: 100, Committers: 1}, nil,
+					func(batch []int) []groupcommit.Result[int] {
+						batches = append(batches, slices.Clone(batch))
+						time.Sleep(takes)
+						return doubled(batch)
+					})
+				ctx, stop := context.WithCancel(t.Context())
+				done := make(chan error, 1)
+				go func() { done <- c.Run(ctx) }()
+				var refused atomic.Int64
+				come := func(n int) {
+					go func() {
+						ctx, cancel := context.WithTimeout(ctx, patience)
+						defer cancel()
+						if _, err := c.Do(ctx, n); errors.Is(err, groupcommit.ErrLate) {
+							refused.Add(1)
+						}
+					}()
+					synctest.Wait()
+				}
+				come(0) // its commit takes its time
+				for n := range tt.early {
+					come(n + 1)
+				}
+				time.Sleep(takes - time.Millisecond)
+				if tt.early > 3 {
+					for n := range 6 {
+						come(n + 101)
+					}
+				}
+				time.Sleep(time.Millisecond)
+				synctest.Wait()
+				if got := int(refused.Load()); got != tt.wantRefuse {
+					t.Errorf("got %d refused, want %d", got, tt.wantRefuse)
+				}
+				stop()
+				if err := <-done; err != nil {
+					t.Error(err)
+				}
+				if got := batches[1]; !slices.Equal(got, tt.wantBatch) {
+					t.Errorf("got the batch %v, want %v", got, tt.wantBatch)
+				}
+			})
+		})
+	}
+}
+
 // TestStop holds that what was taken is committed, and nothing more is taken.
 func TestStop(t *testing.T) {
 	t.Parallel()

@@ -127,7 +127,8 @@ func busy(ctx context.Context, err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, groupcommit.ErrFull), errors.Is(err, groupcommit.ErrStopped), ctx.Err() != nil, store.Conflicted(err):
+	case errors.Is(err, groupcommit.ErrFull), errors.Is(err, groupcommit.ErrLate), errors.Is(err, groupcommit.ErrStopped),
+		ctx.Err() != nil, store.Conflicted(err):
 		return errors.Join(relay.Errorf(relay.Busy, "overloaded", "this node cannot take more at the moment: try again"), err)
 	}
 	return err
