@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"regexp"
@@ -48,6 +49,7 @@ func trials() (out []trial) {
 		trial{name: "the configuration changes", run: changes},
 		trial{name: "many conversations, a node killed meanwhile", run: conversations},
 		trial{name: "a platform that hangs beside one that does not", run: jam},
+		trial{name: "more callbacks than a node can take", run: flood},
 		trial{name: "deadlines", run: deadlines},
 	)
 }
@@ -60,9 +62,12 @@ const (
 	fireLimit   = 2 * time.Second  // 99th percentile of a deadline's call, at this load on a machine this small
 	overdueGone = 10 * time.Second // for relay_waits_overdue to be 0 again: it is read every 5 s
 	jamRest     = 15 * time.Minute // for what hung to be resumed: it is tried again after 5 min at most, and queues
-	stockers    = 64               // connections that register
-	perTalk     = 20               // deliveries of a conversation
-	talkers     = 50               // conversations at a time
+	floodConns  = 5_000            // callers at once, of one node
+	floodBody   = 4 << 10          // bytes
+	floodFor    = 10 * time.Second
+	stockers    = 64 // connections that register
+	perTalk     = 20 // deliveries of a conversation
+	talkers     = 50 // conversations at a time
 )
 
 // finding is a figure that is held to a bound.
@@ -277,6 +282,74 @@ func (w *world) findMemory(b *books, when string) {
 		most = max(most, rss)
 	}
 	b.find("most memory of a node since its start, "+when, fmt.Sprintf("%d MB", most>>20), fmt.Sprintf("%d MB", memoryLimit>>20), most <= memoryLimit)
+}
+
+// flood has more callers at one node than it can take, while its database is
+// slow: what it cannot take it answers 503 with Retry-After, and payers pay on
+// by the other nodes.
+func flood(ctx context.Context, w *world, _ scale) *books {
+	b := &books{fault: fmt.Sprintf("%d callers at one node whose database is slow", floodConns)}
+	target := w.nodes[0]
+	answers := map[int]int{}
+	withPayers(ctx, w, b, func(ctx context.Context) error {
+		if err := target.toxic("latency", `"latency": 150`); err != nil {
+			return err
+		}
+		o := outage{from: time.Now()}
+		var err error
+		answers, err = w.flood(ctx, target)
+		target.cure(ctx)
+		o.to = time.Now()
+		b.outages = append(b.outages, o)
+		return err
+	})
+	shed, taken := answers[http.StatusServiceUnavailable], answers[http.StatusOK]
+	delete(answers, http.StatusServiceUnavailable)
+	delete(answers, http.StatusOK)
+	b.find("callbacks beyond what a node can take: answered 200 / 503 with Retry-After / otherwise",
+		fmt.Sprintf("%d / %d / %d", taken, shed, sum(answers)), "some / some / 0", taken > 0 && shed > 0 && sum(answers) == 0)
+	w.findMemory(b, "beyond what it can take")
+	return b
+}
+
+func sum(counts map[int]int) (n int) {
+	for _, count := range counts {
+		n += count
+	}
+	return n
+}
+
+// flood calls one node from many callers at once, and counts the answers by
+// status. A 503 without Retry-After counts as status 1.
+func (w *world) flood(ctx context.Context, target *node) (map[int]int, error) {
+	ctx, cancel := context.WithTimeout(ctx, floodFor)
+	defer cancel()
+	callers := newBalancer(w.nodes)
+	defer callers.client.CloseIdleConnections()
+	var mu sync.Mutex
+	answers := map[int]int{}
+	l := w.newLoad()
+	err := parallel(ctx, floodConns, floodConns, func(ctx context.Context, _ int) error {
+		for ctx.Err() == nil {
+			number := int(w.next.Add(1)) - 1
+			event := bench.Callback(w.seed, number, strconv.Itoa(number), floodBody)
+			a, err := callers.send(ctx, target, http.MethodPost, "/in/default/stripe", l.signed(event), event)
+			if err != nil && ctx.Err() != nil {
+				return nil // nobody waits any more
+			}
+			if a.status == http.StatusServiceUnavailable && a.retryAfter == 0 {
+				a.status = 1
+			}
+			mu.Lock()
+			answers[a.status]++
+			mu.Unlock()
+			_ = pause(ctx, time.Second)
+		}
+		return nil
+	})
+	mu.Lock()
+	defer mu.Unlock()
+	return maps.Clone(answers), err
 }
 
 // deadlines has many waits expire within a short time while payers pay.
