@@ -65,9 +65,10 @@ const (
 	floodConns  = 5_000            // callers at once, of one node
 	floodBody   = 4 << 10          // bytes
 	floodFor    = 10 * time.Second
-	stockers    = 64 // connections that register
-	perTalk     = 20 // deliveries of a conversation
-	talkers     = 50 // conversations at a time
+	stockRate   = 600 // a second, at least, on a machine this small
+	stockers    = 64  // connections that register
+	perTalk     = 20  // deliveries of a conversation
+	talkers     = 50  // conversations at a time
 )
 
 // finding is a figure that is held to a bound.
@@ -334,8 +335,11 @@ func (w *world) flood(ctx context.Context, target *node) (map[int]int, error) {
 			number := int(w.next.Add(1)) - 1
 			event := bench.Callback(w.seed, number, strconv.Itoa(number), floodBody)
 			a, err := callers.send(ctx, target, http.MethodPost, "/in/default/stripe", l.signed(event), event)
-			if err != nil && ctx.Err() != nil {
+			if ctx.Err() != nil {
 				return nil // nobody waits any more
+			}
+			if err != nil {
+				a.status = 0
 			}
 			if a.status == http.StatusServiceUnavailable && a.retryAfter == 0 {
 				a.status = 1
@@ -357,7 +361,7 @@ func deadlines(ctx context.Context, w *world, s scale) *books {
 	b := &books{fault: fmt.Sprintf("%d deadlines within %s", s.waits, s.window)}
 	l := w.newLoad()
 	// Registering takes as long as it takes; the deadlines begin after it.
-	start := time.Now().Add(time.Duration(s.waits)*time.Second/400 + 5*time.Second)
+	start := time.Now().Add(time.Duration(s.waits)*time.Second/stockRate + 5*time.Second)
 	waits, err := l.stock(ctx, s, start)
 	w.tokens = append(w.tokens, l.tokens...)
 	if err == nil && time.Now().After(start) {
