@@ -9,6 +9,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"net/url"
 	"os"
 	"strconv"
@@ -17,6 +18,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"go.uber.org/goleak"
 
 	"relay.example/relay/internal/localpg"
 	"relay.example/relay/internal/seal"
@@ -28,9 +30,26 @@ const serverVariable = "RELAY_TEST_DATABASE_URL"
 // schemas numbers the schemas of this process.
 var schemas atomic.Int64
 
-// Main runs the tests of a package that uses New. Call it from TestMain.
+// Main runs the tests of a package that uses New, and fails when they have left
+// a goroutine running. Call it from TestMain.
 func Main(m *testing.M) {
-	os.Exit(run(m))
+	code := run(m)
+	if code == 0 {
+		code = leaked()
+	}
+	os.Exit(code)
+}
+
+// leaked looks for goroutines once all tests have passed and the server has
+// stopped: what runs now, nobody ends any more.
+func leaked() int {
+	// Its idle connections are kept for the next request, which does not come.
+	http.DefaultClient.CloseIdleConnections()
+	if err := goleak.Find(); err != nil {
+		fmt.Fprintln(os.Stderr, "goroutines are left:", err)
+		return 1
+	}
+	return 0
 }
 
 func run(m *testing.M) int {
