@@ -8,7 +8,7 @@ SHELL      := /bin/bash
 # One package's tests may take this long with the race detector on two busy cores.
 TEST_TIMEOUT ?= 10m
 
-.PHONY: help run build test histories fault bench bench-promises check fmt lint formatted tidy migrations deployments portable release FORCE
+.PHONY: help run build test histories fault soak bench bench-promises check fmt lint formatted tidy migrations deployments portable release FORCE
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
@@ -37,6 +37,11 @@ FAULTS ?= --markdown docs/faults.md
 
 fault: build .bin/fault ## break the parts of three nodes, about 10 minutes, and write the table of docs/faults.md
 	.bin/fault $(FAULTS)
+
+DURATION ?= 30m
+
+soak: build .bin/fault ## break nothing for DURATION (30m), and look for what grows
+	.bin/fault --soak $(DURATION)
 
 # What is kept is kept by a commit: docs/bench/latest.json and the page's tables.
 KEPT := docs/bench/latest.json

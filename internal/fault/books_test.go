@@ -146,3 +146,41 @@ func TestCompareTalk(t *testing.T) {
 		}
 	}
 }
+
+// TestJudgeTrend holds that what grows is seen, and what only wavers is not.
+func TestJudgeTrend(t *testing.T) {
+	t.Parallel()
+	flat := func(i int) sample {
+		n := float64(i)
+		return sample{
+			memory: 100 << 20, goroutines: 60, accepted: 1000 * n, tables: 2000 * 1000 * n, indexes: 1000 * 1000 * n,
+			ack: time.Duration(20+i%3) * time.Millisecond, resume: 5 * time.Millisecond,
+		}
+	}
+	for name, change := range map[string]func(i int, s *sample){
+		"":                                  func(int, *sample) {},
+		"memory of a node":                  func(i int, s *sample) { s.memory += float64(i) * (6 << 20) },
+		"goroutines of a node":              func(i int, s *sample) { s.goroutines += 5 * float64(i) },
+		"growth of the tables per callback": func(i int, s *sample) { s.tables += 150_000 * float64(i*i) },
+		"99th percentile of a resume":       func(i int, s *sample) { s.resume *= time.Duration(i * i) },
+	} {
+		var samples []sample
+		for i := range 30 {
+			s := flat(i)
+			change(i, &s)
+			samples = append(samples, s)
+		}
+		var b books
+		b.judgeTrend(samples)
+		switch {
+		case name == "" && len(b.faults) > 0:
+			t.Errorf("flat: got %q, want no complaint", b.faults)
+		case name != "" && (len(b.faults) != 1 || !strings.HasPrefix(b.faults[0], name)):
+			t.Errorf("%s: got %q, want one complaint of it", name, b.faults)
+		}
+	}
+	var b books
+	if b.judgeTrend(nil); len(b.faults) != 1 {
+		t.Errorf("no samples: got %q, want a complaint", b.faults)
+	}
+}

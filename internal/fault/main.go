@@ -5,6 +5,7 @@
 // was told twice and why that may be.
 //
 //	fault [--short] [--only NAME] [--markdown FILE]
+//	fault --soak 30m
 //
 // It fails when anything that was answered 200 is not resumed, when something
 // is told twice that no fault explains, when an answer is neither 200 nor 503
@@ -47,6 +48,7 @@ type options struct {
 	short    bool
 	seed     uint64
 	markdown string
+	soak     time.Duration
 }
 
 func parse(args []string, stderr io.Writer) (o options, err error) {
@@ -57,6 +59,7 @@ func parse(args []string, stderr io.Writer) (o options, err error) {
 	flags.BoolVar(&o.short, "short", false, "the short form, for CI")
 	flags.Uint64Var(&o.seed, "seed", 0, "of all that is drawn; 0 draws one")
 	flags.StringVar(&o.markdown, "markdown", "", "write the table into this page, between its marks")
+	flags.DurationVar(&o.soak, "soak", 0, "break nothing for so long, and look for what grows")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
@@ -105,6 +108,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 
 // wanted lists what is to be tried with one shape of database.
 func (o options) wanted(of shape) (out []trial) {
+	if o.soak > 0 {
+		if of != alone {
+			return nil
+		}
+		return []trial{{name: "soak", run: func(ctx context.Context, w *world, _ scale) *books { return soak(ctx, w, o.soak) }}}
+	}
 	for _, t := range trials() {
 		if t.shape == of && strings.Contains(t.name, o.only) && (!o.short || !t.long) {
 			out = append(out, t)

@@ -321,7 +321,7 @@ func sum(counts map[int]int) (n int) {
 }
 
 // flood calls one node from many callers at once, and counts the answers by
-// status. A 503 without Retry-After counts as status 1.
+// status.
 func (w *world) flood(ctx context.Context, target *node) (map[int]int, error) {
 	ctx, cancel := context.WithTimeout(ctx, floodFor)
 	defer cancel()
@@ -332,20 +332,12 @@ func (w *world) flood(ctx context.Context, target *node) (map[int]int, error) {
 	l := w.newLoad()
 	err := parallel(ctx, floodConns, floodConns, func(ctx context.Context, _ int) error {
 		for ctx.Err() == nil {
-			number := int(w.next.Add(1)) - 1
-			event := bench.Callback(w.seed, number, strconv.Itoa(number), floodBody)
-			a, err := callers.send(ctx, target, http.MethodPost, "/in/default/stripe", l.signed(event), event)
+			status := l.callUnknown(ctx, callers, target)
 			if ctx.Err() != nil {
-				return nil // nobody waits any more
-			}
-			if err != nil {
-				a.status = 0
-			}
-			if a.status == http.StatusServiceUnavailable && a.retryAfter == 0 {
-				a.status = 1
+				break // nobody waits any more
 			}
 			mu.Lock()
-			answers[a.status]++
+			answers[status]++
 			mu.Unlock()
 			_ = pause(ctx, time.Second)
 		}
@@ -354,6 +346,21 @@ func (w *world) flood(ctx context.Context, target *node) (map[int]int, error) {
 	mu.Lock()
 	defer mu.Unlock()
 	return maps.Clone(answers), err
+}
+
+// callUnknown sends a callback that nobody waits for, and returns its status: 0
+// where there was no answer, 1 where it was a 503 without Retry-After.
+func (l *load) callUnknown(ctx context.Context, by *balancer, target *node) int {
+	number := int(l.next.Add(1)) - 1
+	event := bench.Callback(l.run, number, strconv.Itoa(number), floodBody)
+	a, err := by.send(ctx, target, http.MethodPost, "/in/default/stripe", l.signed(event), event)
+	switch {
+	case err != nil:
+		return 0
+	case a.status == http.StatusServiceUnavailable && a.retryAfter == 0:
+		return 1
+	}
+	return a.status
 }
 
 // deadlines has many waits expire within a short time while payers pay.
@@ -381,12 +388,8 @@ func deadlines(ctx context.Context, w *world, s scale) *books {
 		worst, gone, err = w.watchOverdue(ctx, start.Add(s.window))
 		return err
 	})
-	var acks []time.Duration
-	for _, p := range payers.payments {
-		acks = append(acks, p.took)
-	}
-	b.find("99th percentile of a callback's answer while deadlines fire", milliseconds(percentile(acks, 0.99)), calmLimit.String(),
-		percentile(acks, 0.99) <= calmLimit)
+	p99 := ackP99(payers.payments)
+	b.find("99th percentile of a callback's answer while deadlines fire", milliseconds(p99), calmLimit.String(), p99 <= calmLimit)
 	b.find("most waits more than 5 s past their deadline", fmt.Sprintf("%.0f", worst), "0", worst == 0)
 	b.find("relay_waits_overdue is 0 after the last deadline", milliseconds(gone), overdueGone.String(), gone <= overdueGone)
 	w.compareExpired(b, waits)
