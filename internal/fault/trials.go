@@ -331,15 +331,14 @@ func (w *world) flood(ctx context.Context, target *node) (map[int]int, error) {
 	answers := map[int]int{}
 	l := w.newLoad()
 	err := parallel(ctx, floodConns, floodConns, func(ctx context.Context, _ int) error {
-		for ctx.Err() == nil {
+		for more := true; more; {
 			status := l.callUnknown(ctx, callers, target)
-			if ctx.Err() != nil {
-				break // nobody waits any more
+			if more = pause(ctx, time.Second) == nil; !more {
+				break // it was cut off by the end, and says nothing
 			}
 			mu.Lock()
 			answers[status]++
 			mu.Unlock()
-			_ = pause(ctx, time.Second)
 		}
 		return nil
 	})
