@@ -39,6 +39,7 @@ var charters = []charter{
 	{"internal/groupcommit", nil},
 	{"internal/localpg", nil},
 	{"internal/archtest", nil},
+	{"internal/leaks", nil},
 	{"migrations", nil},
 	{"templates", nil},
 
@@ -62,7 +63,7 @@ var charters = []charter{
 	{"internal/inquiry", names("relay store plan platform egress directory intake metrics")},
 	{"internal/handlers", append(names("relay store provider platform plan mapping directory intake egress metrics"), "templates")},
 	{"internal/bench", names("relay store store/fill provider plan directory intake egress handlers")},
-	{"internal/fault", names("localpg seal sandbox bench")},
+	{"internal/fault", names("leaks localpg seal sandbox bench")},
 
 	{"cmd/relay", append(names("relay seal groupcommit localpg mapping platform egress sandbox provider "+
 		"store plan metrics directory intake deliver sweeper inquiry handlers store/fill bench"), "migrations", "templates")},

@@ -21,6 +21,7 @@ import (
 	"relay.example/relay/internal/directory"
 	"relay.example/relay/internal/egress"
 	"relay.example/relay/internal/intake"
+	"relay.example/relay/internal/leaks"
 	"relay.example/relay/internal/plan"
 	"relay.example/relay/internal/relay"
 	"relay.example/relay/internal/seal"
@@ -117,7 +118,7 @@ func newEngine(t *testing.T, s *store.Store, grace time.Duration) *engine {
 func newEngineOn(t *testing.T, s, deliveries *store.Store, grace time.Duration) *engine {
 	t.Helper()
 	lines := &logLines{}
-	log := slog.New(slog.NewTextHandler(lines, nil))
+	log := slog.New(slog.NewTextHandler(leaks.Watch(t, lines), nil))
 	policy, err := egress.ParsePolicy("true")
 	if err != nil {
 		t.Fatal(err)
@@ -192,7 +193,7 @@ func (w *world) owe(t *testing.T, p relay.Plan, users ...string) []relay.Deliver
 	t.Helper()
 	var handedOver []relay.Delivery
 	in, err := intake.New(intake.Config{
-		Store: w.Store, Plans: plan.NewCache(w.Store.Plan), Log: slog.New(slog.DiscardHandler),
+		Store: w.Store, Plans: plan.NewCache(w.Store.Plan), Log: leaks.Logger(t),
 		HandOver: func(ds []relay.Delivery) { handedOver = append(handedOver, ds...) },
 	})
 	if err != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"io"
-	"log/slog"
 	"math/rand/v2"
 	"net/http"
 	"strconv"
@@ -15,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"relay.example/relay/internal/intake"
+	"relay.example/relay/internal/leaks"
 	"relay.example/relay/internal/plan"
 	"relay.example/relay/internal/relay"
 	"relay.example/relay/internal/store/storetest"
@@ -33,7 +33,7 @@ func newNode(t *testing.T, w *world) *node {
 	n.run(t)
 	var err error
 	n.in, err = intake.New(intake.Config{
-		Store: s, Plans: plan.NewCache(s.Plan), HandOver: n.HandOver, Log: slog.New(slog.DiscardHandler),
+		Store: s, Plans: plan.NewCache(s.Plan), HandOver: n.HandOver, Log: leaks.Logger(t),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -138,7 +138,7 @@ func TestCrashKeepsTheOrder(t *testing.T) {
 	wait := w.Register(t, w.Registration(t, "u-1", w.Plan()))
 	var held []relay.Delivery
 	in, err := intake.New(intake.Config{
-		Store: w.Store, Plans: plan.NewCache(w.Store.Plan), Log: slog.New(slog.DiscardHandler),
+		Store: w.Store, Plans: plan.NewCache(w.Store.Plan), Log: leaks.Logger(t),
 		HandOver: func(ds []relay.Delivery) { held = append(held, ds...) }, // and it dies with them
 	})
 	if err != nil {

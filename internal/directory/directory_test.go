@@ -3,13 +3,13 @@ package directory_test
 import (
 	"context"
 	"encoding/json"
-	"log/slog"
 	"strings"
 	"testing"
 	"time"
 
 	"relay.example/relay/internal/directory"
 	"relay.example/relay/internal/egress"
+	"relay.example/relay/internal/leaks"
 	"relay.example/relay/internal/relay"
 	"relay.example/relay/internal/seal"
 	"relay.example/relay/internal/store"
@@ -38,7 +38,7 @@ func newNode(t *testing.T) *node {
 func join(t *testing.T, url string, keys *seal.Ring) *node {
 	t.Helper()
 	s := storetest.Open(t, url, keys)
-	d, err := directory.New(directory.Config{Store: s, PublicURL: publicURL, Policy: egress.Policy{}, Log: slog.New(slog.DiscardHandler)})
+	d, err := directory.New(directory.Config{Store: s, PublicURL: publicURL, Policy: egress.Policy{}, Log: leaks.Logger(t)})
 	if err != nil {
 		t.Fatal(err)
 	}

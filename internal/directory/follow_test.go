@@ -3,7 +3,6 @@ package directory_test
 import (
 	"crypto/sha256"
 	"fmt"
-	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -14,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"relay.example/relay/internal/directory"
+	"relay.example/relay/internal/leaks"
 	"relay.example/relay/internal/relay"
 	"relay.example/relay/internal/store"
 	"relay.example/relay/internal/store/storetest"
@@ -421,7 +421,7 @@ func TestKeys(t *testing.T) {
 func TestNewRefuses(t *testing.T) {
 	t.Parallel()
 	s := storetest.New(t)
-	log := slog.New(slog.DiscardHandler)
+	log := leaks.Logger(t)
 	for name, cfg := range map[string]directory.Config{
 		"no store": {PublicURL: publicURL, Log: log}, "no log": {Store: s, PublicURL: publicURL}, "no public URL": {Store: s, Log: log},
 	} {

@@ -184,7 +184,6 @@ func (f fault) run(ctx context.Context, w *world) *books {
 	err := f.play(ctx, w, b)
 	ended := time.Now()
 	err = errors.Join(err, l.end(ctx))
-	w.tokens = append(w.tokens, l.tokens...)
 	if err != nil {
 		b.complain("%v", err)
 	}

@@ -121,7 +121,6 @@ type load struct {
 
 	mu       sync.Mutex
 	payments []payment
-	tokens   []string
 	wrong    map[string]int // what should not have been answered, and how often
 	slowest  time.Duration  // answer to a callback
 }
@@ -194,9 +193,6 @@ func (l *load) register(ctx context.Context, name string, body []byte) (wait reg
 	_, err = l.until(ctx, "registering", "/v1/correlations", func() http.Header { return header }, body, func(a answer) bool {
 		return (a.status == http.StatusCreated || a.status == http.StatusOK) && json.Unmarshal(a.body, &wait) == nil
 	})
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.tokens = append(l.tokens, wait.Token)
 	return wait, err
 }
 

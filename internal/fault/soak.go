@@ -53,7 +53,6 @@ func soak(ctx context.Context, w *world, length time.Duration) *books {
 	if err := errors.Join(err, l.end(ctx)); err != nil {
 		b.complain("%v", err)
 	}
-	w.tokens = append(w.tokens, l.tokens...)
 	if ctx.Err() == nil {
 		b.close(ctx, w, l, began, ended)
 	}

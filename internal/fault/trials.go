@@ -94,7 +94,6 @@ func withPayers(ctx context.Context, w *world, b *books, meanwhile func(context.
 	}
 	ended := time.Now()
 	err = errors.Join(err, l.end(ctx))
-	w.tokens = append(w.tokens, l.tokens...)
 	if err != nil {
 		b.complain("%v", err)
 	}
@@ -167,7 +166,6 @@ func conversations(ctx context.Context, w *world, s scale) *books {
 		return l.talk(ctx, first+i)
 	})
 	ended := time.Now()
-	w.tokens = append(w.tokens, l.tokens...)
 	if err != nil {
 		b.complain("%v", err)
 		return b
@@ -248,7 +246,6 @@ func jam(ctx context.Context, w *world, s scale) *books {
 		defer w.platform.jammed.Store(false)
 		return errors.Join(pause(ctx, s.jam), others.end(ctx))
 	})
-	w.tokens = append(w.tokens, others.tokens...)
 	p99 := w.resumeP99(l.payments)
 	b.find("99th percentile from 200 to resume, beside a platform that hangs", milliseconds(p99), calmLimit.String(), p99 <= calmLimit)
 	w.findMemory(b, "beside a platform that hangs")
@@ -369,7 +366,6 @@ func deadlines(ctx context.Context, w *world, s scale) *books {
 	// Registering takes as long as it takes; the deadlines begin after it.
 	start := time.Now().Add(time.Duration(s.waits)*time.Second/stockRate + 5*time.Second)
 	waits, err := l.stock(ctx, s, start)
-	w.tokens = append(w.tokens, l.tokens...)
 	if err == nil && time.Now().After(start) {
 		err = fmt.Errorf("registering %d waits took too long, by %s", s.waits, time.Since(start))
 	}

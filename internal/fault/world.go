@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -19,6 +18,7 @@ import (
 	toxiproxy "github.com/Shopify/toxiproxy/v2"
 	"github.com/rs/zerolog"
 
+	"relay.example/relay/internal/leaks"
 	"relay.example/relay/internal/localpg"
 	"relay.example/relay/internal/seal"
 )
@@ -86,8 +86,6 @@ type world struct {
 	mounted  string
 	watching context.CancelFunc
 	watchers sync.WaitGroup
-
-	tokens []string // of every wait: none may stand in a log
 }
 
 // errNoMount says that this process may not mount a disk.
@@ -276,39 +274,21 @@ func (w *world) owed(ctx context.Context) (bool, error) {
 
 // leaks lists what stands in the nodes' logs and may not.
 func (w *world) leaks() (found []string, err error) {
-	tokens := map[string]bool{}
-	for _, t := range w.tokens {
-		tokens[t] = true
-	}
 	for _, n := range w.nodes {
 		raw, err := os.ReadFile(n.log.Name())
 		if err != nil {
 			return nil, err
 		}
 		for line := range strings.Lines(string(raw)) {
-			if w.secrets.leak(line, tokens) {
-				found = append(found, n.name+": "+line)
+			if what := leaks.In(line, w.secrets.apiKey, w.secrets.certainly, w.secrets.stripe); what != "" {
+				found = append(found, fmt.Sprintf("%s: %q in %s", n.name, what, line))
 			}
 		}
 	}
 	return found, nil
 }
 
-// leak reports whether a line holds a credential, the path of a
-// callback, or a token, which is a word of its own wherever it stands.
-func (c credentials) leak(line string, tokens map[string]bool) bool {
-	for _, s := range []string{c.apiKey, c.certainly, c.stripe, "whsec_", "/in/default"} {
-		if strings.Contains(line, s) {
-			return true
-		}
-	}
-	words := strings.FieldsFunc(line, func(r rune) bool {
-		return (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z')
-	})
-	return slices.ContainsFunc(words, func(word string) bool { return tokens[word] })
-}
-
-// close ends everything. The directory stays where keep says so.
+// close ends everything, and removes its directory.
 func (w *world) close() error {
 	w.watching()
 	w.watchers.Wait()

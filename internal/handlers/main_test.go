@@ -24,6 +24,7 @@ import (
 	"relay.example/relay/internal/egress"
 	"relay.example/relay/internal/handlers"
 	"relay.example/relay/internal/intake"
+	"relay.example/relay/internal/leaks"
 	"relay.example/relay/internal/plan"
 	"relay.example/relay/internal/relay"
 	"relay.example/relay/internal/seal"
@@ -103,7 +104,7 @@ func newNode(t *testing.T, with ...options) *node {
 	}
 	n.sealed = cmp.Or(o.sealed, storetest.Keys(t))
 	n.store = storetest.Open(t, reached, n.sealed)
-	log := slog.New(slog.NewJSONHandler(n.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	log := slog.New(slog.NewJSONHandler(leaks.Watch(t, n.log), &slog.HandlerOptions{Level: slog.LevelDebug}))
 	policy, err := egress.ParsePolicy("true")
 	must(t, err)
 	n.directory, err = directory.New(directory.Config{Store: n.store, PublicURL: publicURL, Policy: policy, Log: log})

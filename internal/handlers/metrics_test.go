@@ -2,7 +2,6 @@ package handlers_test
 
 import (
 	"context"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
@@ -14,6 +13,7 @@ import (
 
 	"relay.example/relay/internal/handlers"
 	"relay.example/relay/internal/intake"
+	"relay.example/relay/internal/leaks"
 	"relay.example/relay/internal/metrics"
 	"relay.example/relay/internal/plan"
 	"relay.example/relay/internal/relay"
@@ -24,7 +24,7 @@ import (
 func TestStrangersMakeNoLabels(t *testing.T) {
 	t.Parallel()
 	n := newNode(t)
-	log := slog.New(slog.DiscardHandler)
+	log := leaks.Logger(t)
 	m, err := metrics.New(metrics.Config{
 		Registry: prometheus.NewRegistry(), Store: n.store, Log: log,
 		Source: func(id int64) (string, string, bool) {

@@ -16,6 +16,7 @@ import (
 	"relay.example/relay/internal/egress"
 	"relay.example/relay/internal/inquiry"
 	"relay.example/relay/internal/intake"
+	"relay.example/relay/internal/leaks"
 	"relay.example/relay/internal/plan"
 	"relay.example/relay/internal/relay"
 	"relay.example/relay/internal/sandbox"
@@ -111,7 +112,7 @@ type node struct {
 // asked when a test says so.
 func (s *shop) node(t *testing.T) *node {
 	t.Helper()
-	log := slog.New(slog.NewJSONHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	log := slog.New(slog.NewJSONHandler(leaks.Watch(t, s.log), &slog.HandlerOptions{Level: slog.LevelDebug}))
 	st := storetest.Open(t, s.url, s.ring(t))
 	plans, handOver := plan.NewCache(st.Plan), func([]relay.Delivery) {}
 	policy, err := egress.ParsePolicy("true")

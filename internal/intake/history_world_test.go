@@ -26,6 +26,7 @@ import (
 	"relay.example/relay/internal/egress"
 	"relay.example/relay/internal/handlers"
 	"relay.example/relay/internal/intake"
+	"relay.example/relay/internal/leaks"
 	"relay.example/relay/internal/plan"
 	"relay.example/relay/internal/relay"
 	"relay.example/relay/internal/store"
@@ -106,7 +107,7 @@ func newWholeNode(t *testing.T, url, name string) *wholeNode {
 	t.Helper()
 	n := &wholeNode{name: name, store: storetest.Open(t, url, keys(t))}
 	n.plans = plan.NewCache(n.store.Plan)
-	log := slog.New(slog.DiscardHandler)
+	log := leaks.Logger(t)
 	policy, err := egress.ParsePolicy("true")
 	if err != nil {
 		t.Fatal(err)

@@ -3,7 +3,6 @@ package intake_test
 import (
 	"context"
 	"flag"
-	"log/slog"
 	"strconv"
 	"sync"
 	"testing"
@@ -11,6 +10,7 @@ import (
 
 	"relay.example/relay/internal/directory"
 	"relay.example/relay/internal/intake"
+	"relay.example/relay/internal/leaks"
 	"relay.example/relay/internal/plan"
 	"relay.example/relay/internal/relay"
 	"relay.example/relay/internal/seal"
@@ -50,7 +50,7 @@ type node struct {
 func newNode(t *testing.T, s *store.Store) *node {
 	t.Helper()
 	n := &node{plans: plan.NewCache(s.Plan)}
-	log := slog.New(slog.DiscardHandler)
+	log := leaks.Logger(t)
 	d, err := directory.New(directory.Config{Store: s, PublicURL: "http://relay.example", Log: log})
 	if err != nil {
 		t.Fatal(err)

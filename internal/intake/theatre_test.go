@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -18,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"relay.example/relay/internal/handlers"
+	"relay.example/relay/internal/leaks"
 	"relay.example/relay/internal/relay"
 	"relay.example/relay/internal/store"
 	"relay.example/relay/internal/store/interleave"
@@ -103,7 +103,7 @@ func newPart(t *testing.T, url string, leave func()) *part {
 	t.Helper()
 	s := storetest.Open(t, url, keys(t))
 	p := &part{node: newNode(t, s), store: s}
-	log := slog.New(slog.DiscardHandler)
+	log := leaks.Logger(t)
 	var err error
 	p.sweeper, err = sweeper.New(sweeper.Config{
 		Store: s, Plans: p.plans, HandOver: p.take, MatchParked: p.MatchParkedOnce, Replay: p.ReplayOnce, Log: log,

@@ -1,7 +1,6 @@
 package metrics_test
 
 import (
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
@@ -14,6 +13,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"relay.example/relay/internal/leaks"
 	"relay.example/relay/internal/metrics"
 	"relay.example/relay/internal/relay"
 	"relay.example/relay/internal/store"
@@ -31,7 +31,7 @@ func newMetrics(t testing.TB, s *store.Store, source func(int64) (string, string
 	t.Helper()
 	m, err := metrics.New(metrics.Config{
 		Registry: prometheus.NewRegistry(), Store: s, Source: source,
-		Version: "v1.2.3", Commit: "abc", Log: slog.New(slog.DiscardHandler),
+		Version: "v1.2.3", Commit: "abc", Log: leaks.Logger(t),
 	})
 	if err != nil {
 		t.Fatal(err)

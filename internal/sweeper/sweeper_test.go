@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"relay.example/relay/internal/intake"
+	"relay.example/relay/internal/leaks"
 	"relay.example/relay/internal/plan"
 	"relay.example/relay/internal/relay"
 	"relay.example/relay/internal/store"
@@ -40,7 +41,7 @@ func newNode(t *testing.T, s *store.Store) *node {
 	n := &node{}
 	var err error
 	n.Sweeper, err = sweeper.New(sweeper.Config{
-		Store: s, Plans: plan.NewCache(s.Plan), MatchParked: nothing, Replay: nothing, Log: slog.New(slog.NewTextHandler(&n.log, nil)),
+		Store: s, Plans: plan.NewCache(s.Plan), MatchParked: nothing, Replay: nothing, Log: slog.New(slog.NewTextHandler(leaks.Watch(t, &n.log), nil)),
 		HandOver: func(ds []relay.Delivery) {
 			n.mu.Lock()
 			defer n.mu.Unlock()
@@ -134,7 +135,7 @@ func TestExpiryMeetsCompletion(t *testing.T) {
 	p, url := project(t)
 	n := newNode(t, storetest.Open(t, url, storetest.Keys(t)))
 	in, err := intake.New(intake.Config{
-		Store: p.Store, Plans: plan.NewCache(p.Store.Plan), HandOver: func([]relay.Delivery) {}, Log: slog.New(slog.DiscardHandler),
+		Store: p.Store, Plans: plan.NewCache(p.Store.Plan), HandOver: func([]relay.Delivery) {}, Log: leaks.Logger(t),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -237,7 +238,7 @@ func TestUnreachablePlansEndNothing(t *testing.T) {
 	storetest.Overdue(t, url, w.ID)
 	var log bytes.Buffer
 	s, err := sweeper.New(sweeper.Config{
-		Store: p.Store, Log: slog.New(slog.NewTextHandler(&log, nil)), HandOver: func([]relay.Delivery) {},
+		Store: p.Store, Log: slog.New(slog.NewTextHandler(leaks.Watch(t, &log), nil)), HandOver: func([]relay.Delivery) {},
 		MatchParked: nothing, Replay: nothing,
 		Plans: plan.NewCache(func(ctx context.Context, id uuid.UUID) (*relay.Plan, error) {
 			ctx, cancel := context.WithCancel(ctx)
