@@ -45,13 +45,13 @@ var faults = []fault{
 		inject: func(_ context.Context, w *world, i int) error { return w.nodes[i].terminate() },
 		heal:   func(ctx context.Context, w *world, i int) error { return w.nodes[i].start(ctx) },
 	},
-	toxic("connections to Postgres cut, one node", "reset_peer", `"timeout": 0`, 1, 5*time.Second),
+	inFull(toxic("connections to Postgres cut, one node", "reset_peer", `"timeout": 0`, 1, 5*time.Second)),
 	toxic("connections to Postgres cut, all nodes", "reset_peer", `"timeout": 0`, nodes, 5*time.Second),
-	toxic("connections to Postgres delayed by 150 ms each way, all nodes", "latency", `"latency": 150, "jitter": 20`, nodes, 8*time.Second),
-	toxic("connections to Postgres half-open, one node", "timeout", `"timeout": 0`, 1, 10*time.Second),
+	inFull(toxic("connections to Postgres delayed by 150 ms each way, all nodes", "latency", `"latency": 150, "jitter": 20`, nodes, 8*time.Second)),
+	inFull(toxic("connections to Postgres half-open, one node", "timeout", `"timeout": 0`, 1, 10*time.Second)),
 	toxic("connections to Postgres half-open, all nodes", "timeout", `"timeout": 0`, nodes, 10*time.Second),
 	{
-		name: "Postgres stopped (fast) and started", hold: 2 * time.Second, dies: nodes,
+		name: "Postgres stopped (fast) and started", hold: 2 * time.Second, dies: nodes, long: true,
 		inject: func(_ context.Context, w *world, _ int) error { return w.servers[0].stop() },
 		heal:   startServer,
 	},
@@ -110,6 +110,13 @@ func toxic(name, kind, attributes string, touched int, hold time.Duration) fault
 			return nil
 		},
 	}
+}
+
+// inFull leaves a fault out of the short form, which has a worse one of its
+// kind.
+func inFull(f fault) fault {
+	f.long = true
+	return f
 }
 
 // outOfConnections has somebody else take every connection while the nodes

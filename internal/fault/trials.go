@@ -59,7 +59,7 @@ const (
 	changeLimit = time.Second      // for a change to reach every node
 	calmLimit   = 2 * time.Second  // 99th percentile of a resume while others hang or expire
 	memoryLimit = 512 << 20        // resident, of any node
-	fireLimit   = 2 * time.Second  // 99th percentile of a deadline's call, at this load on a machine this small
+	fireLimit   = 5 * time.Second  // 99th percentile of a deadline's call: what relay_waits_overdue calls overdue
 	overdueGone = 10 * time.Second // for relay_waits_overdue to be 0 again: it is read every 5 s
 	jamRest     = 15 * time.Minute // for what hung to be resumed: it is tried again after 5 min at most, and queues
 	floodConns  = 5_000            // callers at once, of one node
