@@ -442,9 +442,11 @@ func waitLine(number int, status, by string, late, extended bool) string {
 	return s
 }
 
+// eventLine tells one event. A copy belongs to the wait that its original had
+// found by then, so that it is erased with it; what it fires is nothing.
 func eventLine(received, number int, match, rule string, wait int) string {
 	s := fmt.Sprintf("received %03d: e%d %s %s", received, number, match, rule)
-	if wait != 0 {
+	if wait != 0 && rule != "same_event" {
 		s += fmt.Sprintf(" w%d", wait)
 	}
 	return s
