@@ -154,7 +154,10 @@ func (e *Engine) count(d relay.Delivery, a relay.Attempt, status relay.DeliveryS
 // it that could be held against the receiver: a shutdown, or too little lease.
 // A delivery that was marked as being sent is always judged.
 func (e *Engine) attempt(ctx context.Context, d relay.Delivery, to *directory.Destination) (a relay.Attempt, made bool) {
-	a = relay.Attempt{ProjectID: d.ProjectID, DeliveryID: d.ID, Lease: d.Lease, Conversation: d.Conversation, OnTheWay: d.Outcome.OnTheWay() && !d.ByHand, StartedAt: time.Now()}
+	a = relay.Attempt{
+		ProjectID: d.ProjectID, DeliveryID: d.ID, Lease: d.Lease, Conversation: d.Conversation,
+		OnTheWay: d.Outcome.OnTheWay() && !d.ByHand, StartedAt: time.Now(),
+	}
 	if d.Sent {
 		a.Class, a.Reason = relay.NoAnswer, "its node ended while it was being sent"
 		return e.judged(a, d, to, 0), true
