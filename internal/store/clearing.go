@@ -308,8 +308,13 @@ func blankAttempts(ctx context.Context, tx pgx.Tx, projectID int64, ids []uuid.U
 // events, deliveries and attempts, and the plans that nobody else has. Their
 // names go with ClearReferences.
 func (c *clearing) correlations(ctx context.Context, tx pgx.Tx) (rows int, last uuid.UUID, err error) {
+	// Compared as rows: the primary key, which is of all projects, is no way to
+	// them, whatever the planner believes of the table.
 	found, _ := tx.Query(ctx, `
-		SELECT id FROM correlations WHERE project_id = $1 AND id > $2 AND id < $3 ORDER BY id LIMIT $4`,
+		SELECT id FROM correlations
+		WHERE (project_id, id) > ($1, $2) AND (project_id, id) < ($1, $3)
+		ORDER BY project_id, id
+		LIMIT $4`,
 		c.projectID, c.after, c.before(c.keep.Correlation), c.limit)
 	ids, err := pgx.CollectRows(found, pgx.RowTo[uuid.UUID])
 	if err != nil || len(ids) == 0 {
@@ -325,11 +330,12 @@ func (c *clearing) correlations(ctx context.Context, tx pgx.Tx) (rows int, last 
 		return 0, uuid.Nil, err
 	}
 	// An event keeps its later copies out, so it is not deleted while these
-	// may come.
+	// may come. OFFSET 0: else all young events may be read to find those of a
+	// few waits.
 	found, _ = tx.Query(ctx, `
 		SELECT x.id FROM unnest($1::uuid[]) AS x (id)
 		WHERE NOT EXISTS (SELECT FROM deliveries d WHERE d.correlation_id = x.id AND d.finished_at IS NULL)
-		  AND NOT EXISTS (SELECT FROM events e WHERE e.correlation_id = x.id AND e.id >= $2)`,
+		  AND NOT EXISTS (SELECT FROM (SELECT id FROM events WHERE correlation_id = x.id OFFSET 0) e WHERE e.id >= $2)`,
 		ended, c.before(relay.Duration(relay.DedupeKept)))
 	over, err := pgx.CollectRows(found, pgx.RowTo[uuid.UUID])
 	if err != nil {
