@@ -35,7 +35,7 @@ histories: .bin/withpg ## play random histories on two nodes, for FOR (10m), or 
 # One by name: make fault FAULTS='--only killed'.
 FAULTS ?= --markdown docs/faults.md
 
-fault: build .bin/fault ## break the parts of three nodes, about 16 minutes, and write the tables of docs/faults.md
+fault: build .bin/fault ## break the parts of three nodes, about 17 minutes, and write the tables of docs/faults.md
 	.bin/fault $(FAULTS)
 
 DURATION ?= 30m

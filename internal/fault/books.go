@@ -155,6 +155,14 @@ func longestGap(payments []payment, began, ended time.Time) (gap time.Duration) 
 	return gap
 }
 
+// longestOutage is how long the longest one was.
+func (b *books) longestOutage() (longest time.Duration) {
+	for _, o := range b.outages {
+		longest = max(longest, o.to.Sub(o.from))
+	}
+	return longest
+}
+
 func stamp(t time.Time) string { return t.Format("15:04:05.000") }
 
 func seconds(d time.Duration) string { return fmt.Sprintf("%.1f", d.Seconds()) }

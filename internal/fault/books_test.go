@@ -46,7 +46,7 @@ func TestLongestGap(t *testing.T) {
 // TestJudge holds that each thing that must not be makes a row wrong.
 func TestJudge(t *testing.T) {
 	t.Parallel()
-	good := books{accepted: 10, resumed: 10}
+	good := books{accepted: 10, resumed: 10, outages: []outage{{from: at(10), to: at(12)}, {from: at(20), to: at(21)}}}
 	for name, c := range map[string]struct {
 		fault  fault
 		change func(*books)
@@ -60,6 +60,8 @@ func TestJudge(t *testing.T) {
 		"twice within the bound":    {fault{dies: 1}, func(b *books) { b.twice = underWay }, false},
 		"twice beyond the bound":    {fault{dies: 1}, func(b *books) { b.twice = underWay + 1 }, true},
 		"an answer that took long":  {fault{dies: 1}, func(b *books) { b.slowest = answerLimit + time.Second }, true},
+		"back soon":                 {fault{dies: 1, back: soon}, func(b *books) { b.gap = 2*time.Second + soon }, false},
+		"not back soon":             {fault{dies: 1, back: soon}, func(b *books) { b.gap = 2*time.Second + soon + 1 }, true},
 		"nothing accepted":          {fault{dies: 1}, func(b *books) { b.accepted = 0 }, true},
 	} {
 		b := good

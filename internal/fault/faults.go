@@ -24,6 +24,12 @@ type fault struct {
 	// dies is how many nodes lose what they were doing, in all rounds: it
 	// bounds what is sent twice.
 	dies int
+	// back is how soon after an outage callbacks are answered 200 again; 0 does
+	// not ask.
+	back time.Duration
+	// mend brings the world back to its shape once the books are compared, and
+	// may find something on its way; nil where healing did that.
+	mend func(ctx context.Context, w *world, b *books) error
 	// long leaves it out of the short form.
 	long bool
 }
@@ -62,6 +68,15 @@ var faults = []fault{
 	},
 	outOfConnections(),
 	{
+		name: "Postgres takes no writes (default_transaction_read_only)", hold: 5 * time.Second, dies: nodes, back: soon,
+		inject: func(ctx context.Context, w *world, _ int) error {
+			return w.servers[0].set(ctx, "default_transaction_read_only = on")
+		},
+		heal: func(ctx context.Context, w *world, _ int) error {
+			return w.servers[0].set(ctx, "default_transaction_read_only = off")
+		},
+	},
+	{
 		name: "platform answers 500", hold: 5 * time.Second, dies: 0,
 		inject: platformIs(sick), heal: platformIs(well),
 	},
@@ -75,10 +90,55 @@ var faults = []fault{
 	},
 	diskFull(),
 	{
+		name: "planned switchover, there and back", shape: followed, rounds: 2, hold: time.Second, dies: 2 * nodes, back: soon,
+		inject: func(_ context.Context, w *world, _ int) error { return w.servers[0].stop() },
+		heal:   switchOver,
+	},
+	{
+		name: "switchover that leaves connections open", shape: followed, hold: 2 * time.Second, dies: nodes, back: soon,
+		inject: func(ctx context.Context, w *world, _ int) error {
+			return w.servers[0].set(ctx, "default_transaction_read_only = on")
+		},
+		heal: func(ctx context.Context, w *world, _ int) error { return w.servers[1].promote(ctx) },
+		mend: leaveOldPrimary,
+	},
+	{
 		name: "primary killed, synchronous standby promoted", shape: followed, hold: 3 * time.Second, dies: nodes,
 		inject: func(_ context.Context, w *world, _ int) error { return w.servers[0].kill() },
 		heal:   func(ctx context.Context, w *world, _ int) error { return w.servers[1].promote(ctx) },
 	},
+}
+
+// soon is for a client that tries again every second, a new connection, and
+// what a busy machine adds.
+const soon = 5 * time.Second
+
+// switchOver has the standby take writes, and what was the primary follow it.
+func switchOver(ctx context.Context, w *world, _ int) error {
+	was, next := w.servers[0], w.servers[1]
+	if err := next.promote(ctx); err != nil {
+		return err
+	}
+	if err := was.refollow(ctx, next); err != nil {
+		return err
+	}
+	return w.exchange(ctx)
+}
+
+// leaveOldPrimary looks whether anybody still talks to what was the primary,
+// and makes it the new one's standby. It may have written what the new one
+// does not know, so it is made anew.
+func leaveOldPrimary(ctx context.Context, w *world, b *books) error {
+	was, next := w.servers[0], w.servers[1]
+	left, err := was.ask(ctx, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'relay'")
+	if err != nil {
+		return err
+	}
+	b.find("connections that are left to what was the primary", left, "0", left == "0")
+	if err := was.remake(ctx, next); err != nil {
+		return err
+	}
+	return w.exchange(ctx)
 }
 
 // startServer starts the first server again.
@@ -198,6 +258,11 @@ func (f fault) run(ctx context.Context, w *world) *books {
 		b.close(ctx, w, l, began, ended)
 	}
 	f.judge(b)
+	if f.mend != nil && ctx.Err() == nil {
+		if err := f.mend(ctx, w, b); err != nil {
+			b.complain("mending: %v", err)
+		}
+	}
 	return b
 }
 
@@ -239,6 +304,9 @@ func (f fault) judge(b *books) {
 	}
 	if f.calm && (b.shed > 0 || b.broken > 0 || b.twice > 0) {
 		b.complain("%d answered 503, %d not answered, %d sent twice: want none of them", b.shed, b.broken, b.twice)
+	}
+	if away := b.longestOutage(); f.back > 0 && b.gap > away+f.back {
+		b.complain("no callback was answered 200 for %s, with an outage of %s: want %s longer at most", b.gap, away, f.back)
 	}
 	if most := f.dies * underWay; !f.calm && f.dies > 0 && b.twice > most {
 		b.complain("%d calls were made twice, want %d at most", b.twice, most)

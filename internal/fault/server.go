@@ -74,9 +74,78 @@ func (s *server) follow(ctx context.Context, primary *server) error {
 		"--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast")
 }
 
-// promote makes a standby take writes.
+// promote makes a standby take writes, and returns once it does.
 func (s *server) promote(ctx context.Context) error {
 	return s.run(ctx, "", "pg_ctl", "promote", "-D", s.data())
+}
+
+// refollow starts what was the primary, and was stopped, as the standby of the
+// server that was promoted.
+func (s *server) refollow(ctx context.Context, primary *server) error {
+	host, port, err := net.SplitHostPort(primary.address)
+	if err != nil {
+		return err
+	}
+	signal := filepath.Join(s.data(), "standby.signal")
+	if err := os.WriteFile(signal, nil, 0o600); err != nil {
+		return err
+	}
+	if err := s.programs.Give(signal); err != nil {
+		return err
+	}
+	return s.start(ctx, fmt.Sprintf("primary_conninfo=host=%s port=%s user=%s", host, port, role))
+}
+
+// awaitFollower waits until a standby is fed from this server.
+func (s *server) awaitFollower(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, startLimit, fmt.Errorf("no standby followed within %s", startLimit))
+	defer cancel()
+	for {
+		fed, err := s.ask(ctx, "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'")
+		if err == nil && fed != "0" {
+			return nil
+		}
+		if pause(ctx, 50*time.Millisecond) != nil {
+			return errors.Join(context.Cause(ctx), err)
+		}
+	}
+}
+
+// remake makes a server anew, as the standby of another one.
+func (s *server) remake(ctx context.Context, primary *server) error {
+	if err := errors.Join(s.stop(), os.RemoveAll(s.data())); err != nil {
+		return err
+	}
+	if err := s.follow(ctx, primary); err != nil {
+		return err
+	}
+	return s.start(ctx)
+}
+
+// set changes a setting while the server runs: its sessions see it with their
+// next transaction.
+func (s *server) set(ctx context.Context, setting string) error {
+	_, err := s.ask(ctx, "ALTER SYSTEM SET "+setting, "SELECT pg_reload_conf()")
+	return err
+}
+
+// ask runs statements, each in a transaction of its own, and returns what they
+// print. No driver is needed for that.
+func (s *server) ask(ctx context.Context, statements ...string) (string, error) {
+	host, port, err := net.SplitHostPort(s.address)
+	if err != nil {
+		return "", err
+	}
+	args := []string{"--host=" + host, "--port=" + port, "--username=" + role, "--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--field-separator= "}
+	for _, statement := range statements {
+		args = append(args, "--command="+statement)
+	}
+	cmd := s.programs.Command(ctx, s.home, "psql", append(args, role)...)
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("asking Postgres %q: %w", statements[0], err)
+	}
+	return strings.TrimSpace(string(out)), nil
 }
 
 func (s *server) run(ctx context.Context, input, program string, args ...string) error {

@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"regexp"
 	"strconv"
-	"strings"
 	"time"
 )
 
@@ -111,18 +109,11 @@ func gauge(line *regexp.Regexp, page []byte) (float64, error) {
 
 // sizes returns the bytes of all tables and of all indexes.
 func (s *server) sizes(ctx context.Context) (tables, indexes float64, err error) {
-	host, port, err := net.SplitHostPort(s.address)
+	out, err := s.ask(ctx, `SELECT sum(pg_table_size(oid)), sum(pg_indexes_size(oid)) FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace`)
 	if err != nil {
 		return 0, 0, err
 	}
-	const query = `SELECT sum(pg_table_size(oid)), sum(pg_indexes_size(oid)) FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace`
-	cmd := s.programs.Command(ctx, s.home, "psql", "--host="+host, "--port="+port, "--username="+role, "--no-psqlrc",
-		"--tuples-only", "--no-align", "--field-separator= ", "--command="+query, role)
-	out, err := cmd.Output()
-	if err != nil {
-		return 0, 0, fmt.Errorf("asking for sizes: %w", err)
-	}
-	_, err = fmt.Sscan(strings.TrimSpace(string(out)), &tables, &indexes)
+	_, err = fmt.Sscan(out, &tables, &indexes)
 	return tables, indexes, err
 }
 

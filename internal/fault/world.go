@@ -168,6 +168,16 @@ func (w *world) addStandby(ctx context.Context, programs *localpg.Programs, sett
 	return primary.start(ctx, "synchronous_standby_names=*")
 }
 
+// exchange notes that the standby has become the primary and the primary its
+// standby. From then on the new one answers only what both have.
+func (w *world) exchange(ctx context.Context) error {
+	w.servers[0], w.servers[1] = w.servers[1], w.servers[0]
+	if err := w.servers[0].awaitFollower(ctx); err != nil {
+		return err
+	}
+	return errors.Join(w.servers[1].set(ctx, "synchronous_standby_names = ''"), w.servers[0].set(ctx, "synchronous_standby_names = '*'"))
+}
+
 // mount puts a small disk where the database is to lie.
 func (w *world) mount(path string) error {
 	if err := os.MkdirAll(path, 0o700); err != nil {

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -394,9 +395,11 @@ func (c *Change) DeleteFlow(ctx context.Context, projectID int64, name string) e
 }
 
 // ListenForChanges calls changed whenever a node has changed the
-// configuration, until ctx is done or the connection ends. It holds a
-// connection of its own. Notifications are hints: one may be lost.
+// configuration, until ctx is done or the connection ends or is given up. It
+// holds a connection of its own. Notifications are hints: one may be lost.
 func (s *Store) ListenForChanges(ctx context.Context, changed func()) error {
+	ctx, end := s.untilRenewed(ctx)
+	defer end()
 	cfg := s.pool.Config().ConnConfig
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
@@ -417,8 +420,23 @@ func (s *Store) ListenForChanges(ctx context.Context, changed func()) error {
 	changed() // what came before we listened
 	for {
 		if _, err := conn.WaitForNotification(ctx); err != nil {
-			return translate("listening for changes", err)
+			return translate("listening for changes", cmp.Or(context.Cause(ctx), err))
 		}
 		changed()
 	}
+}
+
+// untilRenewed returns a context that ends with ctx, or with errRenewed once
+// connections are given up. end frees what it takes.
+func (s *Store) untilRenewed(ctx context.Context) (_ context.Context, end func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	renewed := s.renewal.coming()
+	go func() {
+		select {
+		case <-renewed:
+			cancel(errRenewed)
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() { cancel(nil) }
 }

@@ -71,3 +71,35 @@ func MigrateSettings(t testing.TB, url string) string {
 
 // RegisterCodecs teaches a connection what those of the pools know.
 func RegisterCodecs(conn *pgx.Conn) error { return registerCodecs(conn) }
+
+// RefuseWrites makes every session that the pools may have refuse writes, as
+// those do that a switchover has left open to what was the primary. It returns
+// how many they are.
+func (s *Store) RefuseWrites(ctx context.Context) (sessions int, err error) {
+	for _, pool := range []*pgxpool.Pool{s.hot, s.pool} {
+		n, err := refuseWrites(ctx, pool)
+		if err != nil {
+			return sessions, err
+		}
+		sessions += n
+	}
+	return sessions, nil
+}
+
+func refuseWrites(ctx context.Context, pool *pgxpool.Pool) (int, error) {
+	held := make([]*pgxpool.Conn, pool.Config().MaxConns)
+	for i := range held {
+		conn, err := pool.Acquire(ctx)
+		if err != nil {
+			return 0, err
+		}
+		held[i] = conn
+		if _, err := conn.Exec(ctx, `SET default_transaction_read_only = on`); err != nil {
+			return 0, err
+		}
+	}
+	for _, conn := range held {
+		conn.Release()
+	}
+	return len(held), nil
+}

@@ -18,6 +18,11 @@
 // ends. A delivery also carries the node's own, earlier idea of its lease's
 // end, taken before the statement was sent.
 //
+// # Switchover
+//
+// A server that takes no writes has no connection of ours for longer than a
+// second: see renewal.
+//
 // # Plans
 //
 // The hot statements run on a pool of their own whose sessions allow index
@@ -67,10 +72,11 @@ type Config struct {
 
 // Store is the relay's database. It is safe for concurrent use.
 type Store struct {
-	hot  *pgxpool.Pool
-	pool *pgxpool.Pool
-	keys *seal.Ring
-	url  string
+	hot     *pgxpool.Pool
+	pool    *pgxpool.Pool
+	renewal *renewal // of both
+	keys    *seal.Ring
+	url     string
 }
 
 // Open prepares the pools; it connects to nothing yet, so that a node can
@@ -82,20 +88,20 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if cfg.HotConnections < 1 || cfg.Connections < 1 {
 		return nil, errors.New("opening the store: at least one connection of each kind is needed")
 	}
-	s := &Store{keys: cfg.Keys, url: cfg.URL}
+	s := &Store{renewal: newRenewal(), keys: cfg.Keys, url: cfg.URL}
 	var err error
-	if s.hot, err = newPool(ctx, cfg.URL, cfg.HotConnections, pinIndexPlans); err != nil {
+	if s.hot, err = s.newPool(ctx, cfg.HotConnections, pinIndexPlans); err != nil {
 		return nil, err
 	}
-	if s.pool, err = newPool(ctx, cfg.URL, cfg.Connections, planEachTime); err != nil {
+	if s.pool, err = s.newPool(ctx, cfg.Connections, planEachTime); err != nil {
 		s.hot.Close()
 		return nil, err
 	}
 	return s, nil
 }
 
-func newPool(ctx context.Context, url string, size int32, prepare func(map[string]string)) (*pgxpool.Pool, error) {
-	cfg, err := pgxpool.ParseConfig(url)
+func (s *Store) newPool(ctx context.Context, size int32, prepare func(map[string]string)) (*pgxpool.Pool, error) {
+	cfg, err := pgxpool.ParseConfig(s.url)
 	if err != nil {
 		// The driver's own text may quote the URL, password included.
 		return nil, errors.New("DATABASE_URL cannot be read as a Postgres URL or DSN")
@@ -107,6 +113,7 @@ func newPool(ctx context.Context, url string, size int32, prepare func(map[strin
 	cfg.PingTimeout = time.Second // a host that vanished answers no ping
 	cfg.ConnConfig.ConnectTimeout = connectTimeout
 	cfg.ConnConfig.RuntimeParams["application_name"] = "relay"
+	s.renewal.watch(cfg.ConnConfig)
 	params := map[string]string{
 		"statement_timeout":                   statementTimeout,
 		"lock_timeout":                        lockTimeout,
@@ -128,6 +135,7 @@ func newPool(ctx context.Context, url string, size int32, prepare func(map[strin
 	if err != nil {
 		return nil, fmt.Errorf("opening the database pool: %w", err)
 	}
+	s.renewal.add(pool)
 	return pool, nil
 }
 
@@ -199,6 +207,9 @@ func (e *unavailableError) Unwrap() []error {
 	}
 }
 
+// readOnlyTransaction is the SQLSTATE of a server that takes no writes.
+const readOnlyTransaction = "25006"
+
 // unavailable tells a database that cannot be used at the moment from one
 // that refuses a statement.
 func unavailable(err error) bool {
@@ -210,7 +221,7 @@ func unavailable(err error) bool {
 		}
 		// A standby that was taken for the primary; a transaction that idled
 		// too long; a lock not had in time.
-		return pgErr.Code == "25006" || pgErr.Code == "25P03" || pgErr.Code == "55P03"
+		return pgErr.Code == readOnlyTransaction || pgErr.Code == "25P03" || pgErr.Code == "55P03"
 	}
 	var netErr net.Error
 	var connectErr *pgconn.ConnectError
