@@ -181,6 +181,7 @@ func (l *load) pay(ctx context.Context, user int) {
 type registered struct {
 	ID        string
 	Token     string
+	ModuleID  int64     `json:"module_id"`
 	ExpiresAt time.Time `json:"expires_at"`
 }
 

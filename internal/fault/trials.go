@@ -103,55 +103,6 @@ func withPayers(ctx context.Context, w *world, b *books, meanwhile func(context.
 	return l
 }
 
-// changes changes a flow on one node, again and again, and asks the others
-// until they know.
-func changes(ctx context.Context, w *world, s scale) *books {
-	b := &books{fault: "the configuration changes"}
-	var took []time.Duration
-	withPayers(ctx, w, b, func(ctx context.Context) error {
-		for i := range s.changes {
-			d, err := w.change(ctx, w.nodes[i%nodes], int64(1000+i))
-			if err != nil {
-				return err
-			}
-			took = append(took, d)
-		}
-		return nil
-	})
-	worst := percentile(took, 1)
-	b.find(fmt.Sprintf("a change of the configuration reaches all nodes, worst of %d", len(took)), milliseconds(worst), "1 s",
-		len(took) > 0 && worst <= changeLimit)
-	return b
-}
-
-// change gives a flow another module by one node, and returns after how long
-// every node told of it.
-func (w *world) change(ctx context.Context, by *node, module int64) (time.Duration, error) {
-	header := http.Header{"Authorization": {"Bearer " + w.secrets.apiKey}, "Content-Type": {"application/json"}}
-	body := fmt.Sprintf(`{"destination": "bot", "source": "stripe", "on": {"completed": {"module_id": %d}, "default": {"module_id": 3}}}`, module)
-	a, err := w.balancer.send(ctx, by, http.MethodPut, "/v1/flows/changing", header, []byte(body))
-	if err != nil || (a.status != http.StatusOK && a.status != http.StatusCreated) {
-		return 0, fmt.Errorf("changing a flow: %d %s, %w", a.status, a.body, err)
-	}
-	began := time.Now()
-	told := regexp.MustCompile(fmt.Sprintf(`"module_id":\s*%d\b`, module))
-	for _, n := range w.nodes {
-		for {
-			a, err := w.balancer.send(ctx, n, http.MethodGet, "/v1/flows/changing", header, nil)
-			if err == nil && told.Match(a.body) {
-				break
-			}
-			if time.Since(began) > 2*changeLimit {
-				return time.Since(began), fmt.Errorf("%s does not know of the change after %s", n.name, time.Since(began))
-			}
-			if err := pause(ctx, 2*time.Millisecond); err != nil {
-				return 0, err
-			}
-		}
-	}
-	return time.Since(began), nil
-}
-
 // conversations has many conversations go on by twenty callbacks each, kills a
 // node in the middle, and holds the platform's book to their order.
 func conversations(ctx context.Context, w *world, s scale) *books {

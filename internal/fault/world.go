@@ -77,6 +77,7 @@ type world struct {
 	shape    shape
 	say      func(string, ...any)
 	secrets  credentials
+	drawn    []string // more of them, drawn later
 	platform *platform
 	servers  []*server // the primary first
 	nodes    []*node
@@ -284,13 +285,14 @@ func (w *world) owed(ctx context.Context) (bool, error) {
 
 // leaks lists what stands in the nodes' logs and may not.
 func (w *world) leaks() (found []string, err error) {
+	secrets := append([]string{w.secrets.apiKey, w.secrets.certainly, w.secrets.stripe}, w.drawn...)
 	for _, n := range w.nodes {
 		raw, err := os.ReadFile(n.log.Name())
 		if err != nil {
 			return nil, err
 		}
 		for line := range strings.Lines(string(raw)) {
-			if what := leaks.In(line, w.secrets.apiKey, w.secrets.certainly, w.secrets.stripe); what != "" {
+			if what := leaks.In(line, secrets...); what != "" {
 				found = append(found, fmt.Sprintf("%s: %q in %s", n.name, what, line))
 			}
 		}
