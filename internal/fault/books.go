@@ -30,6 +30,7 @@ type books struct {
 	twice     int // calls that were made again
 	shed      int64
 	broken    int64
+	turned    int64         // requests that a client which repeats nothing would have lost besides
 	gap       time.Duration // longest time without a 200
 	slowest   time.Duration // answer to a callback
 	rest      time.Duration // from the end of the last outage until all was resumed
@@ -49,7 +50,7 @@ func (b *books) complain(format string, args ...any) {
 // close waits for rest and fills the books in.
 func (b *books) close(ctx context.Context, w *world, l *load, began, ended time.Time) {
 	b.awaitRest(ctx, w, l)
-	b.accepted, b.shed, b.broken, b.slowest = len(l.payments), l.shed.Load(), l.broken.Load(), l.slowest
+	b.accepted, b.shed, b.broken, b.turned, b.slowest = len(l.payments), l.shed.Load(), l.broken.Load(), l.turned.Load(), l.slowest
 	b.gap = longestGap(l.payments, began, ended)
 	for _, p := range l.payments {
 		b.compare(ctx, w, p)

@@ -55,6 +55,7 @@ func TestJudge(t *testing.T) {
 		"good":                      {fault{calm: true}, func(*books) {}, false},
 		"refused where all is calm": {fault{calm: true}, func(b *books) { b.shed = 1 }, true},
 		"cut off where all is calm": {fault{calm: true}, func(b *books) { b.broken = 1 }, true},
+		"turned where all is calm":  {fault{calm: true}, func(b *books) { b.turned = 1 }, true},
 		"twice where all is calm":   {fault{calm: true}, func(b *books) { b.twice = 1 }, true},
 		"refused by a fault":        {fault{dies: 1}, func(b *books) { b.shed = 100 }, false},
 		"twice within the bound":    {fault{dies: 1}, func(b *books) { b.twice = underWay }, false},

@@ -48,8 +48,14 @@ var faults = []fault{
 	},
 	{
 		name: "a node stopped (SIGTERM), each in turn", rounds: nodes, hold: time.Second, calm: true,
-		inject: func(_ context.Context, w *world, i int) error { return w.nodes[i].terminate() },
-		heal:   func(ctx context.Context, w *world, i int) error { return w.nodes[i].start(ctx) },
+		inject: func(_ context.Context, w *world, i int) error {
+			w.platform.is(slow)
+			return w.nodes[i].terminate()
+		},
+		heal: func(ctx context.Context, w *world, i int) error {
+			w.platform.is(well)
+			return w.nodes[i].start(ctx)
+		},
 	},
 	inFull(toxic("connections to Postgres cut, one node", "reset_peer", `"timeout": 0`, 1, 5*time.Second)),
 	toxic("connections to Postgres cut, all nodes", "reset_peer", `"timeout": 0`, nodes, 5*time.Second),
@@ -302,8 +308,8 @@ func (f fault) judge(b *books) {
 	if b.slowest > answerLimit {
 		b.complain("a callback was answered after %s, want 3 s", b.slowest)
 	}
-	if f.calm && (b.shed > 0 || b.broken > 0 || b.twice > 0) {
-		b.complain("%d answered 503, %d not answered, %d sent twice: want none of them", b.shed, b.broken, b.twice)
+	if f.calm && (b.shed > 0 || b.broken > 0 || b.turned > 0 || b.twice > 0) {
+		b.complain("%d answered 503, %d not answered, %d met a closed door, %d sent twice: want none of them", b.shed, b.broken, b.turned, b.twice)
 	}
 	if away := b.longestOutage(); f.back > 0 && b.gap > away+f.back {
 		b.complain("no callback was answered 200 for %s, with an outage of %s: want %s longer at most", b.gap, away, f.back)

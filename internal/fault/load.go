@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -57,6 +58,7 @@ type answer struct {
 	retryAfter time.Duration
 	body       []byte
 	took       time.Duration
+	again      int // times that the client has quietly begun anew, on another connection
 }
 
 // ask gets a page.
@@ -71,6 +73,8 @@ func (b *balancer) send(ctx context.Context, n *node, method, path string, heade
 
 func (b *balancer) exchange(ctx context.Context, method, address string, header http.Header, body []byte) (answer, error) {
 	began := time.Now()
+	connections := 0
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GetConn: func(string) { connections++ }})
 	req, err := http.NewRequestWithContext(ctx, method, address, bytes.NewReader(body))
 	if err != nil {
 		return answer{}, err
@@ -78,17 +82,17 @@ func (b *balancer) exchange(ctx context.Context, method, address string, header 
 	req.Header = header
 	resp, err := b.client.Do(req) //nolint:gosec // the address is of a node that we have started
 	if err != nil {
-		return answer{took: time.Since(began)}, err
+		return answer{took: time.Since(began), again: connections - 1}, err
 	}
 	defer func() { _ = resp.Body.Close() }()
-	a := answer{status: resp.StatusCode}
+	a := answer{status: resp.StatusCode, again: connections - 1}
 	a.body, err = io.ReadAll(resp.Body)
 	a.took = time.Since(began)
 	if seconds, bad := strconv.Atoi(resp.Header.Get("Retry-After")); bad == nil {
 		a.retryAfter = time.Duration(seconds) * time.Second
 	}
 	if err != nil {
-		return answer{took: a.took}, err
+		return answer{took: a.took, again: a.again}, err
 	}
 	return a, nil
 }
@@ -118,6 +122,7 @@ type load struct {
 
 	shed   atomic.Int64 // 503
 	broken atomic.Int64 // no answer at all
+	turned atomic.Int64 // begun anew, since nobody listened or the connection was closing
 
 	mu       sync.Mutex
 	payments []payment
@@ -234,6 +239,7 @@ func (l *load) until(ctx context.Context, what, path string, header func() http.
 	tries := 0 // of nodes that do not listen, one after the other
 	for wait := firstPause; ; wait = min(2*wait, longPause) {
 		a, err := l.balancer.send(ctx, l.balancer.pick(), http.MethodPost, path, header(), body)
+		l.turned.Add(int64(a.again))
 		if enough(a) {
 			return a, nil
 		}
@@ -241,6 +247,7 @@ func (l *load) until(ctx context.Context, what, path string, header func() http.
 		case ctx.Err() != nil:
 			return a, context.Cause(ctx)
 		case unsent(err):
+			l.turned.Add(1)
 			if tries++; tries < len(l.balancer.nodes) {
 				continue
 			}

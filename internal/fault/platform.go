@@ -16,6 +16,7 @@ type mood int32
 
 const (
 	well  mood = iota
+	slow       // after takes
 	sick       // 500 at once
 	stuck      // after hangs, when its caller has long given up
 	gone       // cuts the connection
@@ -24,6 +25,10 @@ const (
 // hangs is for how long a stuck platform keeps its callers waiting: three
 // times what a call may take.
 const hangs = 30 * time.Second
+
+// takes is how long a slow platform takes: longer than a node serves on after
+// SIGTERM, so that calls are under way when it has to finish.
+const takes = drainDelay + time.Second
 
 const sickAnswer = "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n"
 
@@ -72,6 +77,9 @@ func (p *platform) answer(ctx context.Context, user int, body []byte) string {
 		return ""
 	}
 	switch mood(p.mood.Load()) {
+	case slow:
+		p.note(user, module)
+		_ = pause(ctx, takes)
 	case sick:
 		return sickAnswer
 	case gone:

@@ -122,6 +122,7 @@ func conversations(ctx context.Context, w *world, s scale) *books {
 		return b
 	}
 	b.awaitRest(ctx, w, l)
+	b.note = fmt.Sprintf("in %s", time.Since(began).Round(time.Second))
 	b.accepted, b.shed, b.broken, b.slowest = len(l.payments), l.shed.Load(), l.broken.Load(), l.slowest
 	b.gap = longestGap(l.payments, began, ended)
 	for i := range s.conversations {
