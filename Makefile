@@ -8,7 +8,7 @@ SHELL      := /bin/bash
 # One package's tests may take this long with the race detector on two busy cores.
 TEST_TIMEOUT ?= 10m
 
-.PHONY: help run build test histories fault soak bench bench-promises check fmt lint formatted tidy migrations deployments portable release FORCE
+.PHONY: help run build test histories fault hang soak bench bench-promises check fmt lint formatted tidy migrations deployments portable release FORCE
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
@@ -37,6 +37,9 @@ FAULTS ?= --markdown docs/faults.md
 
 fault: build .bin/fault ## break the parts of three nodes, about 17 minutes, and write the tables of docs/faults.md
 	.bin/fault $(FAULTS)
+
+hang: build .bin/fault ## let a platform hang for 30 s a call, for FOR (10m), beside one that does not
+	.bin/fault --only 'hangs beside' --hang $(FOR)
 
 DURATION ?= 30m
 

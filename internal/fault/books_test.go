@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -156,7 +157,7 @@ func TestJudgeTrend(t *testing.T) {
 			samples = append(samples, s)
 		}
 		var b books
-		b.judgeTrend(samples)
+		b.judgeTrend("a soak", samples, slices.Concat(ofNodes, ofAnswers, ofDatabase))
 		switch {
 		case name == "" && len(b.faults) > 0:
 			t.Errorf("flat: got %q, want no complaint", b.faults)
@@ -165,7 +166,7 @@ func TestJudgeTrend(t *testing.T) {
 		}
 	}
 	var b books
-	if b.judgeTrend(nil); len(b.faults) != 1 {
+	if b.judgeTrend("a soak", nil, ofNodes); len(b.faults) != 1 {
 		t.Errorf("no samples: got %q, want a complaint", b.faults)
 	}
 }

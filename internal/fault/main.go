@@ -5,6 +5,7 @@
 // was told twice and why that may be.
 //
 //	fault [--short] [--only NAME] [--markdown FILE]
+//	fault --only 'hangs beside' --hang 1h
 //	fault --soak 30m
 //
 // It fails when anything that was answered 200 is not resumed, when something
@@ -17,6 +18,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -48,6 +50,7 @@ type options struct {
 	short    bool
 	seed     uint64
 	markdown string
+	hang     time.Duration
 	soak     time.Duration
 }
 
@@ -59,6 +62,7 @@ func parse(args []string, stderr io.Writer) (o options, err error) {
 	flags.BoolVar(&o.short, "short", false, "the short form, for CI")
 	flags.Uint64Var(&o.seed, "seed", 0, "of all that is drawn; 0 draws one")
 	flags.StringVar(&o.markdown, "markdown", "", "write the table into this page, between its marks")
+	flags.DurationVar(&o.hang, "hang", 0, "let a platform hang for so long beside one that does not; 0: 5m, in the short form 20s")
 	flags.DurationVar(&o.soak, "soak", 0, "break nothing for so long, and look for what grows")
 	if err := flags.Parse(args); err != nil {
 		return o, err
@@ -123,10 +127,12 @@ func (o options) wanted(of shape) (out []trial) {
 }
 
 func (o options) scale() scale {
+	s := full
 	if o.short {
-		return short
+		s = short
 	}
-	return full
+	s.jam = cmp.Or(o.hang, s.jam)
+	return s
 }
 
 // tryShape tries everything with one kind of database, on one world.

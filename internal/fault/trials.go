@@ -62,6 +62,7 @@ const (
 	fireLimit   = 5 * time.Second  // 99th percentile of a deadline's call: what relay_waits_overdue calls overdue
 	overdueGone = 10 * time.Second // for relay_waits_overdue to be 0 again: it is read every 5 s
 	jamRest     = 15 * time.Minute // for what hung to be resumed: it is tried again after 5 min at most, and queues
+	jamTrend    = 5 * time.Minute  // from which on what grows is told from what fills: a node holds 5,000 deliveries of one platform
 	floodConns  = 5_000            // callers at once, of one node
 	floodBody   = 4 << 10          // bytes
 	floodFor    = 10 * time.Second
@@ -85,12 +86,17 @@ func (b *books) find(what, measured, bound string, good bool) {
 // withPayers has payers pay while something else goes on, and compares their
 // books.
 func withPayers(ctx context.Context, w *world, b *books, meanwhile func(context.Context) error) *load {
+	return withLoad(ctx, w, b, func(ctx context.Context, _ *load) error { return meanwhile(ctx) })
+}
+
+// withLoad is withPayers for what has to look at the payers meanwhile.
+func withLoad(ctx context.Context, w *world, b *books, meanwhile func(context.Context, *load) error) *load {
 	l := w.newLoad()
 	began := time.Now()
 	l.begin(ctx, rate)
 	err := pause(ctx, warm)
 	if err == nil {
-		err = meanwhile(ctx)
+		err = meanwhile(ctx, l)
 	}
 	ended := time.Now()
 	err = errors.Join(err, l.end(ctx))
@@ -193,17 +199,26 @@ func jam(ctx context.Context, w *world, s scale) *books {
 	others := w.newLoad()
 	others.flow = "stuck"
 	w.platform.jammed.Store(true)
-	l := withPayers(ctx, w, b, func(ctx context.Context) error {
+	var samples []sample
+	var well time.Time
+	l := withLoad(ctx, w, b, func(ctx context.Context, l *load) (err error) {
 		others.begin(ctx, rate/2)
 		defer w.platform.jammed.Store(false)
-		return errors.Join(pause(ctx, s.jam), others.end(ctx))
+		samples, err = w.watchLoad(ctx, l, s.jam)
+		err = errors.Join(err, others.end(ctx))
+		well = time.Now()
+		return err
 	})
-	p99 := w.resumeP99(l.payments)
-	b.find("99th percentile from 200 to resume, beside a platform that hangs", milliseconds(p99), calmLimit.String(), p99 <= calmLimit)
+	if s.jam >= jamTrend {
+		b.judgeTrend("the time in which a platform hangs", samples, ofNodes)
+	}
+	resume, ack := w.resumeP99(l.payments), ackP99(l.payments)
+	b.find("99th percentile from 200 to resume, beside a platform that hangs", milliseconds(resume), calmLimit.String(), resume <= calmLimit)
+	b.find("99th percentile of a callback's answer, beside a platform that hangs", milliseconds(ack), calmLimit.String(), ack <= calmLimit)
 	w.findMemory(b, "beside a platform that hangs")
-	b.note = fmt.Sprintf("and %d of the one that hung", len(others.payments))
 	late := &books{fault: b.fault, restLimit: jamRest}
 	late.close(ctx, w, others, time.Now(), time.Now())
+	b.note = fmt.Sprintf("%d of them of the one that hung, all resumed %s s after it answered again", len(others.payments), seconds(time.Since(well)))
 	b.faults = append(b.faults, late.faults...)
 	b.accepted, b.resumed, b.twice = b.accepted+late.accepted, b.resumed+late.resumed, b.twice+late.twice
 	return b
