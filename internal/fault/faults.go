@@ -96,12 +96,12 @@ var faults = []fault{
 	},
 	diskFull(),
 	{
-		name: "planned switchover, there and back", shape: followed, rounds: 2, hold: time.Second, dies: 2 * nodes, back: soon,
+		name: "primary stopped, standby promoted, and back (planned switchover)", shape: followed, rounds: 2, hold: time.Second, dies: 2 * nodes, back: soon, long: true,
 		inject: func(_ context.Context, w *world, _ int) error { return w.servers[0].stop() },
 		heal:   switchOver,
 	},
 	{
-		name: "switchover that leaves connections open", shape: followed, hold: 2 * time.Second, dies: nodes, back: soon,
+		name: "primary takes no writes, standby promoted, connections left open", shape: followed, hold: 2 * time.Second, dies: nodes, back: soon,
 		inject: func(ctx context.Context, w *world, _ int) error {
 			return w.servers[0].set(ctx, "default_transaction_read_only = on")
 		},
