@@ -76,15 +76,20 @@ func (e *Engine) call(ctx context.Context, l *lane, d relay.Delivery, to *direct
 	a, made = e.attempt(ctx, d, to)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if !made {
+	if !made || neverSent(&a) {
 		l.breaker.dropped(probe)
-		return a, false
+		return a, made
 	}
 	if l.breaker.ended(a.Class != relay.Retry && a.Class != relay.NoAnswer, probe, time.Now()) {
 		e.tellBreaker(to, l.breaker.open(), a.Reason)
 	}
 	return a, true
 }
+
+// neverSent reports whether an attempt was given up before a call: it could not
+// be rendered, or may not go to that URL. It says nothing about whether its
+// destination answers.
+func neverSent(a *relay.Attempt) bool { return a.Class == relay.Permanent && a.HTTPStatus == 0 }
 
 // tellBreaker tells that a breaker has opened or closed.
 func (e *Engine) tellBreaker(to *directory.Destination, open bool, reason string) {

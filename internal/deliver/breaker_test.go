@@ -3,6 +3,7 @@ package deliver_test
 import (
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"testing"
@@ -131,4 +132,52 @@ func TestDeadBesideHealthy(t *testing.T) {
 	if got := w.count(t, `attempts > 0 AND destination_id <> `+to); got != 0 {
 		t.Errorf("%d calls to the dead destination have ended, want all to hang still", got)
 	}
+}
+
+// What ends without a call says nothing about its destination: it neither
+// breaks a row of failures, nor closes a breaker as a probe. The next delivery
+// probes instead.
+func TestBreakerIsToldOfCallsOnly(t *testing.T) {
+	t.Parallel()
+	var alive atomic.Bool
+	w := newWorld(t, func(rw http.ResponseWriter, r *http.Request) {
+		if !alive.Load() {
+			rw.WriteHeader(http.StatusBadGateway)
+			return
+		}
+		ok(rw, r)
+	})
+	id := w.AddDestination(t, relay.Destination{Name: "flaky", BaseURL: w.at.URL, MaxConcurrency: 1})
+	p := relay.Plan{On: map[string]relay.Action{"completed": {Action: relay.TriggerResponse, ModuleID: 1, DestinationID: id}}}
+	users := make([]string, deliver.BreakerFailures+1)
+	for i := range users {
+		users[i] = "u-" + strconv.Itoa(i)
+	}
+	owed := w.owe(t, p, users...)
+	inRow, probing := w.owe(t, p, "u-row")[0], w.owe(t, p, "u-probing")[0]
+	inRow.Action = "no such action"
+	last := len(owed) - 1
+	e := newEngine(t, w.Store, time.Second)
+	e.run(t)
+	e.HandOver(append(append(slices.Clone(owed[:last-1]), inRow), owed[last-1]))
+	untilWithin(t, time.Minute, "the breaker opens", func() bool { return e.log.with("a destination does not answer") == 1 })
+	if got := w.at.calls(); got >= 2*deliver.BreakerFailures-1 {
+		t.Errorf("%d calls opened the breaker, want %d: what cannot be rendered is none", got, deliver.BreakerFailures)
+	}
+	w.becomes(t, inRow, "dead 1 permanent")
+
+	// Only what cannot be rendered is due when the next probe is.
+	storetest.Exec(t, w.url, `UPDATE deliveries SET action = 'no such action', lease = NULL, due_at = now() WHERE id = $1`, probing.ID)
+	untilWithin(t, time.Minute, "the probe is dead", func() bool {
+		storetest.Exec(t, w.url, `UPDATE deliveries SET due_at = now() + interval '1 day' WHERE id <> $1 AND due_at IS NOT NULL AND lease IS NULL`, probing.ID)
+		return w.row(t, probing) == "dead 1 permanent"
+	})
+	if got := e.log.with("a destination answers again"); got != 0 {
+		t.Error("a call that was never made has closed the breaker")
+	}
+	alive.Store(true)
+	storetest.Exec(t, w.url, `UPDATE deliveries SET lease = NULL, due_at = now() WHERE id = $1`, owed[last].ID)
+	untilWithin(t, time.Minute, "the next delivery has probed", func() bool {
+		return e.log.with("a destination answers again") == 1 && w.row(t, owed[last]) == "delivered 1 ok"
+	})
 }
