@@ -22,11 +22,12 @@ import (
 
 // benchCommand measures the relay on this machine.
 type benchCommand struct {
-	Run      benchRunCommand      `cmd:"" default:"withargs" help:"Measure: load generator, sink and relay as processes of their own."`
-	Growth   benchGrowthCommand   `cmd:"" help:"Measure with empty and with full tables, and set them side by side."`
-	Promises benchPromisesCommand `cmd:"" help:"Measure what each promise costs: the same load with it and without."`
-	Fill     benchFillCommand     `cmd:"" help:"Make a new database as full as years of use would."`
-	Sink     benchSinkCommand     `cmd:"" hidden:"" help:"Stand where the bot platform would be."`
+	Run        benchRunCommand        `cmd:"" default:"withargs" help:"Measure: load generator, sink and relay as processes of their own."`
+	Growth     benchGrowthCommand     `cmd:"" help:"Measure with empty and with full tables, and set them side by side."`
+	Promises   benchPromisesCommand   `cmd:"" help:"Measure what each promise costs: the same load with it and without."`
+	Neighbours benchNeighboursCommand `cmd:"" help:"Measure a healthy destination alone and beside one that does not answer."`
+	Fill       benchFillCommand       `cmd:"" help:"Make a new database as full as years of use would."`
+	Sink       benchSinkCommand       `cmd:"" hidden:"" help:"Stand where the bot platform would be."`
 }
 
 // benchFlags are what the commands that measure have in common. Dir is not
@@ -288,6 +289,38 @@ func (c *benchPromisesCommand) pairs(ctx context.Context, p *program, plan bench
 	measured, err := bench.MeasurePairs(ctx, target, plan, names)
 	into.Pairs = append(into.Pairs, measured...)
 	return err
+}
+
+type benchNeighboursCommand struct {
+	benchFlags
+	Rate float64 `default:"500" help:"Callbacks a second to each destination."`
+}
+
+// Run measures pair by pair, all on one new database.
+func (c *benchNeighboursCommand) Run(ctx context.Context, p *program) (err error) {
+	plan := bench.NeighboursPlan{Plan: c.plan(p), Rounds: max(1, c.Runs), Rate: c.Rate}
+	report := &bench.Neighbourhood{
+		Version: thisEdition().short(), Machine: machine(), Date: time.Now().UTC(),
+		Settings: fmt.Sprintf("%g callbacks of %d bytes a second to each destination, %s a measurement", c.Rate, c.Body, c.Duration),
+	}
+	pg, remove, err := c.postgres(ctx, p)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, remove()) }()
+	target, stop, err := startTarget(ctx, p, pg)
+	defer stop()
+	if err != nil {
+		return err
+	}
+	if report.Postgres, err = target.Probe.Parameters(ctx); err != nil {
+		return err
+	}
+	if report.Neighbours, err = bench.MeasureNeighbours(ctx, target, plan); err != nil {
+		return err
+	}
+	report.Text(p.stdout)
+	return c.keep(report, "neighbours")
 }
 
 type benchFillCommand struct {

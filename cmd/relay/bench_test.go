@@ -101,6 +101,47 @@ func TestBenchPromises(t *testing.T) {
 	}
 }
 
+// A healthy destination is measured alone and beside each neighbour, in as many
+// rounds as asked for, and what was measured is written down.
+func TestBenchNeighbours(t *testing.T) {
+	t.Parallel()
+	program, dir := build(t), t.TempDir()
+	kept, page := filepath.Join(dir, "neighbours.json"), filepath.Join(dir, "neighbours.md")
+	args := []string{"bench", "neighbours", "--rate", "100", "--duration", "500ms", "--runs", "2", "--json", kept, "--markdown", page}
+	if out, err := exec.CommandContext(t.Context(), program, args...).CombinedOutput(); err != nil {
+		t.Fatalf("measuring: %v\n%s", err, out)
+	}
+	raw, err := os.ReadFile(kept)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var found bench.Neighbourhood
+	if err := json.Unmarshal(raw, &found); err != nil {
+		t.Fatal(err)
+	}
+	tables, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(found.Neighbours) != 4 {
+		t.Fatalf("got %d neighbours, want 4", len(found.Neighbours))
+	}
+	for _, n := range found.Neighbours {
+		if len(n.Pairs) != 2 || !strings.Contains(string(tables), "| "+n.Name+" |") {
+			t.Errorf("%s: got %d pairs, want 2, and a row in %s", n.Name, len(n.Pairs), tables)
+		}
+		for _, p := range n.Pairs {
+			if p.Alone.Count != 50 || p.Beside.Count != 50 || p.Alone.ResumeP99 <= 0 || p.Beside.ResumeP99 <= 0 || p.Other.Accepted != 50 {
+				t.Errorf("%s: got %+v, want 50 callbacks of each, and when they were resumed", n.Name, p)
+			}
+			// One that hangs has not ended a call when the load ends.
+			if n.Name != "hangs" && p.Other.Calls == 0 || n.Name == "answers" && p.Other.Opened {
+				t.Errorf("%s: got %+v of its own, want calls, and no breaker that opens where they are answered", n.Name, p.Other)
+			}
+		}
+	}
+}
+
 // A filled database holds what was asked for, in rows that a relay works with
 // as with its own, and is not filled again.
 func TestBenchFill(t *testing.T) {

@@ -123,7 +123,9 @@ func newBench(t Target, p Plan) *bench {
 	return &bench{
 		sent: map[string][]sending{},
 		t:    t, p: p, sink: sinkClient{t.SinkControl},
-		c: &caller{address: t.Relay, key: t.APIKey, secret: secret, run: rand.Uint64(), size: p.Body, manner: usual}, //nolint:gosec // figures, no secrets
+		c: &caller{
+			address: t.Relay, key: t.APIKey, secret: secret, run: rand.Uint64(), size: p.Body, manner: usual, users: userPrefix, //nolint:gosec // figures, no secrets
+		},
 	}
 }
 

@@ -16,8 +16,12 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// userPrefix and a number make a user's id; the sink recognises it.
-const userPrefix = "b-"
+// userPrefix and a number make a user's id; the sink recognises it. It answers
+// for otherUsers as well, and does not count them.
+const (
+	userPrefix = "b-"
+	otherUsers = "n-"
+)
 
 // caller sends callbacks and registrations to one relay, and remembers when.
 type caller struct {
@@ -27,6 +31,7 @@ type caller struct {
 	run     uint64 // what this run's callbacks are drawn from
 	size    int    // of a callback, in bytes
 	manner  manner
+	users   string // what their ids begin with
 
 	// next is the number of the next user to be registered; used, of the
 	// next one to be called back.
@@ -183,7 +188,8 @@ func (c *caller) register(k *conn) (user, status int, more bool, err error) {
 // registerUser registers a wait of one user, and remembers its token.
 func (c *caller) registerUser(k *conn, n int) (status int, err error) {
 	var room [256]byte
-	body := append(room[:0], `{"user_id":"`+userPrefix...)
+	body := append(room[:0], `{"user_id":"`...)
+	body = append(body, c.users...)
 	body = strconv.AppendInt(body, int64(n), 10)
 	body = append(append(append(body, `","flow":"`...), c.manner.flow...), '"')
 	if c.manner.fields != nil {
@@ -207,6 +213,19 @@ func (c *caller) registerUser(k *conn, n int) (status int, err error) {
 	}
 	c.tokens[n] = token
 	return status, nil
+}
+
+// restock registers waits, and leaves alone what is left of those before.
+func (c *caller) restock(ctx context.Context, count int) error {
+	c.used.Store(c.next.Load())
+	l, err := c.closedLoop(ctx, registers, busyTime, atMost(count, c.register), nil)
+	if err != nil {
+		return err
+	}
+	if l.accepted != int64(count) {
+		return fmt.Errorf("of %d registrations %d were accepted", count, l.accepted)
+	}
+	return nil
 }
 
 // takeStock takes the next user that was registered and not called back. The

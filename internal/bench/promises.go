@@ -150,7 +150,7 @@ func (b *bench) loaded(
 		return p, err
 	}
 	if s.stocked {
-		if err := b.restock(ctx, count); err != nil {
+		if err := b.c.restock(ctx, count); err != nil {
 			return p, err
 		}
 	}
@@ -165,17 +165,4 @@ func (b *bench) loaded(
 	}
 	one := func(k *conn) (user, status int, more bool, err error) { return s.one(b.c, k) }
 	return b.measure(ctx, step{name: name, body: body, run: func(ctx context.Context) (*load, error) { return run(ctx, one) }})
-}
-
-// restock registers waits, and leaves alone what is left of those before.
-func (b *bench) restock(ctx context.Context, count int) error {
-	b.c.used.Store(b.c.next.Load())
-	l, err := b.c.closedLoop(ctx, registers, busyTime, atMost(count, b.c.register), nil)
-	if err != nil {
-		return err
-	}
-	if l.accepted != int64(count) {
-		return fmt.Errorf("of %d registrations %d were accepted", count, l.accepted)
-	}
-	return nil
 }

@@ -3,6 +3,7 @@ package store_test
 import (
 	"testing"
 
+	"relay.example/relay/internal/relay"
 	"relay.example/relay/internal/store"
 	"relay.example/relay/internal/store/storetest"
 )
@@ -58,5 +59,32 @@ func TestProbeSetsTheServer(t *testing.T) {
 		if got := storetest.Query[bool](t, url, `SELECT relpersistence = 'p' FROM pg_class WHERE oid = 'slots'::regclass`); got != logged {
 			t.Errorf("slots are logged: got %t, want %t", got, logged)
 		}
+	}
+}
+
+// What is owed to one destination is given up, with its slots; what is owed to
+// another stays.
+func TestProbeGivesUp(t *testing.T) {
+	t.Parallel()
+	p, url := project(t)
+	probe := must(store.OpenProbe(t.Context(), url))(t)
+	defer probe.Close(t.Context())
+	d := tell(t, p, p.Wait(t, "u-1"), 2)[0]
+	if r := must(p.Store.RecordAttempts(t.Context(), []relay.Attempt{attemptAt(&d, relay.Retry)}))(t); r[0].Stale {
+		t.Fatal("the attempt was not recorded")
+	}
+	if calls, err := probe.GiveUp(t.Context(), "another"); calls != 0 || err != nil {
+		t.Errorf("another destination: got %d calls, %v, want none", calls, err)
+	}
+	owed := `SELECT count(*) FROM deliveries WHERE status = 'scheduled'`
+	if got := storetest.Query[int](t, url, owed); got != 2 {
+		t.Errorf("%d are owed after another destination was given up, want 2", got)
+	}
+	name := destinationOf(t, p).Name
+	if calls, err := probe.GiveUp(t.Context(), name); calls != 1 || err != nil {
+		t.Errorf("got %d calls, %v, want 1", calls, err)
+	}
+	if got := storetest.Query[int](t, url, owed) + storetest.Query[int](t, url, `SELECT count(*) FROM slots`); got != 0 {
+		t.Errorf("%d deliveries and slots are left, want none", got)
 	}
 }
