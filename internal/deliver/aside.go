@@ -177,5 +177,5 @@ func (e *Engine) hasRoom(destinationID int64) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	l := e.lanes[destinationID]
-	return e.queued < maxQueued/2 && (l == nil || len(l.queue) < releaseAhead)
+	return e.queued < maxQueued/2 && (l == nil || !l.busy && len(l.queue) < releaseAhead)
 }

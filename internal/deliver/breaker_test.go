@@ -181,3 +181,94 @@ func TestBreakerIsToldOfCallsOnly(t *testing.T) {
 		return e.log.with("a destination answers again") == 1 && w.row(t, owed[last]) == "delivered 1 ok"
 	})
 }
+
+// TestManySlowBesideHealthy has more destinations hang than could share the
+// memory, each with more than a lane waiting. However many there are, a
+// healthy one has room, for what is due and for what is handed over.
+func TestManySlowBesideHealthy(t *testing.T) {
+	t.Parallel()
+	const slow, waiting, owed = 5, deliver.LaneFull + 200, 50
+	gate := make(chan struct{})
+	w := newWorld(t, func(rw http.ResponseWriter, r *http.Request) {
+		select {
+		case <-gate:
+			ok(rw, r)
+		case <-r.Context().Done():
+		}
+	})
+	healthy := newPlatform(t, ok)
+	healthyID := w.AddDestination(t, relay.Destination{Name: "healthy", BaseURL: healthy.URL})
+	for i := range slow {
+		id := w.AddDestination(t, relay.Destination{
+			Name: "slow-" + strconv.Itoa(i), BaseURL: w.at.URL, Timeout: relay.Duration(relay.MaxTimeout), MaxConcurrency: 1,
+		})
+		w.oweMany(t, id, waiting)
+	}
+	e := newEngine(t, w.Store, time.Second)
+	e.run(t)
+	untilWithin(t, time.Minute, "the slow ones have filled their lanes", func() bool {
+		return w.count(t, `lease IS NOT NULL`) > 2*deliver.LaneFull && e.Walked()
+	}, func() string { return strconv.Itoa(e.Queued()) })
+	w.oweMany(t, healthyID, owed)
+	storetest.Exec(t, w.url, `UPDATE deliveries SET due_at = clock_timestamp() WHERE destination_id = $1 AND due_at IS NOT NULL`, healthyID)
+	p := relay.Plan{On: map[string]relay.Action{"completed": {Action: relay.TriggerResponse, ModuleID: 1, DestinationID: healthyID}}}
+	fresh := w.owe(t, p, "u-fresh")
+	e.HandOver(fresh)
+	w.becomes(t, fresh[0], "delivered 1 ok")
+	to := strconv.FormatInt(healthyID, 10)
+	untilWithin(t, time.Minute, "the healthy destination has all", func() bool {
+		return w.count(t, `status = 'delivered' AND destination_id = `+to) == owed+1
+	})
+	if got := w.count(t, `due_at <= now() AND lease IS NULL`); got < slow {
+		t.Errorf("%d are due that no lane has room for, want them left to other nodes", got)
+	}
+	close(gate)
+}
+
+// forget takes up what a platform tells of its calls until the test ends: it
+// may be more than it can keep.
+func (p *platform) forget(t *testing.T) {
+	t.Helper()
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-p.came:
+			case <-stop:
+				return
+			}
+		}
+	}()
+	t.Cleanup(func() { close(stop); <-done })
+}
+
+// What a full lane has left in the table is sent when there is room again, the
+// oldest first, and before what comes later.
+func TestFullLaneIsFilledFromTheTable(t *testing.T) {
+	t.Parallel()
+	const waiting = deliver.LaneFull + 1_000
+	gate := make(chan struct{})
+	w := newWorld(t, func(rw http.ResponseWriter, r *http.Request) {
+		select {
+		case <-gate:
+			ok(rw, r)
+		case <-r.Context().Done():
+		}
+	})
+	w.at.forget(t)
+	id := w.AddDestination(t, relay.Destination{Name: "slow", BaseURL: w.at.URL, MaxConcurrency: 16})
+	w.oweMany(t, id, waiting)
+	p := relay.Plan{On: map[string]relay.Action{"completed": {Action: relay.TriggerResponse, ModuleID: 1, DestinationID: id}}}
+	later := w.owe(t, p, "u-later")
+	e := newEngine(t, w.Store, time.Second)
+	e.run(t)
+	untilWithin(t, time.Minute, "the lane is full, and the rest was looked through", e.Walked)
+	e.HandOver(later)
+	until(t, "what comes later goes to the table", func() bool { return w.row(t, later[0]) == "scheduled 0 due" })
+	close(gate)
+	untilWithin(t, time.Minute, "all is delivered", func() bool { return w.count(t, `status = 'delivered'`) == waiting+1 })
+	if last := w.count(t, `status = 'delivered' AND started_at > (SELECT started_at FROM deliveries WHERE id = '`+later[0].ID.String()+`')`); last > deliver.LaneFull/2 {
+		t.Errorf("%d were sent after one that came later, want at most those of half a lane", last)
+	}
+}

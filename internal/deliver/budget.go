@@ -116,6 +116,7 @@ func (e *Engine) allot(l *lane, b store.Budget, askers, waiting int) (late []rel
 	rest := append(l.queue[:from:from], l.queue[to:]...)
 	clear(l.queue[from:]) // lets go of the bodies
 	l.queue = rest
+	e.eased(l)
 	return late
 }
 

@@ -6,7 +6,8 @@
 //
 // Every destination has a lane: a queue, at most max_concurrency sends at a
 // time, and a breaker that lets a destination be which does not answer. A slow
-// destination fills its own lane and nobody else's. Everything
+// destination fills its own lane and nobody else's; what its lane has no room
+// for stays due in the table, for whichever node has. Everything
 // in a lane is leased to this node; the rows are the truth, the lanes a
 // shortcut over them.
 //
@@ -38,10 +39,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
-	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
 
 	"relay.example/relay/internal/directory"
@@ -55,12 +56,11 @@ import (
 
 // The bounds of delivery.
 const (
-	maxQueued     = 20_000            // deliveries in all lanes together
-	maxQueuedSize = 32 << 20          // bytes of callback bodies that they hold
-	laneFull      = maxQueued / 4     // of them in one lane: the rest is for the others
-	laneFullSize  = maxQueuedSize / 4 // and of the bytes
-	claimSize     = 256               // rows per claim
-	releaseAhead  = 512               // that were held are claimed while a lane holds fewer
+	maxQueued     = 20_000   // deliveries in all lanes together
+	maxQueuedSize = 32 << 20 // bytes of callback bodies that they hold
+	laneShare     = 3        // a lane may hold a third of what is left for all: the rest is for the others
+	claimSize     = 256      // rows per claim
+	releaseAhead  = 512      // that were held are claimed while a lane holds fewer
 	pollInterval  = 500 * time.Millisecond
 	claimTimeout  = 5 * time.Second  // of one claim
 	returnTimeout = 5 * time.Second  // of giving leases back
@@ -98,6 +98,7 @@ type Engine struct {
 	surplus  []relay.Delivery // did not fit: their leases are given back by the next poll
 	held     []relay.Delivery // their destination is: the next poll makes them held
 	late     []store.Later    // they are sent later: the next poll says when
+	walk     walk             // of claims past full lanes
 	stopping bool
 	sends    sync.WaitGroup  // running lane workers
 	sendCtx  context.Context //nolint:containedctx // one for all sends, whoever queued them
@@ -107,14 +108,38 @@ type Engine struct {
 type lane struct {
 	queue   []relay.Delivery
 	bytes   int
+	busy    bool // it was full, and is not half empty yet: what comes stays in the table
 	active  int
 	breaker breaker
 	tokens  tokens
 	asking  sync.Mutex // held while a worker asks for more of the rate's budget; not guarded by mu
 }
 
-// full reports whether the lane has its share of the memory.
-func (l *lane) full() bool { return len(l.queue) >= laneFull || l.bytes >= laneFullSize }
+// takes reports whether a lane takes one more delivery. The caller holds mu.
+//
+// A lane is full when it holds a third of the room that is left for everybody:
+// one alone gets a quarter of the whole, and however many are full, there is
+// room for the next. A full one takes nothing before it is half empty: so what
+// has gone to the table meanwhile comes first, and is looked for once in many
+// sends, not after each.
+func (e *Engine) takes(l *lane, d *relay.Delivery) bool {
+	if e.stopping || e.queued >= maxQueued || e.bytes+len(d.Body) > maxQueuedSize {
+		return false
+	}
+	if len(l.queue) >= (maxQueued-e.queued)/laneShare || l.bytes >= (maxQueuedSize-e.bytes)/laneShare {
+		l.busy = len(l.queue) > 0 // else nothing would ease it
+	}
+	return !l.busy
+}
+
+// eased notes that a lane has become shorter, and has what waits for that
+// claimed. The caller holds mu.
+func (e *Engine) eased(l *lane) {
+	if l.busy && 2*len(l.queue) <= (maxQueued-e.queued)/laneShare && 2*l.bytes <= (maxQueuedSize-e.bytes)/laneShare {
+		l.busy = false
+		e.Wake()
+	}
+}
 
 // New returns an Engine; Run makes it work.
 func New(cfg Config) (*Engine, error) {
@@ -142,7 +167,7 @@ func (e *Engine) HandOver(deliveries []relay.Delivery) {
 			l = &lane{}
 			e.lanes[d.DestinationID] = l
 		}
-		if e.stopping || e.queued >= maxQueued || e.bytes+len(d.Body) > maxQueuedSize || l.full() {
+		if !e.takes(l, &d) {
 			e.addSurplus(d)
 			continue
 		}
@@ -187,6 +212,7 @@ func (e *Engine) next(l *lane) (d relay.Delivery, ok bool) {
 	l.queue[0] = relay.Delivery{} // lets go of the body
 	l.queue = l.queue[1:]
 	e.left(l, &d)
+	e.eased(l)
 	return d, true
 }
 
@@ -237,7 +263,7 @@ func (e *Engine) stop() (held []relay.Delivery) {
 	e.stopping = true
 	for _, l := range e.lanes {
 		held = append(held, l.queue...)
-		l.queue, l.bytes = nil, 0
+		l.queue, l.bytes, l.busy = nil, 0, false
 	}
 	held = append(append(held, e.surplus...), e.held...)
 	for _, later := range e.late {
@@ -297,7 +323,7 @@ func (e *Engine) ClaimOnce(ctx context.Context) (int, error) {
 	// lease to nobody what was just given back.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), claimTimeout)
 	defer cancel()
-	claimed, err := e.cfg.Store.ClaimDue(ctx, uuid.New(), min(room, claimSize), busy)
+	claimed, err := e.claim(ctx, min(room, claimSize), busy)
 	if err != nil {
 		return 0, fmt.Errorf("claiming: %w", err)
 	}
@@ -314,7 +340,7 @@ func (e *Engine) room() (n int, busy []int64) {
 	busy = []int64{}
 	for id, l := range e.lanes {
 		switch {
-		case l.full():
+		case l.busy:
 			busy = append(busy, id)
 		case len(l.queue) == 0 && l.active == 0 && l.breaker.fresh():
 			delete(e.lanes, id) // nobody holds it: work ends under mu
@@ -323,5 +349,6 @@ func (e *Engine) room() (n int, busy []int64) {
 	if e.bytes >= maxQueuedSize {
 		return 0, busy
 	}
+	slices.Sort(busy)
 	return maxQueued - e.queued, busy
 }

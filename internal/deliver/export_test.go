@@ -3,8 +3,9 @@ package deliver
 // LeaseMargin is the lease that must be left after the timeout of a send.
 const LeaseMargin = leaseMargin
 
-// LaneFull is how many deliveries one lane holds.
-const LaneFull = laneFull
+// LaneFull is how many deliveries a lane holds at the most: where no other
+// holds any.
+const LaneFull = maxQueued / (laneShare + 1)
 
 // Running reports whether Run takes what is handed over.
 func (e *Engine) Running() bool {
@@ -22,3 +23,15 @@ func (e *Engine) Queued() int {
 
 // BreakerFailures is how many calls in a row open a breaker.
 const BreakerFailures = breakerFailures
+
+// Walked reports whether claims have come to the end of what is due, past
+// lanes that are full.
+func (e *Engine) Walked() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.walk.ended
+}
+
+// MostReleased is how many of a destination's released deliveries a node takes
+// into its memory.
+const MostReleased = releaseAhead + claimSize

@@ -32,6 +32,8 @@ var hotStatements = map[string]string{
 	"find due deadlines":              "WHERE c.id = ANY (ARRAY(",
 	"postpone deadlines":              "UPDATE deadlines SET expires_at = clock_timestamp()",
 	"claim due deliveries":            "WITH due AS",
+	"look through due deliveries":     "FROM deliveries\n\t\t    WHERE due_at > $1",
+	"claim a piece of what is due":    "WITH piece AS (\n",
 	"record attempts":                 "WITH given AS",
 	"pass slots on":                   "WITH next AS",
 	"bring pointless ones forward":    "ELSE d.due_at END",
@@ -267,6 +269,8 @@ func everyHotStatement(t *testing.T, p *storetest.Project, url string) {
 		t.Fatalf("skipping: got %+v, want the slot passed on", r)
 	}
 	must(p.Store.ClaimDue(ctx, uuid.New(), 3, []int64{-1}))(t) // what else is due, if anything
+	piece := must(p.Store.NextPiece(ctx, time.Time{}, 3))(t)
+	must(p.Store.ClaimPiece(ctx, uuid.New(), 3, []int64{-1}, piece))(t)
 	// One is held, with another behind it, and released.
 	stopped := tell(t, p, p.Wait(t, user+"-held"), 2)
 	holdDestination(t, p)
