@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"relay.example/relay/internal/deliver"
 	"relay.example/relay/internal/relay"
 	"relay.example/relay/internal/store"
 	"relay.example/relay/internal/store/storetest"
@@ -176,4 +177,55 @@ func TestDeletedDestinationIsNotHeld(t *testing.T) {
 	if got := e.log.with("level=ERROR"); got != 0 {
 		t.Errorf("%d alerts, want none", got)
 	}
+}
+
+// manyHeld is how many deliveries TestReleaseOfMany releases; a hundred
+// thousand of them were tried, see docs/states.md.
+const manyHeld = 3_000
+
+// TestReleaseOfMany releases a destination that holds many deliveries. A node
+// takes no more of them into its memory than it is about to send, each is sent
+// once, and a healthy destination is called meanwhile.
+func TestReleaseOfMany(t *testing.T) {
+	t.Parallel()
+	const meanwhile = 20
+	w := newWorld(t, ok)
+	w.at.forget(t)
+	healthy := newPlatform(t, ok)
+	healthyID := w.AddDestination(t, relay.Destination{Name: "healthy", BaseURL: healthy.URL})
+	w.oweMany(t, w.DestinationID, manyHeld)
+	storetest.Exec(t, w.url, `UPDATE destinations SET held_at = now(), held_reason = 'bad_credentials' WHERE id = $1`, w.DestinationID)
+	storetest.Exec(t, w.url, `UPDATE deliveries SET status = 'held', due_at = NULL WHERE due_at IS NOT NULL`)
+	waits := make([]relay.Wait, meanwhile)
+	p := relay.Plan{On: map[string]relay.Action{"completed": {Action: relay.TriggerResponse, ModuleID: 1, DestinationID: healthyID}}}
+	for i := range waits {
+		waits[i] = w.Register(t, w.Registration(t, "u-"+strconv.Itoa(i), p))
+	}
+	n := newNode(t, w)
+	n.follow(t)
+	to := n.directory.Current().Destination(w.DestinationID)
+	if released, err := n.directory.Resume(t.Context(), to); released != manyHeld || err != nil {
+		t.Fatalf("resumed: got %d, %v, want %d", released, err, manyHeld)
+	}
+	most := 0
+	for _, wait := range waits {
+		if _, err := n.in.Accept(t.Context(), w.Paid("evt_"+relay.NewToken(), "pi_"+relay.NewToken(), wait.Token)); err != nil {
+			t.Fatal(err)
+		}
+		receive(t, healthy.came, "the healthy destination is called")
+		most = max(most, n.Queued())
+	}
+	untilWithin(t, time.Minute, "all is delivered", func() bool {
+		most = max(most, n.Queued())
+		return w.count(t, `status = 'delivered'`) == manyHeld+meanwhile
+	})
+	if most > deliver.MostReleased {
+		t.Errorf("the node held %d deliveries, want at most %d", most, deliver.MostReleased)
+	}
+	if got := w.at.calls(); got != manyHeld {
+		t.Errorf("%d calls were made, want %d", got, manyHeld)
+	}
+	until(t, "the release has ended", func() bool {
+		return storetest.Query[int](t, w.url, `SELECT count(*) FROM destinations WHERE releasing`)+storetest.Query[int](t, w.url, `SELECT count(*) FROM slots`) == 0
+	})
 }
