@@ -153,13 +153,6 @@ func pairs() []pair {
 			with: called(withFields(usual, appendConversation)), without: called(usual),
 		},
 		{
-			name: "order: slots on disk (12)",
-			about: "the table `slots`, beside the same table made `UNLOGGED` on the bench's private server. " +
-				"It stands for what the slots write to the WAL; that they are taken and freed is in both.",
-			with:    served(func(ctx context.Context, p *store.Probe) error { return p.LogSlots(ctx, true) }),
-			without: served(func(ctx context.Context, p *store.Probe) error { return p.LogSlots(ctx, false) }),
-		},
-		{
 			name: "bodies are kept",
 			about: fmt.Sprintf("callbacks of %d bytes, beside about %d that say the same. ", largeBody, shortBody) +
 				"It stands for what a provider sends besides what is read: hashed, searched, packed and kept with the event.",
@@ -175,7 +168,7 @@ var unpriced = []string{
 	"Explaining a match (7): it is worked out when somebody asks, and costs nothing on the way of a callback.",
 	"Deadlines and tokens (8, 10): there is no wait without them.",
 	"Recorded attempts and leases (11): a call that is not recorded is made again.",
-	"Taking and freeing slots (12): no configuration makes deliveries that have no conversation.",
+	"Taking slots (12): no configuration makes deliveries that have no conversation. It is an entry more in a partial index.",
 	"A bound for each destination, and retries (13, 14): they cost where a destination is slow or fails, and the sink is neither.",
 	"Sealed secrets (17): they are opened when the configuration is read. Guarded dialling (18): once for a connection, and calls share few.",
 	"Nodes that share one database (19), metrics and logs: they are always on, and in every figure.",

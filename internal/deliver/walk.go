@@ -57,7 +57,7 @@ func (w walk) next(busy []int64, now time.Time) walk {
 func (e *Engine) claim(ctx context.Context, limit int, busy []int64) ([]relay.Delivery, error) {
 	w := e.walked(func(w walk) walk { return w.next(busy, time.Now()) })
 	if len(w.past) == 0 {
-		return e.cfg.Store.ClaimDue(ctx, uuid.New(), limit, w.past)
+		return e.cfg.Store.ClaimDue(ctx, uuid.New(), limit)
 	}
 	piece, err := e.cfg.Store.NextPiece(ctx, w.until, pieceSize)
 	if err != nil {

@@ -100,7 +100,7 @@ func TestTimeline(t *testing.T) {
 		t.Fatalf("got %d deliveries, want that of the declined card: the success waits for its turn", len(handed))
 	}
 	n.tried(handed[0], relay.Attempt{Class: relay.Permanent, HTTPStatus: 400, Reason: "no such module", Next: relay.Dead})
-	due, err := n.store.ClaimDue(t.Context(), uuid.New(), 2, []int64{})
+	due, err := n.store.ClaimDue(t.Context(), uuid.New(), 2)
 	if err != nil || len(due) != 1 {
 		t.Fatalf("claimed %d deliveries, %v, want that of the success", len(due), err)
 	}

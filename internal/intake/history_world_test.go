@@ -300,7 +300,7 @@ func (w *world) clear(t rapid.TB) {
 	t.Helper()
 	w.exec(t, `DELETE FROM correlations; DELETE FROM deadlines; DELETE FROM correlation_refs; DELETE FROM idempotency_keys;
 		DELETE FROM events; DELETE FROM parked_refs; DELETE FROM replays;
-		DELETE FROM deliveries; DELETE FROM attempts; DELETE FROM slots`)
+		DELETE FROM deliveries; DELETE FROM attempts`)
 	for _, n := range w.nodes {
 		n.crash(t)
 	}
@@ -575,4 +575,5 @@ const seenSQL = `
 	                  'action', d.action, 'event', d.event_id, 'attempts', attempts, 'status', d.status, 'class', coalesce(class, ''), 'at', t.name,
 	                  'due', due_at IS NOT NULL, 'leased', lease IS NOT NULL, 'lease', coalesce(lease, '00000000-0000-0000-0000-000000000000'), 'byhand', by_hand, 'on', c.status = 'pending') ORDER BY d.id), '[]')
 	               FROM deliveries d JOIN correlations c ON c.id = d.correlation_id JOIN destinations t ON t.id = d.destination_id),
-	    'slots', (SELECT coalesce(json_agg(json_build_object('conversation', conversation, 'delivery', delivery_id)), '[]') FROM slots))`
+	    'slots', (SELECT coalesce(json_agg(json_build_object('conversation', conversation, 'delivery', id)), '[]')
+	              FROM deliveries WHERE due_at IS NOT NULL OR status = 'held'))`

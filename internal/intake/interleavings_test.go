@@ -607,7 +607,7 @@ func (th *theatre) users() (first, second string) {
 // claimed claims the one delivery that is due.
 func (th *theatre) claimed(t testing.TB) relay.Delivery {
 	t.Helper()
-	ds, err := th.Store.ClaimDue(t.Context(), uuid.New(), 100, []int64{})
+	ds, err := th.Store.ClaimDue(t.Context(), uuid.New(), 100)
 	if err != nil || len(ds) != 1 {
 		t.Fatalf("claimed %d deliveries, %v, want 1", len(ds), err)
 	}

@@ -355,7 +355,7 @@ func TestErrorsAreToldApart(t *testing.T) {
 		t.Errorf("a wait of another project: got %v, want not found", err)
 	}
 	p.Store.Close()
-	if _, err := p.Store.ClaimDue(t.Context(), uuid.New(), 1, []int64{}); err == nil {
+	if _, err := p.Store.ClaimDue(t.Context(), uuid.New(), 1); err == nil {
 		t.Error("a closed store claimed")
 	}
 }

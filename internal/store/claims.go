@@ -41,7 +41,8 @@ func (s *Store) NextPiece(ctx context.Context, after time.Time, size int) (p Pie
 	return p, translate("looking through due deliveries", err)
 }
 
-// ClaimPiece is ClaimDue in a piece of what is due.
+// ClaimPiece is ClaimDue in a piece of what is due, past what is due for the
+// destinations in busy.
 func (s *Store) ClaimPiece(ctx context.Context, lease uuid.UUID, limit int, busy []int64, p Piece) ([]relay.Delivery, error) {
 	leaseEnds := time.Now().Add(relay.Lease)
 	rows, _ := s.hot.Query(ctx, `

@@ -44,7 +44,6 @@ var possible = map[string]map[string]string{
 		"outcome": `'completed'`, "action": `'completed'`, "due_at": `now()`, "retry_for": `1`, "give_up_at": `now()`,
 	},
 	"retention_cursors": {"project_id": `1`, "kind": `'event_body'`},
-	"slots":             {"conversation": `gen_random_uuid()`, "delivery_id": `gen_random_uuid()`, "project_id": `1`},
 	"attempts": {
 		"delivery_id": `gen_random_uuid()`, "number": `1`, "project_id": `1`, "started_at": `now()`, "duration_ms": `1`, "class": `'ok'`,
 	},

@@ -308,8 +308,7 @@ func endWaits(ctx context.Context, tx pgx.Tx, lease uuid.UUID, endings []Ending)
 		}
 	}
 	var b pgx.Batch
-	queueChanges(&b, changes)
-	queueDeliveries(&b, deliveries, lease, leaseEnds)
+	queueChanges(&b, changes, deliveries, lease, leaseEnds)
 	if err := tx.SendBatch(ctx, &b).Close(); err != nil {
 		return nil, err
 	}

@@ -10,21 +10,21 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"relay.example/relay/internal/relay"
 )
 
 // ClaimDue leases deliveries that are due: retries whose time has come, and
 // those whose node died with them. Rows that another node claims at this
-// moment are left to it. Deliveries to a destination in busy are left as
-// well, so that a slow destination cannot fill every claim.
-func (s *Store) ClaimDue(ctx context.Context, lease uuid.UUID, limit int, busy []int64) ([]relay.Delivery, error) {
+// moment are left to it.
+func (s *Store) ClaimDue(ctx context.Context, lease uuid.UUID, limit int) ([]relay.Delivery, error) {
 	leaseEnds := time.Now().Add(relay.Lease)
 	rows, _ := s.hot.Query(ctx, `
 		WITH due AS (
 		    SELECT project_id, id
 		    FROM deliveries
-		    WHERE due_at <= now() AND destination_id <> ALL ($4::bigint[])
+		    WHERE due_at <= now()
 		    ORDER BY due_at
 		    LIMIT $3
 		    FOR UPDATE SKIP LOCKED
@@ -34,7 +34,7 @@ func (s *Store) ClaimDue(ctx context.Context, lease uuid.UUID, limit int, busy [
 		    FROM due
 		    WHERE d.project_id = due.project_id AND d.id = due.id
 		    RETURNING `+claimedColumns+`
-		)`+selectClaimed, lease, relay.Lease.Seconds(), limit, busy)
+		)`+selectClaimed, lease, relay.Lease.Seconds(), limit)
 	list, err := collectClaimed(rows, lease, leaseEnds)
 	return list, translate("claiming deliveries", err)
 }
@@ -195,10 +195,7 @@ func (s *Store) RecordAttempts(ctx context.Context, attempts []relay.Attempt) ([
 		        reason = g.reason, response = g.response, notes = g.notes::json
 		    FROM given g
 		    WHERE d.project_id = g.project_id AND d.id = g.id AND d.lease = g.lease
-		    RETURNING d.project_id, d.id, d.status, d.attempts, d.due_at, d.conversation, g.lease
-		), ended AS (
-		    SELECT id, conversation FROM recorded WHERE due_at IS NULL
-		), freed AS (`+freeSlots+`
+		    RETURNING d.project_id, d.id, d.status, d.attempts, g.lease
 		), earlier AS (
 		    -- What the statement has updated it still sees as it was.
 		    INSERT INTO attempts (delivery_id, number, project_id, started_at, duration_ms, class, http_status, reason, response, notes)
@@ -253,8 +250,8 @@ func inOrderOfSlots(attempts []relay.Attempt) []int {
 	for i := range order {
 		order[i] = i
 	}
-	slices.SortStableFunc(order, func(a, b int) int {
-		return bytes.Compare(attempts[a].Conversation[:], attempts[b].Conversation[:])
+	slices.SortFunc(order, func(a, b int) int {
+		return bySlot(attempts[a].Conversation, attempts[a].DeliveryID, attempts[b].Conversation, attempts[b].DeliveryID)
 	})
 	return order
 }
@@ -265,20 +262,13 @@ func (s *Store) SkipClosed(ctx context.Context, d *relay.Delivery) (r Recorded, 
 	r.Stale = true
 	var b pgx.Batch
 	b.Queue(`
-		WITH ended AS (
-		    UPDATE deliveries
-		    SET status = 'skipped', due_at = NULL, lease = NULL, finished_at = now(), reason = 'its wait has closed'
-		    WHERE project_id = $1 AND id = $2 AND lease = $3 AND status = 'scheduled'
-		    RETURNING id, conversation
-		), freed AS (`+freeSlots+`
-		)
-		SELECT id FROM ended`, d.ProjectID, d.ID, d.Lease).Query(func(rows pgx.Rows) error {
-		var id uuid.UUID
-		_, err := pgx.ForEachRow(rows, []any{&id}, func() error {
+		UPDATE deliveries
+		SET status = 'skipped', due_at = NULL, lease = NULL, finished_at = now(), reason = 'its wait has closed'
+		WHERE project_id = $1 AND id = $2 AND lease = $3 AND status = 'scheduled'`, d.ProjectID, d.ID, d.Lease).Exec(func(tag pgconn.CommandTag) error {
+		if tag.RowsAffected() == 1 {
 			r.Stale, r.Status = false, relay.Skipped
-			return nil
-		})
-		return err
+		}
+		return nil
 	})
 	queuePassOn(&b, []uuid.UUID{d.Conversation}, func(uuid.UUID) { r.PassedOn = true })
 	return r, translate("skipping a delivery", s.hot.SendBatch(ctx, &b).Close())
@@ -324,7 +314,7 @@ type Later struct {
 // time is over is dead and passes its slot on. It returns the dead.
 func (s *Store) Postpone(ctx context.Context, list []Later) (dead []relay.Delivery, err error) {
 	list = slices.SortedFunc(slices.Values(list), func(a, b Later) int {
-		return bytes.Compare(a.Delivery.Conversation[:], b.Delivery.Conversation[:])
+		return bySlot(a.Delivery.Conversation, a.Delivery.ID, b.Delivery.Conversation, b.Delivery.ID)
 	})
 	n := len(list)
 	projects, ids, leases := make([]int64, n), make([]uuid.UUID, n), make([]uuid.UUID, n)
@@ -351,10 +341,7 @@ func (s *Store) Postpone(ctx context.Context, list []Later) (dead []relay.Delive
 		                      ELSE coalesce(d.reason, 'not sent: its destination does not answer') END
 		    FROM unnest($1::bigint[], $2::uuid[], $3::uuid[], $4::bigint[], $5::boolean[]) AS x (project_id, id, lease, wait, patient)
 		    WHERE d.project_id = x.project_id AND d.id = x.id AND d.lease = x.lease AND d.status = 'scheduled'
-		    RETURNING d.project_id, d.id, d.conversation, d.status
-		), ended AS (
-		    SELECT id, conversation FROM postponed WHERE status = 'dead'
-		), freed AS (`+freeSlots+`
+		    RETURNING d.project_id, d.id, d.status
 		)
 		SELECT project_id, id FROM postponed WHERE status = 'dead'`, projects, ids, leases, waits, patient).Query(func(rows pgx.Rows) error {
 		var d relay.Delivery
@@ -506,7 +493,7 @@ func scanByHand(row pgx.CollectableRow) (*byHand, error) {
 // span to try. A delivered one needs force. Where another delivery of the
 // conversation holds the slot it is sent after that one.
 func (s *Store) RetryDelivery(ctx context.Context, projectID int64, id uuid.UUID, force bool) error {
-	return s.inTx(ctx, "retrying a delivery", func(tx pgx.Tx) error {
+	return s.inTxAgain(ctx, "retrying a delivery", func(tx pgx.Tx) error {
 		rows, _ := tx.Query(ctx, `
 			SELECT `+handColumns+`
 			FROM deliveries d JOIN correlations c ON c.id = d.correlation_id
@@ -567,29 +554,33 @@ func canRender(ctx context.Context, tx pgx.Tx, projectID int64, delivery uuid.UU
 	return err
 }
 
-// retry takes the slots for deliveries at rest, which the caller has locked,
-// and makes those due that got theirs; the others wait for their turn. What
-// they will be answered is cleared later, also where retention has passed them.
+// retry makes deliveries at rest, which the caller has locked, due where the
+// slot of their conversation is free; the others wait for their turn. What they
+// will be answered is cleared later, also where retention has passed them. A
+// slot that was free and is taken in the same moment makes it conflict.
 func retry(ctx context.Context, tx pgx.Tx, list []*byHand) error {
-	claimed := make([]claim, len(list))
-	projects, ids, conversations := make([]int64, len(list)), make([]uuid.UUID, len(list)), make([]uuid.UUID, len(list))
+	slices.SortFunc(list, func(a, b *byHand) int { return bySlot(a.conversation, a.id, b.conversation, b.id) })
+	n := len(list)
+	projects, ids, conversations, due := make([]int64, n), make([]uuid.UUID, n), make([]uuid.UUID, n), make([]bool, n)
 	for i, h := range list {
-		claimed[i] = claim{h.conversation, h.id, h.projectID}
 		projects[i], ids[i], conversations[i] = h.projectID, h.id, h.conversation
 	}
-	c := newClaims(claimed)
-	_, err := tx.Exec(ctx, `
-		WITH taken AS (`+takeSlots+`
-		), given AS MATERIALIZED (
-		    SELECT *, g.id IN (SELECT delivery_id FROM taken) AS has_slot
-		    FROM unnest($4::bigint[], $5::uuid[], $6::uuid[]) AS g (project_id, id, conversation)
-		)
+	holders, err := lockSlots(ctx, tx, conversations)
+	if err != nil {
+		return err
+	}
+	for i, h := range list {
+		if holders[h.conversation] == uuid.Nil {
+			holders[h.conversation] = h.id
+		}
+		due[i] = holders[h.conversation] == h.id
+	}
+	_, err = tx.Exec(ctx, `
 		UPDATE deliveries d
-		SET status = 'scheduled', due_at = CASE WHEN g.has_slot THEN clock_timestamp() END, lease = NULL, finished_at = NULL,
+		SET status = 'scheduled', due_at = CASE WHEN g.due THEN clock_timestamp() END, lease = NULL, finished_at = NULL,
 		    conversation = g.conversation, by_hand = true, give_up_at = clock_timestamp() + d.retry_for * interval '1 second'
-		FROM given g
-		WHERE d.project_id = g.project_id AND d.id = g.id`,
-		c.conversations, c.deliveries, c.projects, projects, ids, conversations)
+		FROM unnest($1::bigint[], $2::uuid[], $3::uuid[], $4::boolean[]) AS g (project_id, id, conversation, due)
+		WHERE d.project_id = g.project_id AND d.id = g.id`, projects, ids, conversations, due)
 	if err != nil {
 		return err
 	}
@@ -623,12 +614,9 @@ func (s *Store) SkipDelivery(ctx context.Context, projectID int64, id uuid.UUID)
 		}
 		var b pgx.Batch
 		b.Queue(`
-			WITH ended AS (
-			    UPDATE deliveries
-			    SET status = 'skipped', due_at = NULL, lease = NULL, finished_at = clock_timestamp(), reason = 'skipped by hand'
-			    WHERE project_id = $1 AND id = $2
-			    RETURNING id, conversation
-			)`+freeSlots, projectID, id)
+			UPDATE deliveries
+			SET status = 'skipped', due_at = NULL, lease = NULL, finished_at = clock_timestamp(), reason = 'skipped by hand'
+			WHERE project_id = $1 AND id = $2`, projectID, id)
 		queuePassOn(&b, []uuid.UUID{h.conversation}, func(uuid.UUID) {})
 		return tx.SendBatch(ctx, &b).Close()
 	})
@@ -638,7 +626,7 @@ func (s *Store) SkipDelivery(ctx context.Context, projectID int64, id uuid.UUID)
 // now. Who holds the slot must not wait for a delivery: nil says that it is
 // being sent or changed at this moment.
 func lockToSkip(ctx context.Context, tx pgx.Tx, seen *byHand) (*byHand, error) {
-	if _, err := tx.Exec(ctx, `SELECT FROM slots WHERE conversation = $1 FOR UPDATE`, seen.conversation); err != nil {
+	if _, err := lockSlots(ctx, tx, []uuid.UUID{seen.conversation}); err != nil {
 		return nil, err
 	}
 	rows, _ := tx.Query(ctx, `
@@ -660,15 +648,14 @@ const BulkLimit = 10_000
 // again, at most BulkLimit, and returns how many. With dryRun it only counts.
 // Those of a conversation that is busy wait for their turn.
 func (s *Store) RetryDeliveries(ctx context.Context, projectID int64, f DeliveryFilter, dryRun bool) (n int, err error) {
-	err = s.inTx(ctx, "retrying deliveries", func(tx pgx.Tx) error {
+	err = s.inTxAgain(ctx, "retrying deliveries", func(tx pgx.Tx) error {
 		rows, _ := tx.Query(ctx, `
 			SELECT `+handColumns+`
 			FROM deliveries d JOIN correlations c ON c.id = d.correlation_id LEFT JOIN destinations t ON t.id = d.destination_id
 			WHERE d.project_id = $1 AND d.status IN ('dead', 'held', 'unknown') AND `+deliveryWhere+`
 			  AND c.user_id <> '' AND NOT EXISTS (SELECT FROM events e WHERE e.project_id = d.project_id AND e.id = d.event_id AND e.body IS NULL)
 			ORDER BY d.id
-			LIMIT $2
-			FOR UPDATE OF d SKIP LOCKED`,
+			LIMIT $2`,
 			projectID, BulkLimit, string(f.Status), f.Destination, string(f.Outcome),
 			optionalID(f.CorrelationID), optionalTime(f.From), optionalTime(f.To))
 		stuck, err := pgx.CollectRows(rows, scanByHand)
@@ -676,9 +663,35 @@ func (s *Store) RetryDeliveries(ctx context.Context, projectID int64, f Delivery
 		if err != nil || dryRun || n == 0 {
 			return err
 		}
+		if stuck, err = lockStuck(ctx, tx, projectID, stuck); err != nil {
+			return err
+		}
+		n = len(stuck)
 		return retry(ctx, tx, stuck)
 	})
 	return n, err
+}
+
+// lockStuck locks the slots of deliveries and then themselves, and leaves out
+// those that are not stuck any more or that somebody changes at this moment.
+func lockStuck(ctx context.Context, tx pgx.Tx, projectID int64, list []*byHand) ([]*byHand, error) {
+	ids, conversations := make([]uuid.UUID, len(list)), make([]uuid.UUID, len(list))
+	for i, h := range list {
+		ids[i], conversations[i] = h.id, h.conversation
+	}
+	if _, err := lockSlots(ctx, tx, conversations); err != nil {
+		return nil, err
+	}
+	rows, _ := tx.Query(ctx, `
+		SELECT id FROM deliveries
+		WHERE project_id = $1 AND id = ANY($2::uuid[]) AND status IN ('dead', 'held', 'unknown')
+		FOR UPDATE SKIP LOCKED`, projectID, ids)
+	locked, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+	still := make(map[uuid.UUID]bool, len(locked))
+	for _, id := range locked {
+		still[id] = true
+	}
+	return slices.DeleteFunc(list, func(h *byHand) bool { return !still[h.id] }), err
 }
 
 // optionalTime makes a zero time NULL.

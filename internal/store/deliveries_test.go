@@ -41,15 +41,12 @@ func TestLeasedDeliveriesAreNotClaimed(t *testing.T) {
 	t.Parallel()
 	p, url := project(t)
 	d := owe(t, p)
-	if got := must(p.Store.ClaimDue(t.Context(), uuid.New(), 10, []int64{}))(t); len(got) != 0 {
+	if got := must(p.Store.ClaimDue(t.Context(), uuid.New(), 10))(t); len(got) != 0 {
 		t.Errorf("claimed %d deliveries while the lease lasts, want 0", len(got))
 	}
 	endLeases(t, url)
 	lease := uuid.New()
-	if got := must(p.Store.ClaimDue(t.Context(), lease, 10, []int64{p.DestinationID}))(t); len(got) != 0 {
-		t.Errorf("claimed %d deliveries of a busy destination, want 0", len(got))
-	}
-	got := must(p.Store.ClaimDue(t.Context(), lease, 10, []int64{}))(t)
+	got := must(p.Store.ClaimDue(t.Context(), lease, 10))(t)
 	if len(got) != 1 || got[0].ID != d.ID || got[0].Lease != lease {
 		t.Fatalf("claimed %+v, want the delivery under the new lease", got)
 	}
@@ -71,7 +68,7 @@ func TestClaimedDeliveryEqualsTheHandedOver(t *testing.T) {
 	d := commit(t, p, c)[0]
 	d.Payment, d.Form, d.Format, d.Body = c.Reading.Payment, c.Reading.Form, c.Reading.Format, c.Body
 	endLeases(t, url)
-	got := must(p.Store.ClaimDue(t.Context(), d.Lease, 1, []int64{}))(t)
+	got := must(p.Store.ClaimDue(t.Context(), d.Lease, 1))(t)
 	if len(got) != 1 {
 		t.Fatalf("claimed %d deliveries, want 1", len(got))
 	}
@@ -95,7 +92,7 @@ func TestDamagedBodyHoldsUpNobody(t *testing.T) {
 	storetest.Exec(t, url, `UPDATE events SET body = '\xffff' WHERE provider_event_id = 'evt_0'`)
 	storetest.Exec(t, url, `UPDATE events SET packing = 99 WHERE provider_event_id = 'evt_1'`)
 	endLeases(t, url)
-	got := must(p.Store.ClaimDue(t.Context(), uuid.New(), 10, []int64{}))(t)
+	got := must(p.Store.ClaimDue(t.Context(), uuid.New(), 10))(t)
 	if len(got) != 3 {
 		t.Fatalf("claimed %d deliveries, want 3", len(got))
 	}
@@ -121,7 +118,7 @@ func TestClaimsShareRows(t *testing.T) {
 	for _, s := range []*store.Store{p.Store, other, p.Store, other} {
 		g.Go(func() error {
 			for {
-				got, err := s.ClaimDue(context.Background(), uuid.New(), 5, []int64{})
+				got, err := s.ClaimDue(context.Background(), uuid.New(), 5)
 				if err != nil || len(got) == 0 {
 					return err
 				}
@@ -158,7 +155,7 @@ func TestClaimSkipsLockedRows(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	got := must(p.Store.ClaimDue(t.Context(), uuid.New(), 10, []int64{}))(t)
+	got := must(p.Store.ClaimDue(t.Context(), uuid.New(), 10))(t)
 	if len(got) != 1 || got[0].ID != free.ID {
 		t.Errorf("claimed %d deliveries, want only the one that nobody holds", len(got))
 	}
@@ -238,7 +235,7 @@ func TestRecordTellsLeasesApart(t *testing.T) {
 	p, url := project(t)
 	old := owe(t, p)
 	endLeases(t, url)
-	again := must(p.Store.ClaimDue(t.Context(), uuid.New(), 1, []int64{}))(t)[0]
+	again := must(p.Store.ClaimDue(t.Context(), uuid.New(), 1))(t)[0]
 	for _, order := range [][]relay.Attempt{
 		{attemptAt(&old, relay.Permanent), attemptAt(&again, relay.OK)},
 	} {
@@ -270,7 +267,7 @@ func TestReturnLeases(t *testing.T) {
 	if err := p.Store.ReturnLeases(t.Context(), []relay.Delivery{ours, lost, done}); err != nil {
 		t.Fatal(err)
 	}
-	got := must(p.Store.ClaimDue(t.Context(), uuid.New(), 10, []int64{}))(t)
+	got := must(p.Store.ClaimDue(t.Context(), uuid.New(), 10))(t)
 	if len(got) != 1 || got[0].ID != ours.ID {
 		t.Errorf("claimed %d deliveries after the return, want only ours", len(got))
 	}
@@ -357,7 +354,7 @@ func TestRetryDeliveriesCountsInADryRun(t *testing.T) {
 			t.Errorf("dry run %v: got %d, want %d", step.dryRun, got, step.want)
 		}
 	}
-	if got := must(p.Store.ClaimDue(t.Context(), uuid.New(), 10, []int64{}))(t); len(got) != 3 {
+	if got := must(p.Store.ClaimDue(t.Context(), uuid.New(), 10))(t); len(got) != 3 {
 		t.Errorf("claimed %d after the retry, want 3", len(got))
 	}
 }
@@ -383,7 +380,7 @@ func TestResolutionReachesItsDelivery(t *testing.T) {
 		t.Fatal(err)
 	}
 	endLeases(t, url)
-	got := must(p.Store.ClaimDue(t.Context(), uuid.New(), 1, []int64{}))(t)
+	got := must(p.Store.ClaimDue(t.Context(), uuid.New(), 1))(t)
 	if len(got) != 1 || got[0].Payment == nil || got[0].Payment.ID != "pi_9" || got[0].Form["n"] != int64(7) {
 		t.Errorf("claimed %+v, want the payment and the form of the resolution", got)
 	}
@@ -400,9 +397,9 @@ func TestStaleRecordMovesNothing(t *testing.T) {
 	first := owe(t, p)
 	must(p.Store.RecordAttempts(t.Context(), []relay.Attempt{attemptAt(&first, relay.Retry)}))(t)
 	storetest.Exec(t, url, `UPDATE deliveries SET due_at = now()`)
-	old := must(p.Store.ClaimDue(t.Context(), uuid.New(), 1, []int64{}))(t)[0]
+	old := must(p.Store.ClaimDue(t.Context(), uuid.New(), 1))(t)[0]
 	endLeases(t, url)
-	now := must(p.Store.ClaimDue(t.Context(), uuid.New(), 1, []int64{}))(t)[0]
+	now := must(p.Store.ClaimDue(t.Context(), uuid.New(), 1))(t)[0]
 	if got := must(p.Store.RecordAttempts(t.Context(), []relay.Attempt{attemptAt(&old, relay.OK)}))(t); !got[0].Stale {
 		t.Error("the old lease: got it recorded, want it stale")
 	}

@@ -21,10 +21,14 @@ type waitChange struct {
 	extendBy   time.Duration
 }
 
-// queueChanges queues what the steps do to their waits. The caller holds the
-// row locks; the conditions are there so that a mistake in the rules shows as
-// a missing update in a test and not as a wait that closed twice.
-func queueChanges(b *pgx.Batch, changes []waitChange) {
+// queueChanges queues what the steps do to their waits, and what they fire, as
+// queueDeliveries does. The caller holds the row locks; the conditions are
+// there so that a mistake in the rules shows as a missing update in a test and
+// not as a wait that closed twice.
+//
+// The order is that of locks: deadlines, the slots of what is fired, and last
+// what was on its way, mostly in the same conversations.
+func queueChanges(b *pgx.Batch, changes []waitChange, fired []relay.Delivery, lease uuid.UUID, leaseEnds time.Time) {
 	var closing, late, extending []waitChange
 	for _, c := range changes {
 		switch {
@@ -39,6 +43,8 @@ func queueChanges(b *pgx.Batch, changes []waitChange) {
 	queueClosing(b, closing)
 	queueLate(b, late)
 	queueExtending(b, extending)
+	queueDeliveries(b, fired, lease, leaseEnds)
+	queuePointless(b, closing)
 }
 
 func queueClosing(b *pgx.Batch, changes []waitChange) {
@@ -64,7 +70,6 @@ func queueClosing(b *pgx.Batch, changes []waitChange) {
 		  AS x (id, status, resolved_by, event_id, payment_id, resolution)
 		WHERE c.id = x.id AND c.status = 'pending'`, ids, statuses, bys, events, payments, resolutions)
 	b.Queue(`DELETE FROM deadlines WHERE correlation_id = ANY($1::uuid[])`, ids)
-	queuePointless(b, ids)
 	if len(keyed) > 0 {
 		// NOT NULL, as the index of the waits has it: without it the index of
 		// the keys in use would do as well, walked from end to end.
@@ -98,7 +103,19 @@ const broughtForward = `)
 	      FOR UPDATE) pointless
 	WHERE d.project_id = pointless.project_id AND d.id = pointless.id`
 
-func queuePointless(b *pgx.Batch, closed []uuid.UUID) {
+// queuePointless brings forward what waits that close had on their way.
+func queuePointless(b *pgx.Batch, closing []waitChange) {
+	if len(closing) == 0 {
+		return
+	}
+	ids := make([]uuid.UUID, len(closing))
+	for i, c := range closing {
+		ids[i] = c.wait.ID
+	}
+	queueForward(b, ids)
+}
+
+func queueForward(b *pgx.Batch, closed []uuid.UUID) {
 	b.Queue(bringForward+`$1::uuid[]`+broughtForward, closed)
 }
 
@@ -169,45 +186,55 @@ func queueDeliveries(b *pgx.Batch, deliveries []relay.Delivery, lease uuid.UUID,
 	if len(deliveries) == 0 {
 		return
 	}
+	for i := range deliveries {
+		deliveries[i].Conversation = conversationOf(&deliveries[i])
+	}
+	slices.SortFunc(deliveries, func(a, b relay.Delivery) int { return bySlot(a.Conversation, a.ID, b.Conversation, b.ID) })
 	n := len(deliveries)
 	projects, destinations := make([]int64, n), make([]int64, n)
 	ids, waits, events := make([]uuid.UUID, n), make([]uuid.UUID, n), make([]*uuid.UUID, n)
 	outcomes, actions, retryFor := make([]string, n), make([]string, n), make([]int32, n)
-	conversations, claimed := make([]uuid.UUID, n), make([]claim, n)
+	conversations, firsts := make([]uuid.UUID, n), make([]bool, n)
 	at := make(map[uuid.UUID]int, n)
 	for i := range deliveries {
 		d := &deliveries[i]
-		d.Conversation = conversationOf(d)
 		projects[i], destinations[i], conversations[i] = d.ProjectID, d.DestinationID, d.Conversation
 		ids[i], waits[i], events[i] = d.ID, d.Wait.ID, optionalID(d.EventID)
 		outcomes[i], actions[i], retryFor[i] = string(d.Outcome), d.Action, int32(d.RetryFor/time.Second)
-		claimed[i], at[d.ID] = claim{d.Conversation, d.ID, d.ProjectID}, i
+		firsts[i], at[d.ID] = i == 0 || d.Conversation != conversations[i-1], i
 	}
-	c := newClaims(claimed)
-	// IN, in the list of what is selected, is looked up in a hash table.
+	// A slot that another delivery has is locked by DO UPDATE, and nothing is
+	// updated: that one cannot end before those that found it are there to be
+	// seen.
 	b.Queue(`
-		WITH taken AS (`+takeSlots+`
-		), given AS MATERIALIZED (
-		    SELECT *, d.id IN (SELECT delivery_id FROM taken) AS has_slot
-		    FROM unnest($4::bigint[], $5::uuid[], $6::uuid[], $7::uuid[], $8::bigint[], $9::text[], $10::text[], $11::integer[], $12::uuid[])
-		      AS d (project_id, id, correlation_id, event_id, destination_id, outcome, action, retry_for, conversation)
+		WITH given AS MATERIALIZED (
+		    SELECT *, clock_timestamp() + retry_for * interval '1 second' AS give_up_at
+		    FROM unnest($1::bigint[], $2::uuid[], $3::uuid[], $4::uuid[], $5::bigint[], $6::text[], $7::text[], $8::integer[], $9::uuid[], $10::boolean[])
+		      AS g (project_id, id, correlation_id, event_id, destination_id, outcome, action, retry_for, conversation, first)
+		), taken AS (
+		    INSERT INTO deliveries AS d (project_id, id, correlation_id, event_id, destination_id, outcome, action, conversation,
+		                                 retry_for, give_up_at, due_at, lease)
+		    SELECT project_id, id, correlation_id, event_id, destination_id, outcome, action, conversation,
+		           retry_for, give_up_at, clock_timestamp() + $11 * interval '1 second', $12::uuid
+		    FROM given
+		    WHERE first
+		    ON CONFLICT (conversation) WHERE `+hasSlot+` DO UPDATE SET lease = d.lease WHERE false
+		    RETURNING d.id
+		), waiting AS (
+		    INSERT INTO deliveries (project_id, id, correlation_id, event_id, destination_id, outcome, action, conversation,
+		                            retry_for, give_up_at)
+		    SELECT project_id, id, correlation_id, event_id, destination_id, outcome, action, conversation, retry_for, give_up_at
+		    FROM given
+		    -- Mostly nobody has to wait: the count, taken once, spares the rest.
+		    WHERE (SELECT count(*) FROM taken) < $13 AND id NOT IN (SELECT id FROM taken)
 		)
-		INSERT INTO deliveries (project_id, id, correlation_id, event_id, destination_id, outcome, action, conversation,
-		                        due_at, lease, retry_for, give_up_at)
-		SELECT d.project_id, d.id, d.correlation_id, d.event_id, d.destination_id, d.outcome, d.action, d.conversation,
-		       CASE WHEN has_slot THEN clock_timestamp() + $13 * interval '1 second' END, CASE WHEN has_slot THEN $14::uuid END,
-		       d.retry_for, clock_timestamp() + d.retry_for * interval '1 second'
-		FROM given d
-		RETURNING id, lease IS NOT NULL`,
-		c.conversations, c.deliveries, c.projects,
-		projects, ids, waits, events, destinations, outcomes, actions, retryFor, conversations,
-		relay.Lease.Seconds(), lease).Query(func(rows pgx.Rows) error {
+		SELECT id FROM taken`,
+		projects, ids, waits, events, destinations, outcomes, actions, retryFor, conversations, firsts,
+		relay.Lease.Seconds(), lease, n).Query(func(rows pgx.Rows) error {
 		var id uuid.UUID
-		var hasSlot bool
-		_, err := pgx.ForEachRow(rows, []any{&id, &hasSlot}, func() error {
-			if hasSlot {
-				deliveries[at[id]].Lease, deliveries[at[id]].LeaseEnds = lease, leaseEnds
-			}
+		_, err := pgx.ForEachRow(rows, []any{&id}, func() error {
+			d := &deliveries[at[id]]
+			d.Lease, d.LeaseEnds = lease, leaseEnds
 			return nil
 		})
 		return err

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"relay.example/relay/internal/relay"
 )
@@ -135,7 +136,7 @@ func (waits erasing) cancel(ctx context.Context, tx pgx.Tx) (int, error) {
 		}
 	}
 	var b pgx.Batch
-	queueChanges(&b, changes)
+	queueChanges(&b, changes, nil, uuid.Nil, time.Time{})
 	return len(changes), tx.SendBatch(ctx, &b).Close()
 }
 
@@ -156,8 +157,7 @@ func (waits erasing) blankDeliveries(ctx context.Context, tx pgx.Tx) (all, skipp
 	}); err != nil || len(ids) == 0 {
 		return 0, 0, err
 	}
-	if _, err := tx.Exec(ctx, `
-		SELECT FROM slots WHERE conversation = ANY($1) ORDER BY conversation FOR UPDATE`, conversations); err != nil {
+	if _, err := lockSlots(ctx, tx, conversations); err != nil {
 		return 0, 0, err
 	}
 	locked, err := tx.Exec(ctx, `
@@ -170,14 +170,12 @@ func (waits erasing) blankDeliveries(ctx context.Context, tx pgx.Tx) (all, skipp
 	}
 	var b pgx.Batch
 	b.Queue(`
-		WITH ended AS (
-		    UPDATE deliveries
-		    SET status = 'skipped', due_at = NULL, lease = NULL, finished_at = clock_timestamp(), reason = $2
-		    WHERE correlation_id = ANY($1) AND status NOT IN ('delivered', 'skipped')
-		    RETURNING id, conversation
-		), freed AS (`+freeSlots+`
-		)
-		SELECT count(*) FROM ended`, waits.ids(), erasedReason).QueryRow(func(row pgx.Row) error { return row.Scan(&skipped) })
+		UPDATE deliveries
+		SET status = 'skipped', due_at = NULL, lease = NULL, finished_at = clock_timestamp(), reason = $2
+		WHERE correlation_id = ANY($1) AND status NOT IN ('delivered', 'skipped')`, waits.ids(), erasedReason).Exec(func(tag pgconn.CommandTag) error {
+		skipped = int(tag.RowsAffected())
+		return nil
+	})
 	queuePassOn(&b, conversations, func(uuid.UUID) {})
 	b.Queue(`
 		UPDATE deliveries

@@ -43,11 +43,13 @@ func TestEraseWhileSending(t *testing.T) {
 	}
 }
 
-// A delivery that is being changed is not waited for: the erasure is repeated.
+// A delivery that is being changed, and has no slot, is not waited for: the
+// erasure is repeated.
 func TestEraseGivesWay(t *testing.T) {
 	t.Parallel()
 	p, url := project(t)
 	d := owe(t, p)
+	end(t, p, d, relay.Permanent)
 	storetest.Hold(t, url, `SELECT FROM deliveries WHERE id = $1 FOR UPDATE`, d.ID)
 	if _, _, err := p.Store.EraseNext(t.Context(), p.ID, d.Wait.UserID, 10); !store.Conflicted(err) {
 		t.Errorf("got %v, want a conflict", err)

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"slices"
 	"strconv"
 	"time"
 
@@ -139,8 +140,10 @@ func (s *Store) ClaimHeld(ctx context.Context, lease uuid.UUID, destinationID in
 	return list, translate("claiming held deliveries", err)
 }
 
-// leasesOf are the keys of deliveries and the leases that they are held with.
+// leasesOf are the keys of deliveries and the leases that they are held with,
+// in the order of slots.
 func leasesOf(list []relay.Delivery) (projects []int64, ids, leases []uuid.UUID) {
+	list = slices.SortedFunc(slices.Values(list), func(a, b relay.Delivery) int { return bySlot(a.Conversation, a.ID, b.Conversation, b.ID) })
 	projects, ids, leases = make([]int64, len(list)), make([]uuid.UUID, len(list)), make([]uuid.UUID, len(list))
 	for i := range list {
 		projects[i], ids[i], leases[i] = list[i].ProjectID, list[i].ID, list[i].Lease

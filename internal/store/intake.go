@@ -406,7 +406,7 @@ func queueEvents(b *pgx.Batch, callbacks []relay.Callback, decisions []Decision)
 }
 
 // queueEffects queues what a batch does to its waits, and returns the
-// deliveries it will have created, as queueDeliveries does.
+// deliveries it will have created, as queueChanges does.
 func queueEffects(
 	b *pgx.Batch, callbacks []relay.Callback, decisions []Decision, lease uuid.UUID, leaseEnds time.Time,
 ) []relay.Delivery {
@@ -432,14 +432,13 @@ func queueEffects(
 			deliveries = append(deliveries, *d.Fires)
 		}
 	}
-	queueChanges(b, changes)
+	queueChanges(b, changes, deliveries, lease, leaseEnds)
 	if len(refs) > 0 {
 		b.Queue(`
 			INSERT INTO correlation_refs (ref, correlation_id, project_id)
 			SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::bigint[])`, refs, refWaits, refProjects)
 	}
 	queueAskable(b, callbacks, decisions)
-	queueDeliveries(b, deliveries, lease, leaseEnds)
 	return deliveries
 }
 

@@ -99,17 +99,6 @@ func (p *Probe) CommitToDisk(ctx context.Context, wait bool) error {
 	return fmt.Errorf("setting how commits wait: the server has not made synchronous_commit %s within %s", want, reloadWait)
 }
 
-// LogSlots has the slots of conversations written to the WAL, or not: then a
-// crash of the server empties them. It is for a private server too.
-func (p *Probe) LogSlots(ctx context.Context, logged bool) error {
-	sql := `ALTER TABLE slots SET UNLOGGED`
-	if logged {
-		sql = `ALTER TABLE slots SET LOGGED`
-	}
-	_, err := p.conn.Exec(ctx, sql)
-	return translate("setting whether slots are logged", err)
-}
-
 // giveUpTries is how often what is owed is given up, against nodes that change
 // the same rows.
 const giveUpTries = 5
@@ -126,9 +115,6 @@ func (p *Probe) GiveUp(ctx context.Context, destination string) (calls int64, er
 			), ended AS (
 			    UPDATE deliveries SET status = 'skipped', due_at = NULL, lease = NULL, finished_at = now()
 			    WHERE destination_id IN (SELECT id FROM gone) AND status NOT IN ('delivered', 'dead', 'skipped')
-			    RETURNING id
-			), freed AS (
-			    DELETE FROM slots WHERE delivery_id IN (SELECT id FROM ended)
 			)
 			SELECT coalesce(sum(attempts), 0) FROM deliveries WHERE destination_id IN (SELECT id FROM gone)`, destination).Scan(&calls)
 		if !Conflicted(err) {
@@ -136,7 +122,7 @@ func (p *Probe) GiveUp(ctx context.Context, destination string) (calls int64, er
 		}
 	}
 	if err == nil {
-		_, err = p.conn.Exec(ctx, `VACUUM deliveries, attempts, slots`)
+		_, err = p.conn.Exec(ctx, `VACUUM deliveries, attempts`)
 	}
 	return calls, translate("giving up what is owed to a destination", err)
 }

@@ -46,22 +46,6 @@ func TestProbe(t *testing.T) {
 	}
 }
 
-// A probe turns off what a pair of loads is to be without, and on again.
-func TestProbeSetsTheServer(t *testing.T) {
-	t.Parallel()
-	url := storetest.URL(t, true)
-	p := must(store.OpenProbe(t.Context(), url))(t)
-	defer p.Close(t.Context())
-	for _, logged := range []bool{false, true} {
-		if err := p.LogSlots(t.Context(), logged); err != nil {
-			t.Fatal(err)
-		}
-		if got := storetest.Query[bool](t, url, `SELECT relpersistence = 'p' FROM pg_class WHERE oid = 'slots'::regclass`); got != logged {
-			t.Errorf("slots are logged: got %t, want %t", got, logged)
-		}
-	}
-}
-
 // What is owed to one destination is given up, with its slots; what is owed to
 // another stays.
 func TestProbeGivesUp(t *testing.T) {
@@ -84,7 +68,5 @@ func TestProbeGivesUp(t *testing.T) {
 	if calls, err := probe.GiveUp(t.Context(), name); calls != 1 || err != nil {
 		t.Errorf("got %d calls, %v, want 1", calls, err)
 	}
-	if got := storetest.Query[int](t, url, owed) + storetest.Query[int](t, url, `SELECT count(*) FROM slots`); got != 0 {
-		t.Errorf("%d deliveries and slots are left, want none", got)
-	}
+	noSlotsLeft(t, url)
 }

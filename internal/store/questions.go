@@ -55,12 +55,13 @@ func newQuestionRows(questions []*relay.Question) (r questionRows) {
 
 // closeMoot ends the questions about events that nobody needs to ask about any
 // more. One that a node has claimed at this moment is that node's to end: no
-// row is waited for.
+// row is waited for. coalesce hides that due_at is not NULL: else the index of
+// all that is due may be walked.
 const closeMoot = `
 	UPDATE questions SET result = 'moot', reason = NULL, due_at = NULL
 	WHERE id = ANY (ARRAY(
 	    SELECT id FROM questions
-	    WHERE event_id = ANY($1::uuid[]) AND due_at IS NOT NULL AND lease IS NULL
+	    WHERE event_id = ANY($1::uuid[]) AND coalesce(due_at > '-infinity', false) AND lease IS NULL
 	    FOR UPDATE SKIP LOCKED))`
 
 // queueAskable queues what waits have become known by that a provider can be

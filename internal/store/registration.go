@@ -304,7 +304,7 @@ func queueSuperseded(b *pgx.Batch, ids []uuid.UUID) {
 		UPDATE correlations SET status = 'superseded', resolved_at = clock_timestamp(), resolved_by = 'newer_wait'
 		WHERE id = ANY($1::uuid[]) AND status = 'pending'`, ids)
 	b.Queue(`DELETE FROM deadlines WHERE correlation_id = ANY($1::uuid[])`, ids)
-	queuePointless(b, ids)
+	queueForward(b, ids)
 	b.Queue(`
 		UPDATE correlation_refs SET key_active = false
 		WHERE correlation_id = ANY($1::uuid[]) AND key_active IS NOT NULL`, ids)

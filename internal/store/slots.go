@@ -12,17 +12,21 @@ import (
 	"relay.example/relay/internal/relay"
 )
 
-// A delivery that is due holds the slot of its conversation, and keeps it while
-// its destination is held; the others of the conversation are scheduled without
-// being due, and wait for it. Who adds to
-// those that wait, or takes from them, holds the lock of the slot's row, a row
-// that is being deleted included. So a delivery that ends looks for the next
-// one in a statement after the one that freed the slot: it sees everybody who
-// saw the slot taken.
+// Of a conversation's deliveries one has the slot: the one that is due, or
+// held. The others are scheduled without being due, and wait for it. A unique
+// index sees to the 'one'. That none is left waiting is seen to by locks: who
+// adds to those that wait, or takes from them, holds the lock of the delivery
+// that has the slot. So a delivery that ends looks for the next one in a
+// statement after the one that ended it: it sees everybody who saw the slot
+// taken.
 //
-// Nobody deadlocks: several slots are taken in their order. Who holds a slot
-// waits for no delivery but those that wait for it, and those are changed by
-// nobody who then wants a slot.
+// Several slots are locked in the order of their conversations, and the locks
+// that a transaction takes before those, of waits and deadlines, are taken by
+// nobody who has a slot locked. Where two transactions deadlock all the same,
+// since a slot changed hands while they waited, one of them is repeated.
+
+// hasSlot is the condition of the index deliveries_slot, and names no table.
+const hasSlot = `CASE WHEN due_at IS NULL THEN status = 'held' ELSE true END`
 
 // ConversationHash is the id of a conversation: what the user is called at a
 // destination.
@@ -35,56 +39,35 @@ func conversationOf(d *relay.Delivery) uuid.UUID {
 	return ConversationHash(d.DestinationID, cmp.Or(d.Wait.Conversation, d.Wait.UserID))
 }
 
-// claims are the slots that a batch of deliveries asks for: of each
-// conversation the delivery that was created first.
-type claims struct {
-	conversations, deliveries []uuid.UUID
-	projects                  []int64
+// bySlot compares deliveries by the order in which slots are taken, and within
+// a conversation by that of creation.
+func bySlot(conversationA, idA, conversationB, idB uuid.UUID) int {
+	return cmp.Or(bytes.Compare(conversationA[:], conversationB[:]), bytes.Compare(idA[:], idB[:]))
 }
 
-// claim is one delivery that asks for the slot of its conversation.
-type claim struct {
-	conversation, delivery uuid.UUID
-	project                int64
-}
-
-// newClaims puts claims in the order in which slots are taken.
-func newClaims(of []claim) (c claims) {
-	slices.SortFunc(of, func(a, b claim) int {
-		return cmp.Or(bytes.Compare(a.conversation[:], b.conversation[:]), bytes.Compare(a.delivery[:], b.delivery[:]))
+// lockSlots locks the deliveries that have the slots of some conversations,
+// and returns them by conversation.
+func lockSlots(ctx context.Context, tx pgx.Tx, conversations []uuid.UUID) (map[uuid.UUID]uuid.UUID, error) {
+	rows, _ := tx.Query(ctx, `
+		SELECT conversation, id FROM deliveries
+		WHERE conversation = ANY($1::uuid[]) AND `+hasSlot+`
+		ORDER BY conversation
+		FOR UPDATE`, conversations)
+	holders := map[uuid.UUID]uuid.UUID{}
+	var conversation, id uuid.UUID
+	_, err := pgx.ForEachRow(rows, []any{&conversation, &id}, func() error {
+		holders[conversation] = id
+		return nil
 	})
-	for i, each := range of {
-		if i > 0 && each.conversation == of[i-1].conversation {
-			continue
-		}
-		c.conversations, c.deliveries = append(c.conversations, each.conversation), append(c.deliveries, each.delivery)
-		c.projects = append(c.projects, each.project)
-	}
-	return c
+	return holders, err
 }
-
-// takeSlots inserts slots for $1 conversations, $2 deliveries and $3 projects
-// and returns the deliveries that hold them now. A slot that another delivery
-// holds is locked all the same: its holder cannot end before those that found
-// it taken are there to be seen.
-const takeSlots = `
-	INSERT INTO slots AS s (conversation, delivery_id, project_id)
-	SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::bigint[])
-	ON CONFLICT (conversation) DO UPDATE SET delivery_id = s.delivery_id
-	RETURNING delivery_id`
-
-// freeSlots deletes the slots of deliveries that are owed no more: of those
-// that the statement lists as ended.
-const freeSlots = `
-	DELETE FROM slots s USING ended e
-	WHERE s.conversation = e.conversation AND s.delivery_id = e.id`
 
 // queuePassOn queues what gives the slots that the statement before has freed
 // to the next that wait, in order of creation; they are due at once, and
-// their time to try begins. passedOn
-// is told their conversations. Mostly nobody waits. So that is asked first, of
-// an index that holds only those who do, and materialized so that it stays
-// first: the slots themselves are looked for where there is somebody.
+// their time to try begins. passedOn is told their conversations. Mostly
+// nobody waits. So that is asked first, of an index that holds only those who
+// do, and materialized so that it stays first: whether the slot is free is
+// looked up where there is somebody.
 func queuePassOn(b *pgx.Batch, conversations []uuid.UUID, passedOn func(uuid.UUID)) {
 	conversations = slices.DeleteFunc(slices.Clone(conversations), func(id uuid.UUID) bool { return id == uuid.Nil })
 	b.Queue(`
@@ -98,17 +81,12 @@ func queuePassOn(b *pgx.Batch, conversations []uuid.UUID, passedOn func(uuid.UUI
 		        ORDER BY d.id
 		        LIMIT 1
 		    ) n
-		), taken AS (
-		    INSERT INTO slots (conversation, delivery_id, project_id)
-		    SELECT conversation, id, project_id FROM next
-		    WHERE NOT EXISTS (SELECT FROM slots s WHERE s.conversation = next.conversation)
-		    ON CONFLICT (conversation) DO NOTHING
-		    RETURNING delivery_id, project_id
 		)
 		UPDATE deliveries d
 		SET due_at = clock_timestamp(), give_up_at = clock_timestamp() + d.retry_for * interval '1 second'
-		FROM taken t
-		WHERE d.project_id = t.project_id AND d.id = t.delivery_id
+		FROM next n
+		WHERE d.project_id = n.project_id AND d.id = n.id AND d.status = 'scheduled'
+		  AND NOT EXISTS (SELECT FROM deliveries WHERE conversation = n.conversation AND `+hasSlot+`)
 		RETURNING d.conversation`, conversations).Query(func(rows pgx.Rows) error {
 		var conversation uuid.UUID
 		_, err := pgx.ForEachRow(rows, []any{&conversation}, func() error {
@@ -119,21 +97,23 @@ func queuePassOn(b *pgx.Batch, conversations []uuid.UUID, passedOn func(uuid.UUI
 	})
 }
 
-// PassOnLeft passes on the slots of deliveries that are owed no more, of at
-// most limit slots after a conversation. It returns how many it looked at, and
-// the last. Every end passes its slot on by itself; those of a program from
-// before the slots, which may go on while a newer one has begun, do not.
+// PassOnLeft passes slots on to deliveries that wait for nobody, among at most
+// limit that wait, after a conversation. It returns how many it looked at, and
+// the conversation of the last. Every end passes its slot on by itself; those
+// of a program from before the slots, which may go on while a newer one has
+// begun, do not.
 func (s *Store) PassOnLeft(ctx context.Context, after uuid.UUID, limit int) (seen int, last uuid.UUID, err error) {
 	err = s.inTx(ctx, "passing on slots", func(tx pgx.Tx) error {
 		rows, _ := tx.Query(ctx, `
-			SELECT s.conversation, d.due_at IS NULL AND d.status IS DISTINCT FROM 'held'
-			FROM (SELECT * FROM slots WHERE conversation > $1 ORDER BY conversation LIMIT $2) s
-			LEFT JOIN deliveries d ON d.project_id = s.project_id AND d.id = s.delivery_id
-			ORDER BY s.conversation`, after, limit)
+			SELECT w.conversation, EXISTS (SELECT FROM deliveries WHERE conversation = w.conversation AND `+hasSlot+`)
+			FROM (SELECT conversation FROM deliveries
+			      WHERE status = 'scheduled' AND due_at IS NULL AND conversation > $1
+			      ORDER BY conversation, id
+			      LIMIT $2) w`, after, limit)
 		var left []uuid.UUID
-		var ended bool
-		tag, err := pgx.ForEachRow(rows, []any{&last, &ended}, func() error {
-			if ended {
+		var taken bool
+		tag, err := pgx.ForEachRow(rows, []any{&last, &taken}, func() error {
+			if !taken && !slices.Contains(left, last) {
 				left = append(left, last)
 			}
 			return nil
@@ -142,11 +122,6 @@ func (s *Store) PassOnLeft(ctx context.Context, after uuid.UUID, limit int) (see
 			return err
 		}
 		var b pgx.Batch
-		b.Queue(`SELECT FROM slots WHERE conversation = ANY($1::uuid[]) ORDER BY conversation FOR UPDATE`, left)
-		b.Queue(`
-			DELETE FROM slots s
-			WHERE conversation = ANY($1::uuid[])
-			  AND NOT EXISTS (SELECT FROM deliveries d WHERE d.project_id = s.project_id AND d.id = s.delivery_id AND (d.due_at IS NOT NULL OR d.status = 'held'))`, left)
 		queuePassOn(&b, left, func(uuid.UUID) {})
 		return tx.SendBatch(ctx, &b).Close()
 	})

@@ -33,7 +33,7 @@ func tell(t *testing.T, p *storetest.Project, w relay.Wait, n int) []relay.Deliv
 // claimDue claims all that is due.
 func claimDue(t *testing.T, p *storetest.Project) []relay.Delivery {
 	t.Helper()
-	return must(p.Store.ClaimDue(t.Context(), uuid.New(), 100, []int64{}))(t)
+	return must(p.Store.ClaimDue(t.Context(), uuid.New(), 100))(t)
 }
 
 // claimOne claims what is due and wants it to be one delivery.
@@ -60,8 +60,8 @@ func end(t *testing.T, p *storetest.Project, d relay.Delivery, class relay.Class
 func noSlotsLeft(t *testing.T, url string) {
 	t.Helper()
 	if got := storetest.Query[int](t, url, `
-		SELECT (SELECT count(*) FROM slots) + (SELECT count(*) FROM deliveries WHERE status = 'scheduled')`); got != 0 {
-		t.Errorf("%d slots and waiting deliveries are left, want none", got)
+		SELECT count(*) FROM deliveries WHERE due_at IS NOT NULL OR status IN ('held', 'scheduled')`); got != 0 {
+		t.Errorf("%d deliveries have a slot or wait for one, want none", got)
 	}
 }
 
@@ -101,7 +101,7 @@ func TestOneOfAConversationAtATime(t *testing.T) {
 			current = claimOne(t, p)
 		}
 	}
-	if got := storetest.Query[int](t, url, `SELECT count(*) FROM slots`); got != 1 {
+	if got := storetest.Query[int](t, url, `SELECT count(*) FROM deliveries WHERE due_at IS NOT NULL OR status = 'held'`); got != 1 {
 		t.Errorf("%d slots are taken, want that of the other conversation", got)
 	}
 }
@@ -118,7 +118,7 @@ func TestEndsPassTheSlotOn(t *testing.T) {
 		{"delivered", relay.Delivered, "1 hour", true},
 		{"dead", relay.Dead, "1 hour", true},
 		{"unknown", relay.Unknown, "1 hour", true},
-		{"held", relay.Held, "1 hour", true},
+		{"held", relay.Held, "1 hour", false},
 		{"retried", relay.Scheduled, "1 hour", false},
 		{"retried too late", relay.Scheduled, "1 second", true},
 	} {
@@ -192,8 +192,7 @@ func TestEndSeesWhoIsBeingBorn(t *testing.T) {
 	w := p.Wait(t, "u-1")
 	d := tell(t, p, w, 1)[0]
 	pid, commit := hold(t, url, func(exec func(string, ...any)) {
-		exec(`INSERT INTO slots AS s VALUES ($1, $2, $3) ON CONFLICT (conversation) DO UPDATE SET delivery_id = s.delivery_id`,
-			d.Conversation, relay.NewID(), p.ID)
+		exec(`SELECT FROM deliveries WHERE id = $1 FOR UPDATE`, d.ID)
 		exec(`INSERT INTO deliveries (project_id, id, correlation_id, destination_id, outcome, action, conversation, retry_for, give_up_at)
 		      VALUES ($1, $2, $3, $4, 'refunded', 'refunded', $5, 60, now() + interval '1 hour')`,
 			p.ID, relay.NewID(), w.ID, p.DestinationID, d.Conversation)
@@ -226,8 +225,6 @@ func TestBirthSeesWhoIsEnding(t *testing.T) {
 			d := tell(t, p, w, 1+waiting)[0]
 			pid, commitEnd := hold(t, url, func(exec func(string, ...any)) {
 				exec(`UPDATE deliveries SET status = 'delivered', due_at = NULL, lease = NULL, finished_at = now() WHERE id = $1`, d.ID)
-				exec(`DELETE FROM slots WHERE delivery_id = $1`, d.ID)
-				exec(`INSERT INTO slots SELECT conversation, id, project_id FROM deliveries WHERE status = 'scheduled'`)
 				exec(`UPDATE deliveries SET due_at = clock_timestamp() WHERE status = 'scheduled'`)
 			})
 			born := make(chan []relay.Delivery, 1)
@@ -338,7 +335,7 @@ func TestSlotsOnTwoNodes(t *testing.T) {
 			finished := make(chan struct{})
 			go func() { born.Wait(); close(finished) }()
 			for over := false; ; {
-				ds, err := s.ClaimDue(context.Background(), uuid.New(), 5, []int64{})
+				ds, err := s.ClaimDue(context.Background(), uuid.New(), 5)
 				if err != nil {
 					return err
 				}

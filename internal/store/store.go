@@ -280,6 +280,21 @@ func (s *Store) inTx(ctx context.Context, step string, fn func(pgx.Tx) error) er
 	return translate(step, err)
 }
 
+// conflictTries is how often a transaction of the pool for everyday work is
+// made where others get in between.
+const conflictTries = 5
+
+// inTxAgain is inTx, repeated where it lost against another transaction. What
+// fn leaves in variables of its caller is that of the last try.
+func (s *Store) inTxAgain(ctx context.Context, step string, fn func(pgx.Tx) error) (err error) {
+	for range conflictTries {
+		if err = s.inTx(ctx, step, fn); !Conflicted(err) {
+			break
+		}
+	}
+	return err
+}
+
 // oneOrNotFound turns the driver's "no rows" into the named refusal.
 func oneOrNotFound[T any](v T, err error, what string) (T, error) {
 	if errors.Is(err, pgx.ErrNoRows) {

@@ -35,7 +35,7 @@ const (
 	replayInterval = time.Second
 	unparkBatch    = 1_000 // events per transaction
 	slotsInterval  = time.Minute
-	slotsBatch     = 5_000 // slots looked at in one pass
+	slotsBatch     = 5_000 // waiting deliveries looked at in one pass
 	keptInterval   = time.Second
 	keptBatch      = 500 // rows per transaction: some 50 ms
 	eraseInterval  = 5 * time.Second
@@ -71,9 +71,9 @@ type Config struct {
 
 // Sweeper runs the sweeps.
 type Sweeper struct {
-	cfg   Config
-	slot  uuid.UUID // the last that PassOnOnce has looked at
-	block int64     // with which ClearNamesOnce goes on
+	cfg     Config
+	waiting uuid.UUID // the conversation that PassOnOnce has looked at last
+	block   int64     // with which ClearNamesOnce goes on
 }
 
 // New returns a Sweeper; Run makes it work.
@@ -275,15 +275,19 @@ func (s *Sweeper) UnparkOnce(ctx context.Context) (int, error) {
 	return s.cfg.Store.Unpark(ctx, parkedFor, parkedPerSource, unparkBatch)
 }
 
-// PassOnOnce passes on the slots that ends left behind, among the next few,
-// and returns how many it looked at. One pass is to end before the next.
+// PassOnOnce passes slots on to deliveries that wait for nobody, among the next
+// few that wait, and returns how many it looked at. One pass is to end before
+// the next. Who gets a slot in the same moment passes it on.
 func (s *Sweeper) PassOnOnce(ctx context.Context) (int, error) {
-	seen, last, err := s.cfg.Store.PassOnLeft(ctx, s.slot, slotsBatch)
+	seen, last, err := s.cfg.Store.PassOnLeft(ctx, s.waiting, slotsBatch)
+	if store.Conflicted(err) {
+		return 0, nil
+	}
 	if err != nil {
 		return 0, err
 	}
-	if s.slot = last; seen < slotsBatch {
-		s.slot = uuid.Nil // from the first again
+	if s.waiting = last; seen < slotsBatch {
+		s.waiting = uuid.Nil // from the first again
 	}
 	return seen, nil
 }

@@ -16,7 +16,6 @@ var ages = map[string]struct{ ids, times []string }{
 	"deliveries":       {[]string{"id", "correlation_id", "event_id"}, []string{"created_at", "finished_at", "started_at", "give_up_at", "due_at"}},
 	"attempts":         {[]string{"delivery_id"}, []string{"started_at"}},
 	"questions":        {[]string{"event_id", "correlation_id"}, []string{"created_at", "asked_at", "due_at", "give_up_at"}},
-	"slots":            {[]string{"delivery_id"}, nil},
 }
 
 // Age makes all that is there as if it had come so much earlier.
