@@ -8,7 +8,7 @@ SHELL      := /bin/bash
 # One package's tests may take this long with the race detector on two busy cores.
 TEST_TIMEOUT ?= 10m
 
-.PHONY: help run build test histories fault hang soak bench bench-promises bench-neighbours check fmt lint formatted tidy migrations deployments portable release FORCE
+.PHONY: help run build test histories fault hang soak bench bench-promises bench-neighbours check docs fmt lint formatted tidy migrations deployments portable release FORCE
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
@@ -62,6 +62,9 @@ bench-neighbours: build ## measure a healthy destination alone and beside a dead
 check: formatted lint tidy migrations deployments portable ## hold the code to its rules: what CI asks besides the tests
 	go vet ./...
 	go test -count=1 ./internal/archtest
+
+docs: ## write docs/providers, which is made of the presets
+	go test -count=1 -run '^TestProvidersAreDocumented$$' ./internal/archtest -update
 
 fmt: .bin/gofumpt ## format the code
 	.bin/gofumpt -w .

@@ -1,6 +1,7 @@
 package archtest_test
 
 import (
+	"flag"
 	"io/fs"
 	"maps"
 	"os"
@@ -187,33 +188,37 @@ func TestExplanationsAreDocumented(t *testing.T) {
 	}
 }
 
-// TestProvidersAreDocumented holds the list in docs/configuration.md against
-// the presets: their names, outcomes and the events to tick.
+var update = flag.Bool("update", false, "write docs/providers anew")
+
+// TestProvidersAreDocumented holds docs/providers against the presets, of
+// which its pages are made: make docs writes them.
 func TestProvidersAreDocumented(t *testing.T) {
 	t.Parallel()
-	_, section, _ := strings.Cut(page(t, "configuration.md"), "### Providers\n")
-	section, _, _ = strings.Cut(section, "\n## ")
-	rows := map[string]string{}
-	for _, row := range regexp.MustCompile("(?m)^\\| `([a-z-]+)` \\|(.*)\\|$").FindAllStringSubmatch(section, -1) {
-		rows[row[1]] = row[2]
+	pages := map[string]string{"README.md": provider.Index()}
+	for _, name := range provider.Names() {
+		preset, _ := provider.Lookup(name)
+		pages[name+".md"] = preset.Guide()
 	}
-	if got := slices.Sorted(maps.Keys(rows)); !slices.Equal(got, provider.Names()) {
-		t.Errorf("docs/configuration.md tells of the providers %v, want %v", got, provider.Names())
-	}
-	for name, row := range rows {
-		preset, ok := provider.Lookup(name)
-		if !ok {
-			continue
-		}
-		for _, outcome := range preset.Outcomes() {
-			if !strings.Contains(row, "`"+string(outcome)+"`") {
-				t.Errorf("docs/configuration.md, provider %s: want it to tell of %s", name, outcome)
+	dir := filepath.Join(root, "docs", "providers")
+	if *update {
+		for name, text := range pages {
+			if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+				t.Fatal(err)
 			}
 		}
-		for _, event := range preset.Events {
-			if !strings.Contains(section, "`"+event+"`") {
-				t.Errorf("docs/configuration.md, provider %s: want it to tell of the event %s", name, event)
-			}
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, entry := range entries {
+		if pages[entry.Name()] == "" {
+			t.Errorf("docs/providers/%s: there is no such preset", entry.Name())
+		}
+	}
+	for name, want := range pages {
+		if got := page(t, filepath.Join("providers", name)); got != want {
+			t.Errorf("docs/providers/%s is not what its preset says: run make docs", name)
 		}
 	}
 }

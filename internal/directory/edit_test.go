@@ -184,7 +184,7 @@ func TestApplyRefuses(t *testing.T) {
 		{"the built-in source", s(`{"name":"form","provider":"html-form"}`), "built_in", "sources.form: "},
 		{"no provider", s(`{"name":"s"}`), "provider_required", "sources.s: provider is missing: name a preset, or give one inline"},
 		{"provider misspelt", s(`{"name":"s","provder":"stripe","username":"u"}`), "provider_required", "sources.s: provider is missing: name a preset, or give one inline; there is no field provder"},
-		{"unknown provider", s(`{"name":"s","provider":"strype"}`), "unknown_provider", `sources.s: provider: "strype" is none of generic-apikey, generic-basic, `},
+		{"unknown provider", s(`{"name":"s","provider":"strype"}`), "unknown_provider", `sources.s: provider: "strype" is none of adyen, adyen-platform, `},
 		{"an internal provider", s(`{"name":"s","provider":"form"}`), "unknown_provider", "sources.s: provider: "},
 		{"unknown field", s(`{"name":"s","provider":"stripe","webhook_secret":"x"}`), "unknown_field", "sources.s: webhook_secret: "},
 		{"unknown field, a flag", s(`{"name":"s","provider":"stripe","live":true}`), "unknown_field", "sources.s: live: "},

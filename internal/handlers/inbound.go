@@ -34,18 +34,20 @@ func (h *Handlers) callback(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	switch c.Request().Method {
-	case http.MethodGet, http.MethodHead, http.MethodOptions:
-		// A browser, a link preview or a provider that tests the address:
-		// none of them says that anything happened.
-		return c.String(http.StatusOK, "This address takes callbacks by POST.\n")
-	}
 	received := time.Now()
+	switch method := c.Request().Method; {
+	case method == http.MethodGet && src.Endpoint.Preset().ByGet:
+	case method == http.MethodGet, method == http.MethodHead, method == http.MethodOptions:
+		return greet(c, src, received)
+	}
 	body, err := readBody(c)
 	if err != nil {
 		return err
 	}
 	in := &inbound{src: src, received: received, query: c.Request().URL.RawQuery, req: requestOf(c, src, body)}
+	if shaken, err := shakeHands(c, in.src, in.req, received); shaken {
+		return err
+	}
 	if err := h.verify(ctx, in); relay.IsKind(err, relay.Busy) {
 		return err // nobody can tell whether it is genuine
 	} else if err != nil {
@@ -61,6 +63,26 @@ func (h *Handlers) callback(c echo.Context) error {
 	}
 	h.cfg.Metrics.Acknowledged(time.Since(came))
 	return h.acknowledge(c, in, readings, receipts)
+}
+
+// greet answers who looks at the address without saying that anything
+// happened: a browser, a link preview, or the provider, who tests it.
+func greet(c echo.Context, src *directory.Source, now time.Time) error {
+	if shaken, err := shakeHands(c, src, requestOf(c, src, nil), now); shaken {
+		return err
+	}
+	return c.String(http.StatusOK, "This address takes callbacks by POST.\n")
+}
+
+// shakeHands answers a provider's test of the address, and reports whether the
+// request was one. Nothing is kept of it.
+func shakeHands(c echo.Context, src *directory.Source, req *provider.Request, now time.Time) (shaken bool, err error) {
+	secrets, _ := src.LiveSecrets(now)
+	body, ok := src.Endpoint.Handshake(req, secrets)
+	if !ok {
+		return false, nil
+	}
+	return true, c.Blob(src.Endpoint.Preset().AcceptStatus, "text/plain; charset=utf-8", []byte(body))
 }
 
 // inbound is one request on its way through.

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/google/uuid"
@@ -278,6 +279,10 @@ func (h *Handlers) callbackURL(s *directory.Snapshot, w *relay.Wait) *string {
 		src := s.SourceByID(id)
 		if src != nil && src.Endpoint != nil && src.Endpoint.Preset().CallbackByURL && !src.Endpoint.Preset().Internal {
 			address := src.URL + "/" + w.Token
+			secrets, _ := src.LiveSecrets(time.Now())
+			if proof := src.Endpoint.CallbackQuery(w.Token, secrets); proof != "" {
+				address += "?" + proof
+			}
 			return &address
 		}
 	}

@@ -51,9 +51,7 @@ type verifier struct {
 // keyTreatment says how a secret as people paste it becomes a key.
 type keyTreatment struct {
 	strip  string // a prefix that is no part of it
-	part   int    // of public|private: 1 or 2; 0 is the whole
 	decode func(string) ([]byte, error)
-	sha1   bool // the key is the SHA-1 of the secret
 }
 
 // signingKey is one secret, ready to sign.
@@ -67,20 +65,9 @@ type signingKey struct {
 // MAC with an empty key is one that everybody can make.
 func (k *keyTreatment) derive(secret string) (signingKey, bool) {
 	text := strings.TrimPrefix(secret, k.strip)
-	if k.part > 0 {
-		parts := strings.Split(text, "|")
-		if len(parts) < k.part {
-			return signingKey{}, false
-		}
-		text = parts[k.part-1]
-	}
 	key, err := k.decode(text)
 	if err != nil || strings.TrimSpace(string(key)) == "" {
 		return signingKey{}, false
-	}
-	if k.sha1 {
-		sum := sha1.Sum(key) //nolint:gosec // the provider's own derivation
-		key = sum[:]
 	}
 	return signingKey{text: text, key: key}, true
 }

@@ -62,7 +62,7 @@ func follow(v gjson.Result, steps []step) gjson.Result {
 		s, found := &steps[i], gjson.Result{}
 		at := 0
 		v.ForEach(func(key, m gjson.Result) bool {
-			hit := s.kind == stepMember && v.IsObject() && key.Str == s.name ||
+			hit := s.kind == stepMember && v.IsObject() && s.names(key.Str) ||
 				v.IsArray() && s.picks(at, m)
 			if hit {
 				found = m

@@ -33,6 +33,8 @@ type parsed struct {
 	fields []field      // of any other, in order of arrival; never nil then
 	doc    []value
 	events []event
+
+	inFields [][]value // of the fields that hold JSON, see fieldTree
 }
 
 // event is one of a batch.
@@ -66,6 +68,7 @@ func (e *Endpoint) parseBody(req *Request, p *parsed) error {
 		return err
 	}
 	p.doc = e.doc.collect(p.json)
+	p.readInFields(e.fields)
 	if e.each == nil {
 		return nil
 	}
@@ -80,22 +83,46 @@ func (e *Endpoint) parseBody(req *Request, p *parsed) error {
 	return nil
 }
 
-func (p *parsed) readJSON(body []byte) error {
+func (p *parsed) readJSON(body []byte) (err error) {
 	p.format = relay.FormatJSON
+	p.json, err = parseJSON(body)
+	return err
+}
+
+func parseJSON(body []byte) (doc gjson.Result, err error) {
 	switch {
 	case len(bytes.TrimSpace(body)) == 0:
-		return &Unreadable{NotJSON, "the body is empty: send JSON"}
+		return doc, &Unreadable{NotJSON, "the body is empty: send JSON"}
 	case !utf8.Valid(body):
-		return &Unreadable{NotUTF8, "JSON must be UTF-8"}
+		return doc, &Unreadable{NotUTF8, "JSON must be UTF-8"}
 	case tooDeep(body):
-		return &Unreadable{TooDeep, fmt.Sprintf("the JSON is nested deeper than %d levels", MaxDepth)}
+		return doc, &Unreadable{TooDeep, fmt.Sprintf("the JSON is nested deeper than %d levels", MaxDepth)}
 	}
 	text := string(body)
 	if !gjson.Valid(text) {
-		return &Unreadable{NotJSON, "the body is not valid JSON"}
+		return doc, &Unreadable{NotJSON, "the body is not valid JSON"}
 	}
-	p.json = gjson.Parse(text)
-	return nil
+	return gjson.Parse(text), nil
+}
+
+// readInFields looks into the fields that hold JSON. One that does not has no
+// values: the form can be read all the same.
+func (p *parsed) readInFields(trees []fieldTree) {
+	if len(trees) == 0 {
+		return
+	}
+	p.inFields = make([][]value, len(trees))
+	for i := range trees {
+		if doc, err := p.fieldJSON(&trees[i].field); err == nil {
+			p.inFields[i] = trees[i].tree.collect(doc)
+		}
+	}
+}
+
+// fieldJSON parses the JSON that a field holds.
+func (p *parsed) fieldJSON(field *part) (gjson.Result, error) {
+	text := (&scope{parsed: p}).field(field)
+	return parseJSON([]byte(text.text))
 }
 
 // tooDeep looks for nesting beyond MaxDepth in one scan. Of text that is no

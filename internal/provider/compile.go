@@ -48,11 +48,11 @@ func (p *Preset) Endpoint(settings Settings) (*Endpoint, error) {
 	if err := settings.check(); err != nil {
 		return nil, err
 	}
-	c := &compiler{headers: map[string]bool{}, batch: p.spec.Each != ""}
+	c := &compiler{headers: map[string]bool{}, batch: p.spec.Each != "", tokenFields: settings.tokenFields()}
 	e := &Endpoint{preset: p, body: bodyKind(p.spec.Body)}
 	for _, compile := range []func(*compiler, *spec, *Settings) error{
 		e.compileBody, e.compileNames, e.compileOutcomes,
-		e.compileCandidates, e.compileReferences, e.compilePayment, e.compileAsk,
+		e.compileCandidates, e.compileReferences, e.compilePayment, e.compileForm, e.compileHandshakes, e.compileAsk,
 	} {
 		if err := compile(c, &p.spec, &settings); err != nil {
 			return nil, err
@@ -66,7 +66,7 @@ func (p *Preset) Endpoint(settings Settings) (*Endpoint, error) {
 	if err := e.compileAuth(c, &p.spec, &settings); err != nil {
 		return nil, err
 	}
-	e.doc, e.item = c.doc, c.item
+	e.doc, e.item, e.fields = c.doc, c.item, c.fields
 	e.headers = slices.Sorted(maps.Keys(c.headers))
 	return e, nil
 }
@@ -88,13 +88,6 @@ func (e *Endpoint) compileBody(c *compiler, s *spec, _ *Settings) (err error) {
 		if e.body != bodyJSON {
 			return wrong("each", "a batch is JSON: it needs body: json")
 		}
-	}
-	switch s.Form {
-	case "":
-	case "body":
-		e.form = true
-	default:
-		return wrong("form", "%q is not known: write body", s.Form)
 	}
 	return nil
 }
@@ -143,7 +136,7 @@ func (c *compiler) conditions(field string, by map[string][]any) (conditions, er
 			case nil:
 				one.orNull = true
 			case string, bool, int, int64, uint64:
-				one.values = append(one.values, fmt.Sprint(v))
+				one.values = append(one.values, expand(fmt.Sprint(v), c.tokenFields)...)
 			default:
 				return nil, wrong(field, "%s: values are strings, whole numbers, true, false and null", text)
 			}
@@ -196,7 +189,7 @@ func (e *Endpoint) compileCandidates(c *compiler, s *spec, settings *Settings) e
 				return wrong(fmt.Sprintf("correlation[%d]", i), "%w", err)
 			}
 			e.candidates = append(e.candidates, p)
-			if p.kind == partForm {
+			if p.kind == partForm && p.within == 0 {
 				e.hidden = append(e.hidden, p.name)
 			}
 		}
@@ -214,7 +207,7 @@ func (e *Endpoint) compileCandidates(c *compiler, s *spec, settings *Settings) e
 	return nil
 }
 
-// expand writes a place once for each name of the token's field.
+// expand writes a text once for each name of the token's field.
 func expand(text string, names []string) []string {
 	if !strings.Contains(text, tokenFieldMark) {
 		return []string{text}
@@ -283,6 +276,7 @@ func (e *Endpoint) compilePayment(c *compiler, s *spec, _ *Settings) (err error)
 		{"method", s.Payment.Method, &r.method},
 		{"email", s.Payment.Email, &r.email},
 		{"live", s.Payment.Live, &r.live},
+		{"test", s.Payment.Test, &r.test},
 		{"account", s.Payment.Account, &r.account},
 	} {
 		if *f.to, err = c.templates("payment."+f.name, f.from); err != nil {

@@ -48,14 +48,12 @@ func (v *verifier) compileKey(_ *compiler, a *authSpec) error {
 	if enc == "" {
 		enc = "utf8"
 	}
-	v.key = keyTreatment{strip: a.Key.Strip, part: a.Key.Part, decode: decoders[enc], sha1: a.Key.Derive == "sha1"}
-	switch {
-	case v.key.decode == nil:
-		return wrong("auth.key.enc", "%q is none of utf8, hex and base64", enc)
-	case a.Key.Part < 0 || a.Key.Part > 2:
-		return wrong("auth.key.part", "%d is neither 1 nor 2", a.Key.Part)
-	case a.Key.Derive != "" && !v.key.sha1:
-		return wrong("auth.key.derive", "%q is not sha1", a.Key.Derive)
+	if enc == "html" {
+		v.key = keyTreatment{strip: a.Key.Strip, decode: decodeHTML}
+		return nil
+	}
+	if v.key = (keyTreatment{strip: a.Key.Strip, decode: decoders[enc]}); v.key.decode == nil {
+		return wrong("auth.key.enc", "%q is none of utf8, hex, base64 and html", enc)
 	}
 	return nil
 }
@@ -202,7 +200,9 @@ func (v *verifier) compileTime(c *compiler, a *authSpec, settings *Settings) err
 // covers reports whether all places of another template are places of t.
 func (t template) covers(other template) bool {
 	for _, p := range other {
-		signed := slices.ContainsFunc(t, func(q part) bool { return q.kind == p.kind && q.name == p.name })
+		signed := slices.ContainsFunc(t, func(q part) bool {
+			return q.kind == p.kind && q.name == p.name && q.node == p.node && q.within == p.within
+		})
 		if p.kind != partLiteral && !signed {
 			return false
 		}

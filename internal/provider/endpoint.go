@@ -46,6 +46,7 @@ type Endpoint struct {
 
 	body      bodyKind
 	doc, item tree
+	fields    []fieldTree
 	each      *splitter
 
 	id         []template
@@ -55,8 +56,9 @@ type Endpoint struct {
 	references []referenceRule
 	payment    *paymentRule
 	ask        asking
-	form       bool
+	form       *formRule
 	hidden     []string // the fields that hold the token, left out of the form
+	handshakes []handshake
 }
 
 // Preset returns the preset that e was compiled from.

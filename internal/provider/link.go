@@ -1,7 +1,9 @@
 package provider
 
 import (
+	"cmp"
 	"net/url"
+	"regexp"
 	"strings"
 
 	"relay.example/relay/internal/relay"
@@ -23,9 +25,34 @@ func (p *Preset) PlaceToken(link, token, tokenField string) (string, error) {
 	if err := settings.check(); err != nil {
 		return "", err
 	}
-	name := expand(strings.TrimPrefix(p.spec.Link, "query:"), settings.tokenFields())[0]
-	u.RawQuery = setParameter(u.RawQuery, name, token)
-	return u.String(), nil
+	place, name, _ := parseLink(p.spec.Link)
+	name = linkName(name, &settings)
+	if place == "query" {
+		u.RawQuery = setParameter(u.RawQuery, name, token)
+		return u.String(), nil
+	}
+	fragment := setParameter(u.EscapedFragment(), name, token)
+	u.Fragment, u.RawFragment = "", ""
+	return u.String() + "#" + fragment, nil
+}
+
+// parseLink cuts query:NAME or fragment:NAME.
+func parseLink(text string) (place, name string, ok bool) {
+	place, name, _ = strings.Cut(text, ":")
+	return place, name, (place == "query" || place == "fragment") && name != ""
+}
+
+// defaultInLink finds <token_field|NAME>: the source's token_field, or NAME
+// where it gives none. What a link carries is one name, and the one that this
+// provider's forms have most likely.
+var defaultInLink = regexp.MustCompile(`<token_field\|([A-Za-z0-9_-]+)>`)
+
+func linkName(name string, settings *Settings) string {
+	if m := defaultInLink.FindStringSubmatch(name); m != nil {
+		field := cmp.Or(settings.TokenField, m[1])
+		return strings.ReplaceAll(name, m[0], field)
+	}
+	return expand(name, settings.tokenFields())[0]
 }
 
 // setParameter sets one parameter of a query and leaves the others as they

@@ -16,6 +16,7 @@ import (
 //	notes[?name=token].value  the first element with such a member
 //	methods[only]             the element of a list that has just one
 //	["key.with.dots"]         a member whose name needs quotes
+//	q#_email                  a member in whose name digits stand for #: q7_email
 //	events[*]                 every element; only under each, and once
 const (
 	maxPath  = 255 // bytes
@@ -35,6 +36,7 @@ const (
 type step struct {
 	kind  stepKind
 	name  string // stepMember: the member; stepWhere: the member that is compared
+	digit bool   // stepMember: a # in name stands for digits
 	equal string // stepWhere: with what
 	index int    // stepIndex
 }
@@ -76,7 +78,7 @@ func parseStep(rest string, first bool) (step, string, error) {
 	if end == 0 {
 		return step{}, "", errors.New("a name is missing")
 	}
-	return step{kind: stepMember, name: rest[:end]}, rest[end:], nil
+	return step{kind: stepMember, name: rest[:end], digit: strings.Contains(rest[:end], "#")}, rest[end:], nil
 }
 
 func parseBracket(rest string) (step, string, error) {
@@ -124,8 +126,30 @@ type node struct {
 	elements []element
 }
 
+// names reports whether a member of that name is meant.
+func (s *step) names(name string) bool {
+	if !s.digit {
+		return s.name == name
+	}
+	rest, ok := cutDigits(s.name, name)
+	return ok && rest == ""
+}
+
+// cutDigits returns what follows in a text that begins like the pattern, in
+// which one # stands for digits. ok is false when it does not.
+func cutDigits(pattern, text string) (rest string, ok bool) {
+	before, behind, _ := strings.Cut(pattern, "#")
+	digits, ok := strings.CutPrefix(text, before)
+	if !ok {
+		return "", false
+	}
+	after := strings.TrimLeft(digits, "0123456789")
+	rest, ok = strings.CutPrefix(after, behind)
+	return rest, ok && len(after) < len(digits)
+}
+
 type member struct {
-	name string
+	step step
 	node *node
 }
 
@@ -153,11 +177,13 @@ func (t *tree) node() *node {
 
 func (t *tree) child(n *node, s step) *node {
 	if s.kind == stepMember {
-		if c := n.member(s.name); c != nil {
-			return c
+		for _, m := range n.members {
+			if m.step == s {
+				return m.node
+			}
 		}
 		c := t.node()
-		n.members = append(n.members, member{s.name, c})
+		n.members = append(n.members, member{s, c})
 		return c
 	}
 	for _, e := range n.elements {
@@ -182,7 +208,7 @@ func (t *tree) collect(doc gjson.Result) []value {
 
 func (n *node) member(name string) *node {
 	for i := range n.members {
-		if n.members[i].name == name {
+		if n.members[i].step.names(name) {
 			return n.members[i].node
 		}
 	}

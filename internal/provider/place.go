@@ -4,8 +4,10 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/textproto"
+	"slices"
 	"strings"
 )
 
@@ -16,12 +18,14 @@ import (
 //	header:NAME    a header
 //	form:NAME      a submitted field, whether urlencoded, multipart or a
 //	               member of a JSON object
+//	form:NAME|PATH a value of the JSON that such a field holds
 //	json:PATH      a value of the JSON body
 //	item:PATH      a value of one event of a batch
 //
 // A template is text with places in braces: {json:kind}:{json:id}. A place
 // with ? at its end may be absent; a template with any other place absent
-// has no value. {json:amount!nonzero} is absent when it is zero. Where a
+// has no value. {json:amount!nonzero} is absent when it is zero, and
+// {form:value!one_decimal} is 150.0 for 150.00 and stays 150.26. Where a
 // signature is made, {body}, {method}, {url}, {secret} and {sig.KEY}, a pair
 // of the signature's header, stand beside them.
 
@@ -55,9 +59,23 @@ type part struct {
 	kind     partKind
 	name     string // the literal, or the name after the colon
 	label    string // the place as it was written
-	node     int    // in the tree of the body or of the item
+	node     int    // in the tree of the body, of the item or of the field
+	within   int    // of a field that holds JSON: which one, from 1
 	optional bool
-	nonzero  bool
+	filter   filter
+}
+
+// filter changes the text of a place.
+type filter func(text string) (string, bool)
+
+var filters = map[string]filter{
+	"nonzero": func(text string) (string, bool) { return text, strings.Trim(text, "0.") != "" },
+	"one_decimal": func(text string) (string, bool) {
+		if at := len(text) - 3; at > 0 && text[at] == '.' {
+			text = strings.TrimSuffix(text, "0")
+		}
+		return text, true
+	},
 }
 
 // words names a place to whoever has to look for it.
@@ -82,9 +100,18 @@ type template []part
 // and of its items, and the headers.
 type compiler struct {
 	doc, item tree
+	fields    []fieldTree
 	headers   map[string]bool
 	batch     bool
 	perItem   bool // the signature reads from the item
+
+	tokenFields []string // the names that <token_field> stands for
+}
+
+// fieldTree holds the paths into the JSON that one field of a form holds.
+type fieldTree struct {
+	field part
+	tree  tree
 }
 
 func (c *compiler) place(text string) (part, error) {
@@ -110,7 +137,11 @@ func (c *compiler) named(kind partKind, name string) (part, error) {
 	case partHeader:
 		return c.header(name)
 	case partForm:
-		p.node = c.doc.add([]step{{kind: stepMember, name: name}})
+		field, path, holdsJSON := strings.Cut(name, "|")
+		p.name, p.node = field, c.doc.add([]step{{kind: stepMember, name: field}})
+		if holdsJSON {
+			return c.inField(p, path)
+		}
 		return p, nil
 	case partJSON, partItem:
 		return c.jsonPath(p)
@@ -137,6 +168,25 @@ func (c *compiler) jsonPath(p part) (part, error) {
 	default:
 		p.node = c.item.add(steps)
 	}
+	return p, nil
+}
+
+// inField makes of a field the place of a value in the JSON that it holds.
+func (c *compiler) inField(field part, path string) (part, error) {
+	steps, err := parsePath(path)
+	if err != nil {
+		return part{}, err
+	}
+	if slices.ContainsFunc(steps, func(s step) bool { return s.kind == stepEvery }) {
+		return part{}, fmt.Errorf("path %q: [*] stands only under each", path)
+	}
+	i := slices.IndexFunc(c.fields, func(t fieldTree) bool { return t.field.name == field.name })
+	if i < 0 {
+		i = len(c.fields)
+		c.fields = append(c.fields, fieldTree{field: field})
+	}
+	p := field
+	p.within, p.node = i+1, c.fields[i].tree.add(steps)
 	return p, nil
 }
 
@@ -182,12 +232,12 @@ func (c *compiler) template(text string, signing bool) (template, error) {
 
 func (c *compiler) placeholder(inner string, signing bool) (part, error) {
 	inner, optional := strings.CutSuffix(inner, "?")
-	inner, filter, filtered := strings.Cut(inner, "!")
-	if filtered && filter != "nonzero" {
-		return part{}, fmt.Errorf("!%s is no filter: there is !nonzero", filter)
+	inner, name, filtered := strings.Cut(inner, "!")
+	if filtered && filters[name] == nil {
+		return part{}, fmt.Errorf("!%s is no filter: there are !%s", name, strings.Join(slices.Sorted(maps.Keys(filters)), ", !"))
 	}
 	p, err := c.bare(inner, signing)
-	p.optional, p.nonzero = optional, filtered
+	p.optional, p.filter = optional, filters[name]
 	return p, err
 }
 
@@ -227,10 +277,14 @@ type scope struct {
 
 func (s *scope) value(p *part) value {
 	v := s.raw(p)
-	if p.nonzero && v.kind == scalar && strings.Trim(v.text, "0.") == "" {
+	if p.filter == nil || v.kind != scalar {
+		return v
+	}
+	text, ok := p.filter(v.text)
+	if !ok {
 		return value{}
 	}
-	return v
+	return textValue(text)
 }
 
 func (s *scope) raw(p *part) value {
@@ -273,6 +327,12 @@ func (s *scope) doc() []value {
 func (s *scope) field(p *part) value {
 	if s.parsed == nil {
 		return value{}
+	}
+	if p.within > 0 {
+		if p.within > len(s.parsed.inFields) {
+			return value{}
+		}
+		return at(s.parsed.inFields[p.within-1], p.node)
 	}
 	if s.parsed.fields == nil {
 		return at(s.parsed.doc, p.node)

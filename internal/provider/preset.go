@@ -21,6 +21,11 @@ type Preset struct {
 	Setup  []string
 	Events []string
 
+	// Proof says in a few words what proves a callback, and Limits what to
+	// know besides; both in markdown.
+	Proof  string
+	Limits []string
+
 	// Internal presets are used by the relay itself and never reached from
 	// outside.
 	Internal bool
@@ -32,6 +37,9 @@ type Preset struct {
 	// BrowserRedirect says that a person's browser sends the callback and
 	// wants to be led to a page.
 	BrowserRedirect bool
+
+	// ByGet says that callbacks come as GET, with all they say in the query.
+	ByGet bool
 
 	// AcceptStatus and AcceptBody acknowledge a callback, RejectStatus
 	// answers one that is not genuine.

@@ -41,16 +41,22 @@ func TestPresetFacts(t *testing.T) {
 				t.Errorf("got signed %t, internal %t, callback by url %t, browser redirect %t",
 					p.Signed(), p.Internal, p.CallbackByURL, p.BrowserRedirect)
 			}
-			if p.AcceptStatus != 200 || p.AcceptBody != "[accepted]" || p.RejectStatus != 401 || p.Title == "" {
-				t.Errorf("got %d %q, reject %d, title %q", p.AcceptStatus, p.AcceptBody, p.RejectStatus, p.Title)
-			}
-			if !p.Internal && len(p.Setup) == 0 {
-				t.Error("setup: got no steps, want some")
+			if p.RejectStatus != 401 {
+				t.Errorf("got %d for a rejection, want 401", p.RejectStatus)
 			}
 			if diff := cmp.Diff(test.outcomes, p.Outcomes()); diff != "" {
 				t.Errorf("outcomes (-want +got):\n%s", diff)
 			}
 		})
+	}
+	for _, name := range provider.Names() {
+		p, _ := provider.Lookup(name)
+		if p.Title == "" || p.Title == name || p.Proof == "" || p.Proof == "its `auth`" || p.AcceptStatus != 200 || p.AcceptBody != "[accepted]" {
+			t.Errorf("%s: got title %q, proof %q, answer %d %q", name, p.Title, p.Proof, p.AcceptStatus, p.AcceptBody)
+		}
+		if !p.Internal && len(p.Setup) == 0 {
+			t.Errorf("%s: got no steps, want some", name)
+		}
 	}
 	if _, ok := provider.Lookup("nobody"); ok {
 		t.Error("Lookup of an unknown name: got found")

@@ -25,8 +25,8 @@ func (e *Endpoint) read(s *scope) relay.Reading {
 	if e.payment != nil && e.payment.when.hold(s) {
 		r.Payment = e.payment.read(s)
 	}
-	if e.form {
-		r.Form = s.parsed.form(e.hidden)
+	if e.form != nil {
+		r.Form = s.parsed.form(e.form)
 	}
 	return r
 }
@@ -157,11 +157,11 @@ func readReferences(s *scope, rules []referenceRule) []relay.Candidate {
 // paymentRule finds the fields of a payment, each by the first template that
 // has a value.
 type paymentRule struct {
-	when                          conditions
-	id, amountMinor, amount       []template
-	currency, method, email, live []template
-	account                       []template
-	exponents                     map[string]int // where they differ from ISO 4217
+	when                    conditions
+	id, amountMinor, amount []template
+	currency, method, email []template
+	live, test, account     []template
+	exponents               map[string]int // where they differ from ISO 4217
 }
 
 func (r *paymentRule) read(s *scope) *relay.Payment {
@@ -174,15 +174,25 @@ func (r *paymentRule) read(s *scope) *relay.Payment {
 	}
 	p.Exponent = r.exponent(p.Currency)
 	p.AmountMinor = r.minor(s, p.Exponent)
-	switch s.firstText(r.live) {
-	case "true":
-		live := true
-		p.Live = &live
-	case "false":
-		live := false
-		p.Live = &live
+	p.Live = r.isLive(s)
+	if p.ID == "" && p.AmountMinor == nil {
+		return nil // nothing here tells of one
 	}
 	return p
+}
+
+// isLive reads whether real money moved; nil where the callback does not say.
+func (r *paymentRule) isLive(s *scope) *bool {
+	live, said := map[string]bool{"true": true, "live": true, "false": false, "test": false}[s.firstText(r.live)]
+	if !said {
+		var test bool
+		test, said = map[string]bool{"true": true, "1": true, "false": false, "0": false}[s.firstText(r.test)]
+		live = !test
+	}
+	if !said {
+		return nil
+	}
+	return &live
 }
 
 func (r *paymentRule) exponent(currency string) int {

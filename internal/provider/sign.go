@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -37,6 +38,22 @@ func (e *Endpoint) Sign(req *Request, secret string, now time.Time) error {
 		return nil
 	}
 	return e.sign(req, &key, now)
+}
+
+// CallbackQuery is what the callback URL of a wait carries to prove itself,
+// for a provider that signs nothing: a signature of the token, which is public
+// and proves nothing alone. It is "" where the preset asks for no such thing.
+func (e *Endpoint) CallbackQuery(token string, secrets []string) string {
+	v := &e.auth
+	if !e.preset.CallbackByURL || v.source.place.kind != partQuery || len(v.messages) == 0 || len(secrets) == 0 ||
+		slices.ContainsFunc(v.messages[0], func(p part) bool { return p.kind != partPath && p.kind != partLiteral }) {
+		return ""
+	}
+	req := &Request{PathToken: token}
+	if err := e.Sign(req, secrets[0], time.Time{}); err != nil {
+		return ""
+	}
+	return req.Query.Encode()
 }
 
 func setBasic(header http.Header, credentials string) {

@@ -38,6 +38,14 @@ func decodeBase64(s string) ([]byte, error) {
 	return base64.RawStdEncoding.DecodeString(strings.TrimRight(s, "="))
 }
 
+// decodeHTML writes a secret as it was before somebody's page escaped it:
+// the entities that WordPress makes, each once.
+func decodeHTML(s string) ([]byte, error) {
+	return []byte(htmlEntities.Replace(s)), nil
+}
+
+var htmlEntities = strings.NewReplacer("&amp;", "&", "&lt;", "<", "&gt;", ">", "&quot;", `"`, "&#039;", "'", "&#39;", "'")
+
 // signatures is what one callback brings to prove itself.
 type signatures struct {
 	texts   []string // as they were sent, without list, pair and prefix

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
-	"strings"
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
@@ -20,13 +19,18 @@ import (
 type spec struct {
 	Name            string      `yaml:"name"`
 	Title           string      `yaml:"title"`
+	Proof           string      `yaml:"proof"`  // what proves a callback, in a few words of markdown
 	Setup           []string    `yaml:"setup"`  // steps, in markdown
+	Limits          []string    `yaml:"limits"` // what to know besides, in markdown
 	Events          []string    `yaml:"events"` // what to tick at the provider
 	Internal        bool        `yaml:"internal"`
 	CallbackByURL   bool        `yaml:"callback_by_url"`
 	BrowserRedirect bool        `yaml:"browser_redirect"`
-	Link            string      `yaml:"link"` // query:NAME, where a link carries the token
+	ByGet           bool        `yaml:"by_get"` // callbacks come as GET, all in the query
+	Link            string      `yaml:"link"`   // query:NAME or fragment:NAME, where a link carries the token
 	Respond         respondSpec `yaml:"respond"`
+
+	Handshake []handshakeSpec `yaml:"handshake"` // what is no callback, and is answered as one
 
 	Auth   authSpec   `yaml:"auth"`
 	Secret secretSpec `yaml:"secret"`
@@ -39,8 +43,8 @@ type spec struct {
 	Correlation []string        `yaml:"correlation"` // places of tokens and keys, in the order to try them
 	References  []referenceSpec `yaml:"references"`
 	Payment     *paymentSpec    `yaml:"payment"`
-	Form        string          `yaml:"form"` // body: the submitted fields are those of the body
-	Ask         *askSpec        `yaml:"ask"`  // how the provider is asked, see ask.go
+	Form        *formSpec       `yaml:"form"`
+	Ask         *askSpec        `yaml:"ask"` // how the provider is asked, see ask.go
 }
 
 type askSpec struct {
@@ -101,10 +105,8 @@ type sigSpec struct {
 
 // keySpec is explained at keyTreatment.
 type keySpec struct {
-	Enc    string `yaml:"enc"` // utf8 (default), hex or base64
-	Strip  string `yaml:"strip"`
-	Part   int    `yaml:"part"`
-	Derive string `yaml:"derive"` // sha1
+	Enc   string `yaml:"enc"` // utf8 (default), hex, base64 or html: text with &amp; for &
+	Strip string `yaml:"strip"`
 }
 
 // secretSpec tells what people paste by mistake from the secret itself.
@@ -140,8 +142,46 @@ type paymentSpec struct {
 	Exponents   map[string]int   `yaml:"exponents"` // digits of currencies, where not those of ISO 4217
 	Method      texts            `yaml:"method"`
 	Email       texts            `yaml:"email"`
-	Live        texts            `yaml:"live"`
+	Live        texts            `yaml:"live"` // true or live, else false or test
+	Test        texts            `yaml:"test"` // the other way round, true or 1
 	Account     texts            `yaml:"account"`
+}
+
+// handshakeSpec is a request that proves no payment and is answered all the
+// same: a test of the address.
+type handshakeSpec struct {
+	Method string `yaml:"method"`
+	Body   string `yaml:"body"` // the whole of it; one # stands for digits
+}
+
+// formSpec is explained at formRule. Written as one string it is from.
+type formSpec struct {
+	From   texts      `yaml:"from"` // body, json:PATH or form:NAME, the JSON in a field
+	Prefix string     `yaml:"prefix"`
+	Name   texts      `yaml:"name"` // paths in an element
+	Label  texts      `yaml:"label"`
+	Value  texts      `yaml:"value"`
+	Labels *tableSpec `yaml:"labels"` // where labels stand in a list of their own
+	Texts  *tableSpec `yaml:"texts"`  // where values are ids of texts in a list of the element
+}
+
+// tableSpec is explained at lookupTable.
+type tableSpec struct {
+	In   string `yaml:"in"`
+	ID   string `yaml:"id"`
+	Text string `yaml:"text"`
+	By   string `yaml:"by"`
+}
+
+// UnmarshalYAML reads a string as the place alone.
+func (f *formSpec) UnmarshalYAML(unmarshal func(any) error) error {
+	var place string
+	if unmarshal(&place) == nil {
+		*f = formSpec{From: texts{place}}
+		return nil
+	}
+	type fields formSpec
+	return unmarshal((*fields)(f))
 }
 
 // texts is one string or a list of them.
@@ -306,16 +346,19 @@ func (s *spec) preset() (*Preset, error) {
 		return nil, wrong("name", "%q is no name: 1 to 64 of a-z, 0-9 and -", s.Name)
 	}
 	p := &Preset{
-		Name: s.Name, Title: s.Title, Setup: s.Setup, Events: s.Events,
-		Internal: s.Internal, CallbackByURL: s.CallbackByURL, BrowserRedirect: s.BrowserRedirect,
+		Name: s.Name, Title: s.Title, Proof: s.Proof, Setup: s.Setup, Events: s.Events, Limits: s.Limits,
+		Internal: s.Internal, CallbackByURL: s.CallbackByURL, BrowserRedirect: s.BrowserRedirect, ByGet: s.ByGet,
 		AcceptStatus: 200, AcceptBody: "[accepted]", RejectStatus: 401,
 		spec: *s,
 	}
 	if p.Title == "" {
 		p.Title = s.Name
 	}
-	if s.Link != "" && (!strings.HasPrefix(s.Link, "query:") || s.Link == "query:") {
-		return nil, wrong("link", "%q is not written like query:NAME", s.Link)
+	if p.Proof == "" {
+		p.Proof = "its `auth`"
+	}
+	if _, _, ok := parseLink(s.Link); !ok && s.Link != "" {
+		return nil, wrong("link", "%q is not written like query:NAME or fragment:NAME", s.Link)
 	}
 	if len(s.Secret.NotPrefix) > 0 && s.Secret.Because == "" {
 		return nil, wrong("secret.because", "is missing: what is a secret that begins like this?")

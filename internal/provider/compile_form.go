@@ -1,0 +1,110 @@
+package provider
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// compileForm compiles the section form.
+func (e *Endpoint) compileForm(c *compiler, s *spec, settings *Settings) error {
+	if s.Form == nil {
+		return nil
+	}
+	r := &formRule{prefix: s.Form.Prefix, hidden: e.hidden}
+	for i, text := range s.Form.From {
+		src, err := c.formSource(text)
+		if err != nil {
+			return wrong(listField("form.from", i, len(s.Form.From)), "%w", err)
+		}
+		if !src.isBody() {
+			r.hidden = append(r.hidden, settings.tokenFields()...)
+		}
+		r.from = append(r.from, src)
+	}
+	if len(r.from) == 0 {
+		return wrong("form.from", "is missing: write body, or where the fields stand")
+	}
+	if strings.Count(r.prefix, "#") > 1 {
+		return wrong("form.prefix", "%q has more than one #", r.prefix)
+	}
+	for _, f := range []struct {
+		name string
+		from texts
+		to   *[][]step
+	}{
+		{"name", s.Form.Name, &r.name},
+		{"label", s.Form.Label, &r.label},
+		{"value", s.Form.Value, &r.value},
+	} {
+		for i, text := range f.from {
+			steps, err := elementPath(text)
+			if err != nil {
+				return wrong(listField("form."+f.name, i, len(f.from)), "%w", err)
+			}
+			*f.to = append(*f.to, steps)
+		}
+	}
+	var err error
+	if r.labels, err = s.Form.Labels.compile("form.labels", true); err != nil {
+		return err
+	}
+	r.texts, err = s.Form.Texts.compile("form.texts", false)
+	e.form = r
+	return err
+}
+
+func (c *compiler) formSource(text string) (formSource, error) {
+	if text == "body" {
+		return formSource{}, nil
+	}
+	p, err := c.place(text)
+	switch {
+	case err != nil:
+		return formSource{}, err
+	case p.kind == partJSON:
+		steps, err := elementPath(p.name)
+		return formSource{path: steps}, err
+	case p.kind == partForm && p.within == 0:
+		return formSource{field: &p}, nil
+	default:
+		return formSource{}, fmt.Errorf("%q holds no fields: write body, json:PATH or form:NAME", text)
+	}
+}
+
+// elementPath reads a path that is followed to one value.
+func elementPath(text string) ([]step, error) {
+	steps, err := parsePath(text)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range steps {
+		if s.kind == stepEvery || s.kind == stepOnly {
+			return nil, errors.New("a path of a form has neither [*] nor [only]")
+		}
+	}
+	return steps, nil
+}
+
+func (t *tableSpec) compile(field string, keyed bool) (*lookupTable, error) {
+	if t == nil {
+		return nil, nil //nolint:nilnil // a section that is not there
+	}
+	if t.ID == "" || t.Text == "" {
+		return nil, wrong(field, "needs id and text, the members of the list's elements")
+	}
+	table := &lookupTable{id: t.ID, text: t.Text}
+	var err error
+	if table.in, err = elementPath(t.In); err != nil {
+		return nil, wrong(field+".in", "%w", err)
+	}
+	if keyed == (t.By == "") {
+		return nil, wrong(field+".by", "only labels have it, and need it: where the id stands in an element of the form")
+	}
+	if keyed {
+		if table.by, err = elementPath(t.By); err != nil {
+			return nil, wrong(field+".by", "%w", err)
+		}
+	}
+	return table, nil
+}
