@@ -20,6 +20,7 @@ import (
 	"relay.example/relay/internal/intake"
 	"relay.example/relay/internal/metrics"
 	"relay.example/relay/internal/plan"
+	"relay.example/relay/internal/provider"
 	"relay.example/relay/internal/relay"
 	"relay.example/relay/internal/store"
 	"relay.example/relay/internal/sweeper"
@@ -113,9 +114,31 @@ func (n *node) build() (err error) {
 	n.handlers, err = handlers.New(handlers.Config{
 		Store: n.store, Directory: n.directory, Intake: n.intake, Plans: plans,
 		HandOver: n.engine.HandOver, Wake: n.engine.Wake, PublicURL: n.url, Metrics: n.metrics, Log: n.log,
+		Certificates: provider.NewCertificates(n.fetchCertificate, nil),
 	})
 	return err
 }
+
+// fetchCertificate gets a certificate that a provider signs with, by the
+// guarded client.
+func (n *node) fetchCertificate(ctx context.Context, address string) ([]byte, error) {
+	answer, err := n.client.Do(ctx, egress.Request{
+		Method: http.MethodGet, URL: address, Timeout: certificateTimeout, Keep: provider.MaxCertificate,
+	})
+	switch {
+	case err != nil:
+		return nil, err
+	case answer.Status != http.StatusOK:
+		return nil, fmt.Errorf("the address of the certificate answers %d", answer.Status)
+	case answer.Truncated:
+		return nil, fmt.Errorf("the certificate is longer than %d bytes", provider.MaxCertificate)
+	}
+	return answer.Body, nil
+}
+
+// certificateTimeout leaves time to commit the callback within the 3 s in
+// which it is answered.
+const certificateTimeout = 2 * time.Second
 
 // sourceName names a source by its project and its name.
 func (n *node) sourceName(id int64) (project, name string, known bool) {

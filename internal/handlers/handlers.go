@@ -22,6 +22,7 @@ import (
 	"relay.example/relay/internal/directory"
 	"relay.example/relay/internal/metrics"
 	"relay.example/relay/internal/plan"
+	"relay.example/relay/internal/provider"
 	"relay.example/relay/internal/relay"
 	"relay.example/relay/internal/store"
 	"relay.example/relay/templates"
@@ -52,6 +53,10 @@ type Config struct {
 	PublicURL string           // without a slash at its end
 	Metrics   *metrics.Metrics // nil: nothing is counted, and there is no /metrics
 	Log       *slog.Logger
+
+	// Certificates are those that some providers sign with. nil: callbacks
+	// that need one are rejected.
+	Certificates *provider.Certificates
 }
 
 // Intake commits callbacks and registrations: the intake package's, or in a
@@ -71,6 +76,7 @@ type Handlers struct {
 	draining atomic.Bool
 	shed     rate.Sometimes // tells that requests are shed, not of each
 	forged   rate.Sometimes // the same of callbacks that are not genuine
+	unproven rate.Sometimes // and of those whose certificate cannot be had
 }
 
 // New returns the handlers. Run flushes what they notice of sources.
@@ -83,7 +89,7 @@ func New(cfg Config) (*Handlers, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Handlers{cfg: cfg, pages: pages, activity: newActivity(), rejected: newRejectedBudget(), shed: rate.Sometimes{Interval: time.Second}, forged: rate.Sometimes{First: 1, Interval: 10 * time.Second}}, nil
+	return &Handlers{cfg: cfg, pages: pages, activity: newActivity(), rejected: newRejectedBudget(), shed: rate.Sometimes{Interval: time.Second}, forged: rate.Sometimes{First: 1, Interval: 10 * time.Second}, unproven: rate.Sometimes{First: 1, Interval: 10 * time.Second}}, nil
 }
 
 // Run flushes what was noticed of sources, until ctx is done.

@@ -128,6 +128,12 @@ func requestOf(c echo.Context, src *directory.Source, body []byte) *provider.Req
 // verify proves a callback genuine. A failure may be a secret that was just
 // rotated on another node: the configuration is re-read once.
 func (h *Handlers) verify(ctx context.Context, in *inbound) error {
+	if err := h.cfg.Certificates.Fill(ctx, in.src.Endpoint, in.req, in.received); err != nil {
+		h.unproven.Do(func() {
+			h.cfg.Log.Warn("no certificate to prove callbacks with", "project_id", in.src.ProjectID, "source", in.src.Name, "error", err)
+		})
+		return err
+	}
 	used, ids, err := verifyWith(in)
 	if err != nil {
 		fresh, unsure := h.cfg.Directory.Refresh(ctx)

@@ -26,6 +26,7 @@ import (
 	"relay.example/relay/internal/intake"
 	"relay.example/relay/internal/leaks"
 	"relay.example/relay/internal/plan"
+	"relay.example/relay/internal/provider"
 	"relay.example/relay/internal/relay"
 	"relay.example/relay/internal/seal"
 	"relay.example/relay/internal/store"
@@ -83,6 +84,8 @@ type options struct {
 	server   func(*http.Server)        // changes the server before it starts
 	wrap     func(string) (url string) // changes how the database is reached
 	bare     bool                      // without the standard configuration
+
+	certificates *provider.Certificates
 }
 
 func newNode(t *testing.T, with ...options) *node {
@@ -115,7 +118,7 @@ func newNode(t *testing.T, with ...options) *node {
 	must(t, err)
 	n.handlers, err = handlers.New(handlers.Config{
 		Store: n.store, Directory: n.directory, Intake: n.intake, Plans: plans,
-		HandOver: n.handOver, Wake: n.wake, PublicURL: publicURL, Log: log,
+		HandOver: n.handOver, Wake: n.wake, PublicURL: publicURL, Log: log, Certificates: o.certificates,
 	})
 	must(t, err)
 	n.run()

@@ -1,11 +1,14 @@
 package handlers_test
 
 import (
+	"context"
+	"errors"
 	"net/http"
 	"net/url"
 	"strings"
 	"testing"
 
+	"relay.example/relay/internal/provider"
 	"relay.example/relay/internal/relay"
 )
 
@@ -96,5 +99,27 @@ func TestBatchAndItsRefusal(t *testing.T) {
 	send(hookSecret).wantAccepted()
 	if got := n.get("/v1/correlations/" + w["id"].(string)).object()["status"]; got != "completed" {
 		t.Errorf("got the wait %v, want completed", got)
+	}
+}
+
+// Where a certificate cannot be had nobody can tell whether a callback is
+// genuine: it is to come again.
+func TestCertificateThatCannotBeHad(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, options{certificates: provider.NewCertificates(func(context.Context, string) ([]byte, error) {
+		return nil, errors.New("connection refused")
+	}, nil)})
+	n.put("/v1/sources/paypal", `{"provider": "paypal", "secret": "`+hookSecret+`"}`).want(http.StatusOK)
+	send := func(address string) *answer {
+		return n.send(http.MethodPost, "/in/default/paypal", strings.NewReader(`{}`), header("Paypal-Cert-Url", address),
+			header("Paypal-Auth-Algo", "SHA256withRSA"), header("Paypal-Transmission-Id", "1"),
+			header("Paypal-Transmission-Time", "1"), header("Paypal-Transmission-Sig", "AAAA"))
+	}
+	if got := send("https://api.paypal.com/cert").refused(http.StatusServiceUnavailable, "certificate_unavailable").Header.Get("Retry-After"); got == "" {
+		t.Error("got no Retry-After, want one")
+	}
+	send("https://evil.example/cert").refused(http.StatusUnauthorized, "bad_certificate")
+	if got := n.count("events"); got != 1 {
+		t.Errorf("got %d events, want the rejected one", got)
 	}
 }

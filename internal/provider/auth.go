@@ -1,6 +1,7 @@
 package provider
 
 import (
+	"crypto/ed25519"
 	"crypto/hmac"
 	"crypto/md5"  //nolint:gosec // what some providers sign with
 	"crypto/sha1" //nolint:gosec // what some providers sign with
@@ -8,16 +9,19 @@ import (
 	"crypto/sha512"
 	"crypto/subtle"
 	"hash"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 )
 
 // algNone and algToken are the two algorithms that compute nothing: the
-// callback proves nothing, or carries the secret itself.
+// callback proves nothing, or carries the secret itself. With algEd25519 the
+// secret is no secret, but the sender's public key.
 const (
-	algNone  = "none"
-	algToken = "token"
+	algNone    = "none"
+	algToken   = "token"
+	algEd25519 = "ed25519"
 )
 
 // digests holds the hash of every other algorithm. A name with hmac- keys it
@@ -45,7 +49,8 @@ type verifier struct {
 	unit      time.Duration
 	tolerance time.Duration
 	perItem   bool
-	needsBody bool // a place of the parsed body is read
+	needsBody bool    // a place of the parsed body is read
+	scheme    *scheme // instead of all that: code
 }
 
 // keyTreatment says how a secret as people paste it becomes a key.
@@ -99,6 +104,9 @@ func (v *verifier) keys(secrets []string, own string) ([]signingKey, error) {
 
 // check verifies one event. It returns the index of the secret that matched.
 func (v *verifier) check(s *scope, keys []signingKey, now time.Time) (int, error) {
+	if v.scheme != nil {
+		return v.scheme.check(s, keys, now)
+	}
 	sigs, err := v.source.read(s)
 	if err != nil {
 		return 0, err
@@ -158,20 +166,33 @@ func (v *verifier) match(s *scope, keys []signingKey) (int, error) {
 			if s.repeats(message) {
 				return 0, rejectAt(BadHeader, v.source.words())
 			}
-			sum, ok := v.sum(s, &keys[i], message)
-			if !ok {
-				continue
-			}
-			signed = true
-			if s.sig.holds(sum) {
+			genuine, ok := v.proves(s, &keys[i], message)
+			if genuine {
 				return keys[i].index, nil
 			}
+			signed = signed || ok
 		}
 	}
 	if !signed {
 		return 0, v.missing(s, v.messages[0])
 	}
 	return 0, reject(SignatureMismatch)
+}
+
+// proves reports whether a signature is that of a message. ok is false when a
+// part of the message is absent.
+func (v *verifier) proves(s *scope, key *signingKey, message template) (genuine, ok bool) {
+	if v.alg != algEd25519 {
+		sum, ok := v.sum(s, key, message)
+		return ok && s.sig.holds(sum), ok
+	}
+	text, ok := s.text(message)
+	if !ok {
+		return false, false
+	}
+	return slices.ContainsFunc(s.sig.decoded, func(sent []byte) bool {
+		return len(sent) == ed25519.SignatureSize && ed25519.Verify(key.key, []byte(text), sent)
+	}), true
 }
 
 // missing rejects a callback without a place that is signed.

@@ -22,6 +22,9 @@ type bodyKind string
 const (
 	bodyJSON   bodyKind = "json"   // JSON, whatever the content type says
 	bodyFields bodyKind = "fields" // a form, by content type: urlencoded, multipart or JSON
+
+	// A form in which one field holds what is read: XML in base64.
+	bodyBraintree bodyKind = "braintree"
 )
 
 // parsed is what one endpoint made of one request's body.

@@ -76,10 +76,10 @@ func (e *Endpoint) compileBody(c *compiler, s *spec, _ *Settings) (err error) {
 	case "":
 		e.body = bodyJSON
 	case bodyJSON:
-	case bodyFields:
+	case bodyFields, bodyBraintree:
 		c.headers["Content-Type"] = true
 	default:
-		return wrong("body", "%q is neither json nor fields", s.Body)
+		return wrong("body", "%q is none of json, fields and braintree", s.Body)
 	}
 	if s.Each != "" {
 		if e.each, err = parseSplitter(s.Each); err != nil {

@@ -1,10 +1,10 @@
 package provider
 
 import (
+	"crypto/ed25519"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
-	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -26,11 +26,15 @@ func (e *Endpoint) compileAuth(c *compiler, s *spec, settings *Settings) error {
 		if len(a.Message) > 0 {
 			return wrong("auth.message", "a token signs no message")
 		}
+	case algEd25519:
+		v.keyed = true
 	default:
+		if schemes[a.Alg] != nil {
+			return v.compileScheme(c, a)
+		}
 		v.digest, v.keyed = digests[a.Alg], strings.HasPrefix(a.Alg, "hmac-")
 		if v.digest == nil {
-			return wrong("auth.alg", "%q is not known: there are none, token, %s", a.Alg,
-				strings.Join(slices.Sorted(maps.Keys(digests)), ", "))
+			return wrong("auth.alg", "%q is not known: there are %s", a.Alg, algorithms())
 		}
 	}
 	for _, compile := range []func(*compiler, *authSpec) error{
@@ -55,7 +59,21 @@ func (v *verifier) compileKey(_ *compiler, a *authSpec) error {
 	if v.key = (keyTreatment{strip: a.Key.Strip, decode: decoders[enc]}); v.key.decode == nil {
 		return wrong("auth.key.enc", "%q is none of utf8, hex, base64 and html", enc)
 	}
+	if v.alg == algEd25519 {
+		v.key.decode = publicKey(decoders[enc])
+	}
 	return nil
+}
+
+// publicKey refuses what has not the length of an ed25519 key.
+func publicKey(decode func(string) ([]byte, error)) func(string) ([]byte, error) {
+	return func(text string) ([]byte, error) {
+		key, err := decode(text)
+		if err == nil && len(key) != ed25519.PublicKeySize {
+			err = errNoKey
+		}
+		return key, err
+	}
 }
 
 func (v *verifier) compileSource(c *compiler, a *authSpec) error {

@@ -164,6 +164,12 @@ func (e *Endpoint) Read(req *Request) ([]relay.Reading, error) {
 	if err != nil {
 		return nil, err
 	}
+	if e.body == bodyBraintree { // only what was verified is worth to be unpacked
+		if err := p.readBraintree(); err != nil {
+			return nil, err
+		}
+		p.doc = e.doc.collect(p.json)
+	}
 	s := scope{req: req, parsed: p}
 	if e.each == nil {
 		return []relay.Reading{e.read(&s)}, nil

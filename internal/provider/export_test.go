@@ -10,12 +10,18 @@ func (e *Endpoint) ChecksTime() bool { return e.auth.stamp != nil }
 
 // SignsBody reports whether every byte of the body is signed.
 func (e *Endpoint) SignsBody() bool {
+	if e.auth.scheme != nil {
+		return e.auth.scheme == &paypal
+	}
 	return len(e.auth.messages) > 0 && e.auth.messages[0].uses(partBody)
 }
 
 // ProofHeaders lists the headers without which a callback proves nothing.
 func (e *Endpoint) ProofHeaders() []string {
 	found := map[string]bool{}
+	if e.auth.scheme != nil {
+		return e.auth.scheme.headers
+	}
 	if src := e.auth.source; src.prefixed != "" {
 		found[src.prefixed+"*"] = true
 	} else if src.basic {

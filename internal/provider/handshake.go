@@ -17,7 +17,15 @@ type handshake struct {
 // Handshake reports whether a request is one of the provider's tests of the
 // address, which is not verified, and must not be read: it is answered with
 // body, like a callback that was accepted.
-func (e *Endpoint) Handshake(req *Request, _ []string) (body string, ok bool) {
+//
+// A provider that asks for a proof of the secret gets it with the first one
+// that is usable.
+func (e *Endpoint) Handshake(req *Request, secrets []string) (body string, ok bool) {
+	if e.auth.scheme != nil && e.auth.scheme.challenge != nil {
+		if keys, err := e.auth.keys(secrets, ""); err == nil {
+			return e.auth.scheme.challenge(req, &keys[0])
+		}
+	}
 	if slices.ContainsFunc(e.handshakes, func(h handshake) bool { return h.fits(req) }) {
 		return e.preset.AcceptBody, true
 	}

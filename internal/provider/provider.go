@@ -1,6 +1,7 @@
 // Package provider proves inbound callbacks genuine and reads them: it turns
 // what a payment provider or a form sends into the relay's own normal form,
-// a relay.Reading. It does no I/O, keeps no state and knows no wait.
+// a relay.Reading. It does no I/O and knows no wait, and keeps no state but the
+// certificates of those who sign with one, which its caller fetches.
 //
 // A provider is a Preset, which is data: a YAML file that says where the
 // signature stands, what it signs, and where id, type, token and payment are
@@ -55,6 +56,10 @@ type Request struct {
 	Header    http.Header // keys in canonical form
 	Body      []byte
 
+	// Certificate is what Certificates.Fill has found, for presets whose
+	// provider signs with one.
+	Certificate *Certificate
+
 	parsed *parsed
 }
 
@@ -72,12 +77,14 @@ const (
 	SignatureMismatch   Reason = "signature_mismatch"
 	CredentialsMismatch Reason = "credentials_mismatch" // a wrong key, or a wrong user or password
 	UnreadableBody      Reason = "unreadable_body"      // the signature stands in a body that cannot be read
+	NoCertificate       Reason = "no_certificate"       // the certificate that it names is not at hand
+	BadCertificate      Reason = "bad_certificate"      // not its provider's, or not in force
 )
 
 // Reasons lists every Reason.
 var Reasons = []Reason{
 	NoSecret, UnusableSecret, MissingHeader, BadHeader, BadTimestamp,
-	OutsideTolerance, SignatureMismatch, CredentialsMismatch, UnreadableBody,
+	OutsideTolerance, SignatureMismatch, CredentialsMismatch, UnreadableBody, NoCertificate, BadCertificate,
 }
 
 // Rejection is the error of a callback that is not proven genuine. It holds
@@ -114,6 +121,10 @@ func (r *Rejection) Detail() string {
 		return "the credentials are not this source's: compare them with the provider's"
 	case UnreadableBody:
 		return "the signature stands in the body, and the body cannot be read: is it the source's provider that sends?"
+	case NoCertificate:
+		return "the certificate that the callback names is not at hand: have the provider send it again"
+	case BadCertificate:
+		return "the certificate that the callback names is not its provider's, or not in force: is it the source's provider that sends?"
 	default:
 		return "the callback is not genuine: compare the source's secret with the provider's"
 	}
@@ -133,6 +144,7 @@ const (
 	BadMultipart       = "bad_multipart"
 	TooManyFields      = "too_many_fields"
 	UnsupportedContent = "unsupported_content_type"
+	BadXML             = "bad_xml"
 	BadBatch           = "bad_batch"
 	TooManyItems       = "too_many_items"
 )

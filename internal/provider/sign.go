@@ -72,6 +72,12 @@ func (e *Endpoint) setMissingIDs(req *Request) {
 
 func (e *Endpoint) sign(req *Request, key *signingKey, now time.Time) error {
 	s := scope{req: req, sig: &signatures{}, secret: key.text}
+	switch {
+	case e.auth.scheme != nil && e.auth.scheme.sign != nil:
+		return e.auth.scheme.sign(&s, key)
+	case e.auth.scheme != nil, e.auth.alg == algEd25519:
+		return errors.New("sign a callback: this preset's callbacks can be signed by its provider alone")
+	}
 	if err := e.auth.setTime(&s, now); err != nil {
 		return err
 	}

@@ -34,7 +34,7 @@ type spec struct {
 
 	Auth   authSpec   `yaml:"auth"`
 	Secret secretSpec `yaml:"secret"`
-	Body   string     `yaml:"body"` // json (default) or fields: urlencoded, multipart or JSON
+	Body   string     `yaml:"body"` // json (default), fields: urlencoded, multipart or JSON; or braintree
 	Each   string     `yaml:"each"` // the path to the events of a batch, with [*]
 
 	ID          texts           `yaml:"id"`

@@ -1,0 +1,178 @@
+package provider
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"regexp"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/singleflight"
+	"golang.org/x/time/rate"
+
+	"relay.example/relay/internal/relay"
+)
+
+// The bounds of certificates.
+const (
+	MaxCertificate  = 64 << 10       // bytes of one, with those it was issued by
+	maxCertificates = 64             // addresses that are remembered
+	certificateAge  = 24 * time.Hour // for which one is
+	maxChain        = 8
+
+	// Addresses that are not remembered are asked so often. A stranger can
+	// name any of the provider's: it must not be flooded by us.
+	certificateBurst = 10
+	certificateEvery = time.Second
+)
+
+// Fetch gets what stands at an address that a preset's provider has, up to
+// MaxCertificate bytes. It must follow no redirect.
+type Fetch func(ctx context.Context, address string) ([]byte, error)
+
+// Certificates gets the certificates that some providers sign with, and
+// remembers them by their address. Any number of goroutines may use it.
+type Certificates struct {
+	fetch Fetch
+	roots *x509.CertPool
+	once  singleflight.Group
+	rate  *rate.Limiter
+
+	mu    sync.Mutex
+	known map[string]*Certificate
+}
+
+// Certificate is what stood at an address. Nothing is believed of it before
+// verified.
+type Certificate struct {
+	address string
+	leaf    *x509.Certificate
+	others  *x509.CertPool
+	roots   *x509.CertPool
+	got     time.Time
+	used    time.Time // held by the mutex of Certificates
+}
+
+// NewCertificates returns an empty memory of certificates. They must lead to
+// one of roots; nil stands for the system's.
+func NewCertificates(fetch Fetch, roots *x509.CertPool) *Certificates {
+	return &Certificates{
+		fetch: fetch, roots: roots, known: map[string]*Certificate{},
+		rate: rate.NewLimiter(rate.Every(certificateEvery), certificateBurst),
+	}
+}
+
+var hostName = regexp.MustCompile(`^[a-z0-9-]+(\.[a-z0-9-]+)+$`)
+
+// Fill gives a callback the certificate that it names, where its preset needs
+// one and the address is its provider's. Verify says what is wrong with it; an
+// error of kind Busy says that it could not be had, and that nobody can tell.
+func (c *Certificates) Fill(ctx context.Context, e *Endpoint, req *Request, now time.Time) error {
+	if c == nil || e.auth.scheme != &paypal {
+		return nil
+	}
+	address := req.Header.Get(paypalCertificate)
+	if !isPayPals(address) {
+		return nil
+	}
+	cert, err := c.get(ctx, address, now)
+	if err != nil {
+		return errors.Join(relay.Errorf(relay.Busy, "certificate_unavailable", "the certificate of this callback could not be had: send it again"), err)
+	}
+	req.Certificate = cert
+	return nil
+}
+
+func (c *Certificates) get(ctx context.Context, address string, now time.Time) (*Certificate, error) {
+	if cert := c.remembered(address, now); cert != nil {
+		return cert, nil
+	}
+	if !c.rate.AllowN(now, 1) {
+		return nil, errors.New("too many certificates are asked for")
+	}
+	// Who waits for the same address shares one answer, and the caller that
+	// asks for it may go away.
+	got, err, _ := c.once.Do(address, func() (any, error) {
+		text, err := c.fetch(context.WithoutCancel(ctx), address)
+		if err != nil {
+			return nil, err
+		}
+		cert, err := parseCertificate(text)
+		if err != nil {
+			return nil, err
+		}
+		cert.address, cert.roots, cert.got = address, c.roots, now
+		c.remember(cert, now)
+		return cert, nil
+	})
+	cert, _ := got.(*Certificate)
+	return cert, err
+}
+
+func (c *Certificates) remembered(address string, now time.Time) *Certificate {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	cert := c.known[address]
+	if cert == nil || now.Sub(cert.got) > certificateAge {
+		return nil
+	}
+	cert.used = now
+	return cert
+}
+
+// remember keeps a certificate, and forgets the one that was used longest ago.
+func (c *Certificates) remember(cert *Certificate, now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, known := c.known[cert.address]; !known && len(c.known) >= maxCertificates {
+		var oldest *Certificate
+		for _, other := range c.known {
+			if oldest == nil || other.used.Before(oldest.used) {
+				oldest = other
+			}
+		}
+		delete(c.known, oldest.address)
+	}
+	cert.used = now
+	c.known[cert.address] = cert
+}
+
+// parseCertificate reads PEM: the certificate itself, then those that it was
+// issued by.
+func parseCertificate(text []byte) (*Certificate, error) {
+	if len(text) > MaxCertificate {
+		return nil, errors.New("what stands there is too long for a certificate")
+	}
+	cert := &Certificate{others: x509.NewCertPool()}
+	for range maxChain {
+		block, rest := pem.Decode(text)
+		if block == nil {
+			break
+		}
+		parsed, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, errors.New("what stands there is no certificate")
+		}
+		if cert.leaf == nil {
+			cert.leaf = parsed
+		} else {
+			cert.others.AddCert(parsed)
+		}
+		text = rest
+	}
+	if cert.leaf == nil {
+		return nil, errors.New("what stands there is no certificate")
+	}
+	return cert, nil
+}
+
+// verified returns the certificate if it leads to a root and was in force at
+// that time. Whose it is the caller has to look at.
+func (c *Certificate) verified(now time.Time) (*x509.Certificate, error) {
+	_, err := c.leaf.Verify(x509.VerifyOptions{
+		Roots: c.roots, Intermediates: c.others, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
+	})
+	return c.leaf, err
+}
