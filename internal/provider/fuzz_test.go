@@ -2,6 +2,7 @@ package provider_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -45,6 +46,10 @@ func FuzzVerify(f *testing.F) {
 	f.Add("sha256=", []byte("Hello, World!"))
 	f.Add("v1,AAAA v1,", []byte(""))
 	f.Add("Basic Og==", []byte("id=1&token=2"))
+	f.Add("ts=1773480413;h1=00", []byte(`{"notificationItems":[{"NotificationRequestItem":{"additionalData":{"hmacSignature":"AAAA"},"amount":{"value":1}}}]}`))
+	f.Add("sha1=00", []byte("bt_signature=a%7C00%26b%7C11&bt_payload=PGEvPg%3D%3D"))
+	f.Add("1773480413000", []byte("sign=00&state_pol=4&value=150.00&hash=00&status=success&txnid=1&amount=1&key=k"))
+	f.Add("SHA256withRSA", []byte("b=2&a=1&a=1"))
 	endpoints := map[string]*provider.Endpoint{}
 	for _, name := range provider.Names() {
 		endpoints[name] = endpoint(f, name, provider.Settings{})
@@ -55,7 +60,10 @@ func FuzzVerify(f *testing.F) {
 			for _, h := range e.HeadersRead() {
 				header.Set(h, text)
 			}
-			req := &provider.Request{Method: "POST", Header: header, Body: body, Query: url.Values{"token": {text}}}
+			req := &provider.Request{
+				Method: "POST", URL: "https://relay.example/in?" + text, PathToken: text, Header: header, Body: body,
+				Query: url.Values{"token": {text}, "key": {text}, "bodySHA256": {text}, "razorpay_signature": {text}},
+			}
 			used, err := e.Verify(req, []string{"whsec_dGhlIHNlY3JldCBvZiBmdXp6aW5n"}, clock)
 			if signed := e.Preset().Signed(); signed && err == nil || !signed && (err != nil || used != -1) {
 				t.Fatalf("%s: got %d, %v, signed: %t", name, used, err, signed)
@@ -71,6 +79,13 @@ func FuzzRead(f *testing.F) {
 	f.Add("application/json", []byte(`{"id":"\ud800","token":"\u0000","a":[1,{"b":null}],"id":2}`))
 	f.Add(urlencoded, []byte("token=tok_1&a=%00&a=%ff&%F0=1"))
 	f.Add("multipart/form-data; boundary=x", []byte("--x\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n1\r\n--x--\r\n"))
+	for _, s := range samples {
+		if s.form != nil {
+			f.Add(urlencoded, []byte(s.form.Encode()))
+		} else {
+			f.Add(s.header["Content-Type"], []byte(s.body))
+		}
+	}
 	endpoints := map[string]*provider.Endpoint{}
 	for _, name := range provider.Names() {
 		endpoints[name] = endpoint(f, name, provider.Settings{KeyField: "json:a[0].b"})
@@ -142,5 +157,96 @@ func FuzzParse(f *testing.F) {
 		if _, err := p.Endpoint(provider.Settings{}); err != nil {
 			t.Fatalf("Endpoint of what Parse took: %v", err)
 		}
+	})
+}
+
+// FuzzPath takes anything as the place of a key: it is refused, or finds what
+// can be stored.
+func FuzzPath(f *testing.F) {
+	for _, path := range []string{"a.b", `["a.b"][0]`, "a[?b=c].d", "a[only]", "q#_a", "form:a|q#_b[0]", "form:a|", "item:x[*]", "#", "##", "a[?=]"} {
+		f.Add(path, []byte(`{"a":[{"b":"c","d":1}],"q12_a":"x","a.b":[2]}`))
+	}
+	shop, ok := provider.Lookup("html-form")
+	if !ok {
+		f.Fatal("html-form: not found")
+	}
+	f.Fuzz(func(t *testing.T, path string, body []byte) {
+		e, err := shop.Endpoint(provider.Settings{KeyField: path})
+		if err != nil {
+			if !relay.IsKind(err, relay.Invalid) {
+				t.Fatalf("Endpoint: got %v, want kind Invalid", err)
+			}
+			return
+		}
+		readings, err := e.Read(formRequest("application/json", string(body)))
+		if err == nil {
+			checkStorable(t, readings[0])
+		}
+	})
+}
+
+// FuzzPlaceToken puts a token into any link: it is refused, or holds the token
+// once where it belongs, and leads to the same host.
+func FuzzPlaceToken(f *testing.F) {
+	for _, link := range []string{"https://x.example/a?b=%20&token=1#c", "http://x#token", "https://x/?checkout[custom][token]=a;b", "https://[::1]/%zz", "javascript:alert(1)"} {
+		f.Add(link)
+	}
+	f.Fuzz(func(t *testing.T, link string) {
+		for name, parameter := range map[string]string{"tally": "token", "lemonsqueezy": "checkout[custom][token]", "typeform": "token"} {
+			p, _ := provider.Lookup(name)
+			placed, err := p.PlaceToken(link, "tok", "")
+			if err != nil {
+				continue
+			}
+			before, beforeErr := url.Parse(link)
+			after, afterErr := url.Parse(placed)
+			if beforeErr != nil || afterErr != nil || before.Host != after.Host || before.Path != after.Path {
+				t.Fatalf("%s in %q: got %q, %v", name, link, placed, afterErr)
+			}
+			where := after.RawQuery
+			if name == "typeform" {
+				where = after.EscapedFragment()
+			}
+			if !strings.HasSuffix("&"+where, "&"+url.QueryEscape(parameter)+"=tok") {
+				t.Fatalf("%s in %q: got %q, want the token in it", name, link, placed)
+			}
+		}
+	})
+}
+
+// FuzzBraintreeXML reads anything as the payload of a callback.
+func FuzzBraintreeXML(f *testing.F) {
+	f.Add("<notification><kind>transaction_settled</kind><subject><transaction><id>1</id></transaction></subject></notification>")
+	f.Add(`<!DOCTYPE a [<!ENTITY x "y">]><a>&x;</a>`)
+	f.Add("<a b='c'>\xff<b/>t<c>&#0;</c></a><!-- -->")
+	e := endpoint(f, "braintree", provider.Settings{})
+	f.Fuzz(func(t *testing.T, text string) {
+		readings, err := e.Read(braintreeRequest(text))
+		var unreadable *provider.Unreadable
+		if err != nil && !errors.As(err, &unreadable) {
+			t.Fatalf("Read: got %v, want an Unreadable", err)
+		}
+		for _, r := range readings {
+			checkStorable(t, r)
+		}
+	})
+}
+
+// FuzzCertificateAddress names anything as the address of a certificate: only
+// PayPal's are asked.
+func FuzzCertificateAddress(f *testing.F) {
+	for _, address := range []string{certAddress, "https://api.paypal.com.evil.example/", "https://a.paypal.com\\@b/", "https://%61.paypal.com/", "https://a.paypal.com:443/"} {
+		f.Add(address)
+	}
+	e := endpoint(f, "paypal", provider.Settings{})
+	f.Fuzz(func(t *testing.T, address string) {
+		certificates := provider.NewCertificates(func(_ context.Context, asked string) ([]byte, error) {
+			u, err := url.Parse(asked)
+			if err != nil || u.Scheme != "https" || !strings.HasSuffix(u.Hostname(), ".paypal.com") || u.Port() != "" || u.User != nil || asked != address {
+				t.Fatalf("%q: got %q asked", address, asked)
+			}
+			return nil, errors.New("not found")
+		}, nil)
+		_ = certificates.Fill(t.Context(), e, &provider.Request{Header: http.Header{"Paypal-Cert-Url": {address}}}, clock)
 	})
 }
