@@ -63,8 +63,8 @@ check: formatted lint tidy migrations deployments portable ## hold the code to i
 	go vet ./...
 	go test -count=1 ./internal/archtest
 
-docs: ## write docs/providers, which is made of the presets
-	go test -count=1 -run '^TestProvidersAreDocumented$$' ./internal/archtest -update
+docs: ## write what is made of the presets: docs/providers, and the table of docs/presets.md
+	go test -count=1 -run '^Test(Providers|PresetFields)AreDocumented$$' ./internal/archtest -update
 
 fmt: .bin/gofumpt ## format the code
 	.bin/gofumpt -w .

@@ -223,6 +223,42 @@ func TestProvidersAreDocumented(t *testing.T) {
 	}
 }
 
+// TestPresetFieldsAreDocumented holds the table of docs/presets.md against the
+// schema: make docs writes it.
+func TestPresetFieldsAreDocumented(t *testing.T) {
+	t.Parallel()
+	const begin, end = "<!-- fields -->\n", "<!-- /fields -->\n"
+	rows, err := provider.SchemaRows()
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := page(t, "presets.md")
+	before, rest, _ := strings.Cut(text, begin)
+	_, after, ok := strings.Cut(rest, end)
+	if !ok {
+		t.Fatal("docs/presets.md has no place for the fields")
+	}
+	want := before + begin + rows + end + after
+	if *update {
+		if err := os.WriteFile(filepath.Join(root, "docs", "presets.md"), []byte(want), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	} else if text != want {
+		t.Error("docs/presets.md is not what the schema says: run make docs")
+	}
+}
+
+// TestExampleOfAPreset holds that the example of docs/presets.md is one.
+func TestExampleOfAPreset(t *testing.T) {
+	t.Parallel()
+	_, example, _ := strings.Cut(page(t, "presets.md"), "    provider:\n")
+	example, _, _ = strings.Cut(example, "```")
+	example = strings.ReplaceAll("\n"+example, "\n      ", "\n")
+	if preset, err := provider.Parse([]byte(example)); err != nil || preset.Name != "shop" {
+		t.Errorf("Parse: got %v", err)
+	}
+}
+
 // TestMetricsAreDocumented holds the table of docs/operating.md against the
 // metrics that the code makes, and every name on the page, those of the alert
 // rules too, against the table.

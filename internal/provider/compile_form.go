@@ -46,10 +46,14 @@ func (e *Endpoint) compileForm(c *compiler, s *spec, settings *Settings) error {
 		}
 	}
 	var err error
-	if r.labels, err = s.Form.Labels.compile("form.labels", true); err != nil {
-		return err
+	if s.Form.Labels != nil {
+		if r.labels, err = s.Form.Labels.compile(); err != nil {
+			return err
+		}
 	}
-	r.texts, err = s.Form.Texts.compile("form.texts", false)
+	if s.Form.Texts != nil {
+		r.texts, err = s.Form.Texts.compile("form.texts")
+	}
 	e.form = r
 	return err
 }
@@ -86,25 +90,24 @@ func elementPath(text string) ([]step, error) {
 	return steps, nil
 }
 
-func (t *tableSpec) compile(field string, keyed bool) (*lookupTable, error) {
-	if t == nil {
-		return nil, nil //nolint:nilnil // a section that is not there
-	}
+func (t *tableSpec) compile(field string) (*lookupTable, error) {
 	if t.ID == "" || t.Text == "" {
 		return nil, wrong(field, "needs id and text, the members of the list's elements")
 	}
-	table := &lookupTable{id: t.ID, text: t.Text}
-	var err error
-	if table.in, err = elementPath(t.In); err != nil {
+	in, err := elementPath(t.In)
+	if err != nil {
 		return nil, wrong(field+".in", "%w", err)
 	}
-	if keyed == (t.By == "") {
-		return nil, wrong(field+".by", "only labels have it, and need it: where the id stands in an element of the form")
+	return &lookupTable{in: in, id: t.ID, text: t.Text}, nil
+}
+
+func (t *labelSpec) compile() (*lookupTable, error) {
+	table, err := (&tableSpec{In: t.In, ID: t.ID, Text: t.Text}).compile("form.labels")
+	if err != nil {
+		return nil, err
 	}
-	if keyed {
-		if table.by, err = elementPath(t.By); err != nil {
-			return nil, wrong(field+".by", "%w", err)
-		}
+	if table.by, err = elementPath(t.By); err != nil {
+		return nil, wrong("form.labels.by", "%w", err)
 	}
 	return table, nil
 }

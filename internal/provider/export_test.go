@@ -2,6 +2,7 @@ package provider
 
 import (
 	"maps"
+	"reflect"
 	"slices"
 )
 
@@ -41,3 +42,24 @@ func (e *Endpoint) ProofHeaders() []string {
 
 // ProvesContent reports whether what is said is signed, and not only by whom.
 func (p *Preset) ProvesContent() bool { return p.Signed() && p.spec.Auth.Alg != algToken }
+
+// SpecFields lists the paths of all fields that are read of a preset.
+func SpecFields() []string {
+	found := map[string]bool{}
+	specFields(reflect.TypeFor[spec](), "", found)
+	return slices.Sorted(maps.Keys(found))
+}
+
+func specFields(t reflect.Type, prefix string, found map[string]bool) {
+	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
+		t = t.Elem()
+	}
+	if t.Kind() != reflect.Struct {
+		return
+	}
+	for i := range t.NumField() {
+		path := prefix + t.Field(i).Tag.Get("yaml")
+		found[path] = true
+		specFields(t.Field(i).Type, path+".", found)
+	}
+}

@@ -175,7 +175,7 @@ func (p *Preset) guideAnswers(b *strings.Builder) {
 func Index() string {
 	var b strings.Builder
 	b.WriteString("# Providers\n\n" +
-		"A source's `provider` is one of these, or [a preset of your own](../configuration.md#providers) in the same form. " +
+		"A source's `provider` is one of these, or [a preset of your own](../presets.md) in the same form. " +
 		"`relay providers` lists them, `relay providers show NAME` prints one.\n\n" +
 		"| name | provider | proven by | outcomes |\n|---|---|---|---|\n")
 	for _, name := range Names() {

@@ -227,7 +227,7 @@ func TestWrongInlinePresets(t *testing.T) {
 		{"a form from nowhere", "respond:", "form: {name: a}\nrespond:", `line 18: form.from: is missing`},
 		{"a form of every element", "respond:", "form: {from: body, name: \"a[*]\"}\nrespond:", `line 18: form.name: a path of a form`},
 		{"labels without an id", "respond:", "form: {from: body, labels: {in: a, text: b, by: c}}\nrespond:", `line 18: form.labels: needs id and text`},
-		{"texts by something", "respond:", "form: {from: body, texts: {in: a, id: a, text: b, by: c}}\nrespond:", `line 18: form.texts.by: only labels`},
+		{"labels by nothing", "respond:", "form: {from: body, labels: {in: a, id: a, text: b}}\nrespond:", `line 18: form.labels.by: the path is empty`},
 		{"two numbers in a prefix", "respond:", "form: {from: body, prefix: q##_}\nrespond:", `line 18: form.prefix: "q##_" has more than one`},
 		{"a handshake by PUT", "respond:", "handshake: [{method: PUT}]\nrespond:", `line 18: handshake\[0\].method: "PUT"`},
 		{"a handshake that any callback could be", "respond:", "handshake: [{method: POST}]\nrespond:", `line 18: handshake\[0\].body: is missing`},

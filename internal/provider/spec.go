@@ -161,12 +161,19 @@ type formSpec struct {
 	Name   texts      `yaml:"name"` // paths in an element
 	Label  texts      `yaml:"label"`
 	Value  texts      `yaml:"value"`
-	Labels *tableSpec `yaml:"labels"` // where labels stand in a list of their own
+	Labels *labelSpec `yaml:"labels"` // where labels stand in a list of their own
 	Texts  *tableSpec `yaml:"texts"`  // where values are ids of texts in a list of the element
 }
 
 // tableSpec is explained at lookupTable.
 type tableSpec struct {
+	In   string `yaml:"in"`
+	ID   string `yaml:"id"`
+	Text string `yaml:"text"`
+}
+
+// labelSpec is such a table, and where its ids stand in the form.
+type labelSpec struct {
 	In   string `yaml:"in"`
 	ID   string `yaml:"id"`
 	Text string `yaml:"text"`
