@@ -71,14 +71,15 @@ type program struct {
 
 // commands is the command line.
 type commands struct {
-	Serve   serveCommand   `cmd:"" help:"Run a node: take callbacks, resume conversations."`
-	Demo    demoCommand    `cmd:"" help:"Start everything privately, play one form and one checkout, and stay up."`
-	Sandbox sandboxCommand `cmd:"" help:"Run stand-ins for the bot platforms and a pay page."`
-	Migrate migrateCommand `cmd:"" help:"Bring the database schema up, one step down, or show where it stands."`
-	Apply   applyCommand   `cmd:"" help:"Make the configuration what a relay.yaml says."`
-	Keys    keysCommand    `cmd:"" help:"Make encryption keys, see which are in use, seal anew."`
-	Bench   benchCommand   `cmd:"" help:"Measure the relay on this machine."`
-	Ping    pingCommand    `cmd:"" hidden:"" help:"Ask whether the relay beside it wants requests."`
+	Serve     serveCommand     `cmd:"" help:"Run a node: take callbacks, resume conversations."`
+	Demo      demoCommand      `cmd:"" help:"Start everything privately, play one form and one checkout, and stay up."`
+	Sandbox   sandboxCommand   `cmd:"" help:"Run stand-ins for the bot platforms and a pay page."`
+	Migrate   migrateCommand   `cmd:"" help:"Bring the database schema up, one step down, or show where it stands."`
+	Apply     applyCommand     `cmd:"" help:"Make the configuration what a relay.yaml says."`
+	Keys      keysCommand      `cmd:"" help:"Make encryption keys, see which are in use, seal anew."`
+	Providers providersCommand `cmd:"" help:"List the providers, or show how one is set up."`
+	Bench     benchCommand     `cmd:"" help:"Measure the relay on this machine."`
+	Ping      pingCommand      `cmd:"" hidden:"" help:"Ask whether the relay beside it wants requests."`
 
 	Version kong.VersionFlag `help:"Print version, commit and Go's version."`
 }
