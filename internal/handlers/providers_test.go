@@ -76,7 +76,7 @@ func TestCallbackURLCarriesItsProof(t *testing.T) {
 		return n.send(http.MethodPost, "/in/"+path+query, strings.NewReader(body), header("Content-Type", "application/json"))
 	}
 	post("").refused(http.StatusUnauthorized, "missing_header")
-	post("?"+otherProof).refused(http.StatusUnauthorized, "signature_mismatch")
+	post("?"+otherProof).refused(http.StatusUnauthorized, "credentials_mismatch")
 	post("?" + proof).wantAccepted()
 	got := n.get("/v1/correlations/" + w["id"].(string)).object()
 	if got["status"] != string(relay.StatusCompleted) || got["payment"].(map[string]any)["id"] != "o-1" {

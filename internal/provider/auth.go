@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"crypto/sha512"
 	"crypto/subtle"
+	"encoding/hex"
 	"hash"
 	"slices"
 	"strconv"
@@ -50,6 +51,7 @@ type verifier struct {
 	tolerance time.Duration
 	perItem   bool
 	needsBody bool    // a place of the parsed body is read
+	perWait   bool    // each wait has a key of its own too, see waitKey
 	scheme    *scheme // instead of all that: code
 }
 
@@ -104,9 +106,6 @@ func (v *verifier) keys(secrets []string, own string) ([]signingKey, error) {
 
 // check verifies one event. It returns the index of the secret that matched.
 func (v *verifier) check(s *scope, keys []signingKey, now time.Time) (int, error) {
-	if v.scheme != nil {
-		return v.scheme.check(s, keys, now)
-	}
 	sigs, err := v.source.read(s)
 	if err != nil {
 		return 0, err
@@ -211,8 +210,9 @@ func (v *verifier) words(p *part) string {
 	return p.words()
 }
 
-// matchToken compares what was sent with the secrets themselves. Both are
-// hashed first, so that not even their length shows in the time taken.
+// matchToken compares what was sent with the secrets themselves, and with
+// those of the wait that the path names. All are hashed first, so that not
+// even their length shows in the time taken.
 func (v *verifier) matchToken(s *scope, keys []signingKey) (int, error) {
 	for _, sent := range s.sig.decoded {
 		got := sha256.Sum256(sent)
@@ -221,9 +221,24 @@ func (v *verifier) matchToken(s *scope, keys []signingKey) (int, error) {
 			if subtle.ConstantTimeCompare(got[:], want[:]) == 1 {
 				return keys[i].index, nil
 			}
+			if !v.perWait || s.req.PathToken == "" {
+				continue
+			}
+			want = sha256.Sum256([]byte(waitKey(keys[i].key, s.req.PathToken)))
+			if subtle.ConstantTimeCompare(got[:], want[:]) == 1 {
+				return keys[i].index, nil
+			}
 		}
 	}
 	return 0, reject(CredentialsMismatch)
+}
+
+// waitKey is what the callback URL of one wait carries in the place of the
+// secret: it proves callbacks of that wait, and tells nothing of the secret.
+func waitKey(secret []byte, token string) string {
+	mac := hmac.New(sha256.New, secret)
+	mac.Write([]byte(token))
+	return hex.EncodeToString(mac.Sum(nil))
 }
 
 func (f *signatures) holds(sum []byte) bool {

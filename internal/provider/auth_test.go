@@ -359,3 +359,48 @@ func TestEndpointIsSafeForConcurrentUse(t *testing.T) {
 	}
 	group.Wait()
 }
+
+// TestKeysOfWaits holds that the address of one wait proves callbacks of that
+// wait alone, also while the secret is rotated.
+func TestKeysOfWaits(t *testing.T) {
+	for _, name := range []string{"jotform", "klarna-hpp"} {
+		e := endpoint(t, name, provider.Settings{})
+		of := func(token, secret string) url.Values {
+			query, err := url.ParseQuery(e.CallbackQuery(token, []string{secret, "another"}))
+			if err != nil || query.Get("key") == "" || strings.Contains(query.Get("key"), secret) {
+				t.Fatalf("%s: CallbackQuery: got %v, %v", name, query, err)
+			}
+			return query
+		}
+		for _, test := range []struct {
+			name, path string
+			query      url.Values
+			want       int // -1: refused
+		}{
+			{"its own", "tok_1", of("tok_1", "s-1"), 1},
+			{"of the secret before", "tok_1", of("tok_1", "s-0"), 0},
+			{"of another wait", "tok_2", of("tok_1", "s-1"), -1},
+			{"of another secret", "tok_1", of("tok_1", "s-2"), -1},
+			{"without a path", "", of("tok_1", "s-1"), -1},
+			{"of no wait", "", of("", "s-1"), -1},
+			{"the secret itself", "", url.Values{"key": {"s-1"}}, 1},
+		} {
+			req := &provider.Request{Method: "POST", PathToken: test.path, Query: test.query, Header: http.Header{}, Body: []byte("{}")}
+			used, err := e.Verify(req, []string{"s-0", "s-1"}, clock)
+			if (err == nil) != (test.want >= 0) || err == nil && used != test.want {
+				t.Errorf("%s, %s: got %d, %v, want %d", name, test.name, used, err, test.want)
+			}
+		}
+		if got := e.CallbackQuery("tok_1", nil); got != "" {
+			t.Errorf("%s without a secret: got %q, want nothing", name, got)
+		}
+		if got := e.CredentialQuery(); got != "key" {
+			t.Errorf("%s: the credential in the query is %q, want key", name, got)
+		}
+	}
+	for _, name := range []string{"html-form", "mollie-classic", "stripe", "generic-apikey"} {
+		if got := endpoint(t, name, provider.Settings{}).CallbackQuery("tok_1", []string{"whsec_1"}); got != "" {
+			t.Errorf("%s: got %q, want nothing", name, got)
+		}
+	}
+}

@@ -48,7 +48,7 @@ func (p *Preset) Endpoint(settings Settings) (*Endpoint, error) {
 	if err := settings.check(); err != nil {
 		return nil, err
 	}
-	c := &compiler{headers: map[string]bool{}, batch: p.spec.Each != "", tokenFields: settings.tokenFields()}
+	c := &compiler{headers: map[string]bool{}, batch: p.spec.Each != "", byURL: p.CallbackByURL, tokenFields: settings.tokenFields()}
 	e := &Endpoint{preset: p, body: bodyKind(p.spec.Body)}
 	for _, compile := range []func(*compiler, *spec, *Settings) error{
 		e.compileBody, e.compileNames, e.compileOutcomes,

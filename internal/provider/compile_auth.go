@@ -146,6 +146,7 @@ func (v *verifier) compileEncoding(a *authSpec) error {
 func (v *verifier) compileMessages(c *compiler, a *authSpec) error {
 	if v.alg == algToken {
 		v.perItem, v.needsBody = c.perItem, inBody(v.source.place.kind)
+		v.perWait = c.byURL && v.source.place.kind == partQuery
 		return nil
 	}
 	if len(a.Message) == 0 {

@@ -108,7 +108,7 @@ func (p *Preset) guideToken(b *strings.Builder) {
 		fmt.Fprintf(b, "\nThe flow's `link` leads there with the token as the %s `%s`.\n", where, linkName(name, &Settings{}))
 	}
 	if p.CallbackByURL {
-		b.WriteString("\nEach wait has a `callback_url` of its own.\n")
+		b.WriteString("\nEach wait has a `callback_url` of its own, and its token stands in the path.\n")
 	}
 }
 

@@ -104,6 +104,7 @@ type compiler struct {
 	headers   map[string]bool
 	batch     bool
 	perItem   bool // the signature reads from the item
+	byURL     bool // each wait has a callback URL of its own
 
 	tokenFields []string // the names that <token_field> stands for
 }

@@ -183,14 +183,19 @@ func (r *paymentRule) read(s *scope) *relay.Payment {
 
 // isLive reads whether real money moved; nil where the callback does not say.
 func (r *paymentRule) isLive(s *scope) *bool {
-	live, said := map[string]bool{"true": true, "live": true, "false": false, "test": false}[s.firstText(r.live)]
-	if !said {
-		var test bool
-		test, said = map[string]bool{"true": true, "1": true, "false": false, "0": false}[s.firstText(r.test)]
-		live = !test
-	}
-	if !said {
-		return nil
+	var live bool
+	switch s.firstText(r.live) {
+	case "true", "live":
+		live = true
+	case "false", "test":
+	default:
+		switch s.firstText(r.test) {
+		case "false", "0":
+			live = true
+		case "true", "1":
+		default:
+			return nil
+		}
 	}
 	return &live
 }

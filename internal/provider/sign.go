@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -41,19 +40,17 @@ func (e *Endpoint) Sign(req *Request, secret string, now time.Time) error {
 }
 
 // CallbackQuery is what the callback URL of a wait carries to prove itself,
-// for a provider that signs nothing: a signature of the token, which is public
-// and proves nothing alone. It is "" where the preset asks for no such thing.
+// for a provider that signs nothing: a key of its own, since the token is
+// public. It is "" where the preset asks for no such thing.
 func (e *Endpoint) CallbackQuery(token string, secrets []string) string {
-	v := &e.auth
-	if !e.preset.CallbackByURL || v.source.place.kind != partQuery || len(v.messages) == 0 || len(secrets) == 0 ||
-		slices.ContainsFunc(v.messages[0], func(p part) bool { return p.kind != partPath && p.kind != partLiteral }) {
+	if !e.auth.perWait || len(secrets) == 0 {
 		return ""
 	}
-	req := &Request{PathToken: token}
-	if err := e.Sign(req, secrets[0], time.Time{}); err != nil {
+	key, ok := e.auth.key.derive(secrets[0])
+	if !ok {
 		return ""
 	}
-	return req.Query.Encode()
+	return url.Values{e.auth.source.place.name: {e.auth.source.prefix + waitKey(key.key, token)}}.Encode()
 }
 
 func setBasic(header http.Header, credentials string) {
