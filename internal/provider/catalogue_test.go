@@ -129,15 +129,15 @@ var samples = []sample{
 	},
 	{
 		preset: "gravity-forms", name: "entry", header: map[string]string{"Content-Type": "application/json"}, body: `{"id":"7","token":"tok","name":"Ada"}`,
-		id: "7", outcome: relay.Completed, token: "tok", references: []string{"entry=7"}, fields: map[string]any{"id": "7", "name": "Ada"},
+		id: "7", outcome: relay.Completed, token: "tok", fields: map[string]any{"id": "7", "name": "Ada"},
 	},
 	{
 		preset: "haptik", name: "complete", body: `{"version":"1.0","timestamp":"t","event_name":"webhook_conversation_complete","user":{"auth_id":"u-1"},"message":{"id":9}}`,
-		id: "webhook_conversation_complete:9", outcome: relay.Completed, token: "u-1", references: []string{"message=9"},
+		id: "webhook_conversation_complete:9", outcome: relay.Completed, token: "u-1",
 	},
 	{
 		preset: "haptik", name: "message", body: `{"event_name":"message","user":{"auth_id":"u-1"},"message":{"id":9}}`,
-		id: "message:9", token: "u-1", references: []string{"message=9"},
+		id: "message:9", token: "u-1",
 	},
 	{
 		preset: "hubspot-v1", name: "property", body: `[{"eventId":1,"subscriptionId":2,"subscriptionType":"contact.propertyChange","objectId":3,"propertyName":"token","propertyValue":"tok"}]`,
@@ -149,7 +149,7 @@ var samples = []sample{
 	},
 	{
 		preset: "hubspot-v2", name: "workflow", header: map[string]string{"Content-Type": "application/json"}, body: `{"vid":3,"properties":{"token":{"value":"tok"}},"email":"a@b.example"}`,
-		outcome: relay.Completed, token: "tok", references: []string{"contact=contact:3"},
+		outcome: relay.Completed, token: "tok",
 		fields: map[string]any{"vid": int64(3), "properties": map[string]any{"token": map[string]any{"value": "tok"}}, "email": "a@b.example"},
 	},
 	{
@@ -179,8 +179,8 @@ var samples = []sample{
 		id: "subscription_payment_failed:1", outcome: relay.AttemptFailed, payment: euros("subscription-invoices:1", 2050),
 	},
 	{
-		preset: "microsoft-forms", name: "answers", header: map[string]string{"Content-Type": "application/json"}, body: `{"id":"4","token":"tok","name":"Ada"}`,
-		id: "4", outcome: relay.Completed, token: "tok", references: []string{"response=4"}, fields: map[string]any{"id": "4", "name": "Ada"},
+		preset: "microsoft-forms", name: "answers", header: map[string]string{"Content-Type": "application/json"}, body: `{"form":"f1","id":"4","token":"tok","name":"Ada"}`,
+		id: "f1:4", outcome: relay.Completed, token: "tok", fields: map[string]any{"form": "f1", "id": "4", "name": "Ada"},
 	},
 	{
 		preset: "mollie-classic", name: "payment", path: "tok", form: url.Values{"id": {"tr_1"}},
@@ -205,7 +205,7 @@ var samples = []sample{
 	},
 	{
 		preset: "paddle", name: "paid", body: `{"event_id":"evt_1","event_type":"transaction.completed","data":{"id":"txn_1","subscription_id":"sub_1","currency_code":"EUR","custom_data":{"token":"tok"},"details":{"totals":{"total":"2100","grand_total":"2050"}},"payments":[{"method_details":{"type":"card"}}]}}`,
-		id: "evt_1", outcome: relay.Completed, token: "tok", references: []string{"transaction=txn_1", "subscription=sub_1"},
+		id: "evt_1", outcome: relay.Completed, token: "tok", references: []string{"transaction=txn_1"},
 		payment: with(euros("txn_1", 2050), func(p *relay.Payment) { p.Method = "card" }),
 	},
 	{
@@ -256,7 +256,7 @@ var samples = []sample{
 	},
 	{
 		preset: "shopify", name: "paid", header: map[string]string{"X-Shopify-Topic": "orders/paid", "X-Shopify-Event-Id": "e1"}, body: `{"id":820982911946154508,"admin_graphql_api_id":"gid://shopify/Order/820982911946154508","total_price":"20.50","currency":"EUR","email":"a@b.example","test":false,"payment_gateway_names":["visa"],"note":"please ring","note_attributes":[{"name":"token","value":"tok"}]}`,
-		id: "e1", outcome: relay.Completed, token: "tok", references: []string{"order=gid://shopify/Order/820982911946154508"},
+		id: "e1:orders/paid", outcome: relay.Completed, token: "tok", references: []string{"order=gid://shopify/Order/820982911946154508"},
 		payment: with(euros("gid://shopify/Order/820982911946154508", 2050), func(p *relay.Payment) {
 			p.Method, p.Email, p.Live = "visa", "a@b.example", ptr(true)
 		}),
