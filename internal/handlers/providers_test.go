@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/goccy/go-yaml"
+
 	"relay.example/relay/internal/provider"
 	"relay.example/relay/internal/relay"
 )
@@ -121,5 +123,29 @@ func TestCertificateThatCannotBeHad(t *testing.T) {
 	send("https://evil.example/cert").refused(http.StatusUnauthorized, "bad_certificate")
 	if got := n.count("events"); got != 1 {
 		t.Errorf("got %d events, want the rejected one", got)
+	}
+}
+
+// Every preset makes a source, by its name and copied inline, and both say how
+// they are set up.
+func TestEveryProviderMakesASource(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	for _, name := range provider.Names() {
+		preset, _ := provider.Lookup(name)
+		if preset.Internal {
+			continue
+		}
+		inline, err := yaml.YAMLToJSON([]byte(preset.Text))
+		must(t, err)
+		for _, given := range []string{`"` + name + `"`, string(inline)} {
+			got := n.put("/v1/sources/one", `{"provider": `+given+`}`).want(http.StatusOK).object()
+			if setup, ok := got["setup"].([]any); !ok || len(setup) != len(preset.Setup) {
+				t.Errorf("%s: got the setup %v, want %d steps", name, got["setup"], len(preset.Setup))
+			}
+			if got["awaiting_secret"] != preset.Signed() {
+				t.Errorf("%s: awaiting_secret: got %v, want %t", name, got["awaiting_secret"], preset.Signed())
+			}
+		}
 	}
 }
