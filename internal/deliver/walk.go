@@ -13,11 +13,11 @@ import (
 
 // The bounds of a walk.
 const (
-	pieceSize   = 2_000        // due deliveries that one claim looks at
-	walkOverlap = pollInterval // a commit may come that much later than its clock_timestamp()
-	walkRest    = time.Second  // from the begin of a walk to that of the next, at least
-	walkShare   = 10           // and so many times as long as it took to its end
-	walkAgain   = relay.Lease  // what was overlooked is found by then, as after a lost lease
+	pieceSize   = 2_000           // due deliveries that one claim looks at
+	walkOverlap = 3 * time.Second // a commit may come that much later than its clock_timestamp()
+	walkRest    = time.Second     // from the begin of a walk to that of the next, at least
+	walkShare   = 2               // and so many times as long as it took to its end
+	walkAgain   = relay.Lease     // what was overlooked is found by then, as after a lost lease
 )
 
 // walk is how far claims have come through what is due. It matters while lanes
@@ -29,7 +29,8 @@ const (
 // It begins anew when a lane that was passed over has room again: until then it
 // is passed over still, so that what has waited longest comes first. And it
 // does from time to time, for what was locked when it was passed, or committed
-// late.
+// late. It always comes to its end first: what is due behind a long backlog is
+// reached, however often lanes become free.
 type walk struct {
 	until time.Time     // by the database's clock: what was due by then was looked at
 	began time.Time     // zero: there is none, for no lane is full
@@ -46,7 +47,8 @@ func (w walk) next(busy []int64, now time.Time) walk {
 	}
 	age := now.Sub(w.began)
 	freed := slices.ContainsFunc(w.past, func(id int64) bool { return !slices.Contains(busy, id) })
-	if w.began.IsZero() || age >= walkAgain || freed && age >= max(walkRest, walkShare*w.took) {
+	again := age >= walkAgain || freed && age >= max(walkRest, walkShare*w.took)
+	if w.began.IsZero() || w.ended && again {
 		return walk{began: now, took: w.took, past: busy}
 	}
 	w.past = slices.Compact(slices.Sorted(slices.Values(append(slices.Clone(w.past), busy...))))

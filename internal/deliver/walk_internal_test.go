@@ -23,18 +23,19 @@ func TestWalk(t *testing.T) {
 	}{
 		{"the first", walk{}, []int64{1}, true, []int64{1}},
 		{"no lane is full any more", walk{began: at, past: []int64{1}}, nil, false, nil},
-		{"nothing has changed", walk{began: at.Add(-time.Minute / 3), past: []int64{1, 2}}, []int64{1, 2}, false, []int64{1, 2}},
+		{"nothing has changed", walk{ended: true, began: at.Add(-time.Minute / 3), past: []int64{1, 2}}, []int64{1, 2}, false, []int64{1, 2}},
 		{"one more is full", walk{began: at.Add(-time.Second / 2), past: []int64{2}}, []int64{1, 2}, false, []int64{1, 2}},
-		{"one has room", walk{began: at.Add(-walkRest), past: []int64{1, 2}}, []int64{2}, true, []int64{2}},
-		{"one has room so soon", walk{began: at.Add(-walkRest + 1), past: []int64{1, 2}}, []int64{2}, false, []int64{1, 2}},
+		{"one has room", walk{ended: true, began: at.Add(-walkRest), past: []int64{1, 2}}, []int64{2}, true, []int64{2}},
+		{"one has room so soon", walk{ended: true, began: at.Add(-walkRest + 1), past: []int64{1, 2}}, []int64{2}, false, []int64{1, 2}},
 		{
 			"one has room, and a walk takes long",
-			walk{began: at.Add(-2 * time.Second), took: time.Second, past: []int64{1, 2}},
+			walk{ended: true, began: at.Add(-2*time.Second + 1), took: time.Second, past: []int64{1, 2}},
 			[]int64{2},
 			false,
 			[]int64{1, 2},
 		},
-		{"from time to time", walk{began: at.Add(-walkAgain), took: time.Hour, past: []int64{1}}, []int64{1}, true, []int64{1}},
+		{"not before it has come to its end", walk{began: at.Add(-walkAgain), past: []int64{1, 2}}, []int64{2}, false, []int64{1, 2}},
+		{"from time to time", walk{ended: true, began: at.Add(-walkAgain), took: time.Hour, past: []int64{1}}, []int64{1}, true, []int64{1}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()

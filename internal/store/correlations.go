@@ -202,7 +202,7 @@ func (s *Store) EndWait(
 	decide func(*relay.Wait) (Ending, error),
 ) ([]relay.Delivery, error) {
 	var deliveries []relay.Delivery
-	err := s.inTx(ctx, "ending a wait", func(tx pgx.Tx) error {
+	err := s.inTxAgain(ctx, "ending a wait", func(tx pgx.Tx) error {
 		rows, _ := tx.Query(ctx, `
 			SELECT `+waitColumns+`
 			FROM correlations c

@@ -595,7 +595,7 @@ func retry(ctx context.Context, tx pgx.Tx, list []*byHand) error {
 
 // SkipDelivery gives a delivery up by hand.
 func (s *Store) SkipDelivery(ctx context.Context, projectID int64, id uuid.UUID) error {
-	return s.inTx(ctx, "skipping a delivery", func(tx pgx.Tx) error {
+	return s.inTxAgain(ctx, "skipping a delivery", func(tx pgx.Tx) error {
 		rows, _ := tx.Query(ctx, `
 			SELECT `+handColumns+`
 			FROM deliveries d JOIN correlations c ON c.id = d.correlation_id
@@ -644,32 +644,43 @@ func lockToSkip(ctx context.Context, tx pgx.Tx, seen *byHand) (*byHand, error) {
 // BulkLimit is how many deliveries one bulk retry takes at most.
 const BulkLimit = 10_000
 
+// retryPiece is how many deliveries are made due in one transaction: a slot
+// that is taken in the same moment repeats no more than them.
+const retryPiece = 200
+
 // RetryDeliveries makes dead, held and unknown deliveries that match f due
 // again, at most BulkLimit, and returns how many. With dryRun it only counts.
-// Those of a conversation that is busy wait for their turn.
+// Those of a conversation that is busy wait for their turn. It works in pieces:
+// after an error those before it are due, and the next call takes the others.
 func (s *Store) RetryDeliveries(ctx context.Context, projectID int64, f DeliveryFilter, dryRun bool) (n int, err error) {
-	err = s.inTxAgain(ctx, "retrying deliveries", func(tx pgx.Tx) error {
-		rows, _ := tx.Query(ctx, `
-			SELECT `+handColumns+`
-			FROM deliveries d JOIN correlations c ON c.id = d.correlation_id LEFT JOIN destinations t ON t.id = d.destination_id
-			WHERE d.project_id = $1 AND d.status IN ('dead', 'held', 'unknown') AND `+deliveryWhere+`
-			  AND c.user_id <> '' AND NOT EXISTS (SELECT FROM events e WHERE e.project_id = d.project_id AND e.id = d.event_id AND e.body IS NULL)
-			ORDER BY d.id
-			LIMIT $2`,
-			projectID, BulkLimit, string(f.Status), f.Destination, string(f.Outcome),
-			optionalID(f.CorrelationID), optionalTime(f.From), optionalTime(f.To))
-		stuck, err := pgx.CollectRows(rows, scanByHand)
-		n = len(stuck)
-		if err != nil || dryRun || n == 0 {
-			return err
+	rows, _ := s.pool.Query(ctx, `
+		SELECT `+handColumns+`
+		FROM deliveries d JOIN correlations c ON c.id = d.correlation_id LEFT JOIN destinations t ON t.id = d.destination_id
+		WHERE d.project_id = $1 AND d.status IN ('dead', 'held', 'unknown') AND `+deliveryWhere+`
+		  AND c.user_id <> '' AND NOT EXISTS (SELECT FROM events e WHERE e.project_id = d.project_id AND e.id = d.event_id AND e.body IS NULL)
+		ORDER BY d.id
+		LIMIT $2`,
+		projectID, BulkLimit, string(f.Status), f.Destination, string(f.Outcome),
+		optionalID(f.CorrelationID), optionalTime(f.From), optionalTime(f.To))
+	found, err := pgx.CollectRows(rows, scanByHand)
+	if err != nil || dryRun {
+		return len(found), translate("reading deliveries", err)
+	}
+	slices.SortFunc(found, func(a, b *byHand) int { return bySlot(a.conversation, a.id, b.conversation, b.id) })
+	for piece := range slices.Chunk(found, retryPiece) {
+		var due []*byHand
+		err := s.inTxAgain(ctx, "retrying deliveries", func(tx pgx.Tx) (err error) {
+			if due, err = lockStuck(ctx, tx, projectID, piece); err != nil || len(due) == 0 {
+				return err
+			}
+			return retry(ctx, tx, due)
+		})
+		if err != nil {
+			return n, err
 		}
-		if stuck, err = lockStuck(ctx, tx, projectID, stuck); err != nil {
-			return err
-		}
-		n = len(stuck)
-		return retry(ctx, tx, stuck)
-	})
-	return n, err
+		n += len(due)
+	}
+	return n, nil
 }
 
 // lockStuck locks the slots of deliveries and then themselves, and leaves out
@@ -691,7 +702,7 @@ func lockStuck(ctx context.Context, tx pgx.Tx, projectID int64, list []*byHand) 
 	for _, id := range locked {
 		still[id] = true
 	}
-	return slices.DeleteFunc(list, func(h *byHand) bool { return !still[h.id] }), err
+	return slices.DeleteFunc(slices.Clone(list), func(h *byHand) bool { return !still[h.id] }), err
 }
 
 // optionalTime makes a zero time NULL.

@@ -51,6 +51,25 @@ func TestMigrateDownAndUpAgain(t *testing.T) {
 	}
 }
 
+// What waits for its turn, or is held, survives the way back to a program that
+// knows no turns, and is due there.
+func TestMigrateDownWithWhatIsOwed(t *testing.T) {
+	t.Parallel()
+	p, url := project(t)
+	first := tell(t, p, p.Wait(t, "u-1"), 2)[0]
+	held := tell(t, p, p.Wait(t, "u-2"), 2)[0]
+	storetest.Exec(t, url, `UPDATE deliveries SET status = 'held', due_at = NULL, lease = NULL WHERE id = $1`, held.ID)
+	p.Store.Close()
+	for must(store.Migrations(t.Context(), url))(t).Version > 8 { // the last one without turns
+		if err := store.MigrateDown(t.Context(), url); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := storetest.Query[int](t, url, `SELECT count(*) FROM deliveries WHERE status = 'scheduled' AND due_at IS NOT NULL`); got != 4 {
+		t.Errorf("%d of %s and three others are due, want all", got, first.ID)
+	}
+}
+
 func TestNodesThatStartAtOnceMigrateOnce(t *testing.T) {
 	t.Parallel()
 	url := storetest.URL(t, false)

@@ -38,7 +38,7 @@ var (
 	errIdempotencyMismatch = relay.Errorf(relay.Conflict, "idempotency_key_reused",
 		"this Idempotency-Key was used with another body within 24 h: send a new key")
 	errOvertaken = relay.Errorf(relay.Busy, "overtaken",
-		"other registrations of the same user came first each time: try again")
+		"others were changing the same at each try: try again")
 	errWaitPending = relay.Errorf(relay.Conflict, "wait_pending",
 		"a wait of this flow and user is pending, and on_conflict is reject")
 )

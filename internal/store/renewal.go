@@ -26,6 +26,7 @@ type renewal struct {
 	mu    sync.Mutex
 	pools []*pgxpool.Pool
 	at    time.Time     // the last one
+	again bool          // one more is to come, for what was told since
 	next  chan struct{} // closed by the next one
 }
 
@@ -52,14 +53,20 @@ func (r *renewal) add(pool *pgxpool.Pool) {
 }
 
 // renew closes all connections: idle ones at once, others when they come back.
-// New ones lead to whichever server DATABASE_URL wants by then.
+// New ones lead to whichever server DATABASE_URL wants by then. What is told too
+// soon after the last time is remembered: those connections may have been made
+// since.
 func (r *renewal) renew() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if time.Since(r.at) < renewEvery {
+	if wait := renewEvery - time.Since(r.at); wait > 0 {
+		if !r.again {
+			r.again = true
+			time.AfterFunc(wait, r.renew)
+		}
 		return
 	}
-	r.at = time.Now()
+	r.at, r.again = time.Now(), false
 	for _, pool := range r.pools {
 		pool.Reset()
 	}

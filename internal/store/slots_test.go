@@ -640,3 +640,63 @@ func TestSlotsThatWereLeftArePassedOn(t *testing.T) {
 		t.Errorf("passed on to %v, want %v", got, want)
 	}
 }
+
+// Who is to have the slot next may be taken away in the same moment: then the
+// one after it has it.
+func TestPassOnPastWhoIsTakenAway(t *testing.T) {
+	t.Parallel()
+	p, url := project(t)
+	w := p.Wait(t, "u-1")
+	d := tell(t, p, w, 3)[0]
+	order := created(t, url, w)
+	pid, commit := hold(t, url, func(exec func(string, ...any)) {
+		exec(`UPDATE deliveries SET status = 'skipped', finished_at = now() WHERE id = $1`, order[1])
+	})
+	recorded := make(chan store.Recorded, 1)
+	go func() {
+		got, err := p.Store.RecordAttempts(context.Background(), []relay.Attempt{attemptAt(&d, relay.OK)})
+		if err != nil {
+			t.Error(err)
+		}
+		recorded <- got[0]
+	}()
+	waitsFor(t, url, pid)
+	commit()
+	if r := <-recorded; !r.PassedOn {
+		t.Errorf("got %+v, want the slot passed on", r)
+	}
+	if next := claimOne(t, p); next.ID != order[2] {
+		t.Errorf("claimed %s, want the third, %s", next.ID, order[2])
+	}
+}
+
+// Who looks for slots that were left, and waits on the way, leaves alone what
+// has got its slot meanwhile: that is being sent.
+func TestPassOnLeftComesTooLate(t *testing.T) {
+	t.Parallel()
+	p, url := project(t)
+	waiting := [2]uuid.UUID{relay.NewID(), relay.NewID()}
+	for i, id := range waiting {
+		storetest.Exec(t, url, `
+			INSERT INTO deliveries (project_id, id, correlation_id, destination_id, outcome, action, conversation, retry_for, give_up_at)
+			VALUES ($1, $2, $2, $3, 'refunded', 'refunded', $4, 60, now())`, p.ID, id, p.DestinationID, uuid.UUID{15: byte(i + 1)})
+	}
+	pid, commit := hold(t, url, func(exec func(string, ...any)) { exec(`SELECT FROM deliveries WHERE id = $1 FOR UPDATE`, waiting[0]) })
+	looked := make(chan error, 1)
+	go func() {
+		_, _, err := p.Store.PassOnLeft(context.Background(), uuid.Nil, 10)
+		looked <- err
+	}()
+	waitsFor(t, url, pid)
+	storetest.Exec(t, url, `UPDATE deliveries SET due_at = 'infinity', lease = id WHERE id = $1`, waiting[1])
+	commit()
+	if err := <-looked; err != nil {
+		t.Error(err)
+	}
+	if !storetest.Query[bool](t, url, `SELECT due_at = 'infinity' FROM deliveries WHERE id = $1`, waiting[1]) {
+		t.Error("what is being sent is due again")
+	}
+	if !storetest.Query[bool](t, url, `SELECT coalesce(due_at <= now(), false) FROM deliveries WHERE id = $1`, waiting[0]) {
+		t.Error("the one that was locked is not due")
+	}
+}

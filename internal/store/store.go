@@ -37,6 +37,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"net"
 	"slices"
 	"strings"
@@ -280,19 +281,29 @@ func (s *Store) inTx(ctx context.Context, step string, fn func(pgx.Tx) error) er
 	return translate(step, err)
 }
 
-// conflictTries is how often a transaction of the pool for everyday work is
-// made where others get in between.
-const conflictTries = 5
+// How often a transaction of the pool for everyday work is made where others
+// get in between, and the longest pause before the first repetition.
+const (
+	conflictTries = 5
+	conflictPause = 20 * time.Millisecond
+)
 
 // inTxAgain is inTx, repeated where it lost against another transaction. What
 // fn leaves in variables of its caller is that of the last try.
 func (s *Store) inTxAgain(ctx context.Context, step string, fn func(pgx.Tx) error) (err error) {
-	for range conflictTries {
+	for try := range conflictTries {
 		if err = s.inTx(ctx, step, fn); !Conflicted(err) {
-			break
+			return err
+		}
+		pause := time.NewTimer(rand.N(conflictPause << try)) //nolint:gosec // it spreads load, it guards nothing
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+			return errors.Join(errOvertaken, err)
 		}
 	}
-	return err
+	return errors.Join(errOvertaken, err)
 }
 
 // oneOrNotFound turns the driver's "no rows" into the named refusal.

@@ -160,6 +160,9 @@ func bounded(ctx context.Context, pass func(context.Context) (int, error)) (int,
 // how many it took.
 func (s *Sweeper) ExpireOnce(ctx context.Context) (int, error) {
 	n, deliveries, err := s.cfg.Store.ExpireDue(ctx, uuid.New(), expireBatch, s.expire)
+	if store.Conflicted(err) { // once more: deadlines do not wait for the next tick
+		n, deliveries, err = s.cfg.Store.ExpireDue(ctx, uuid.New(), expireBatch, s.expire)
+	}
 	if err != nil {
 		return 0, err
 	}
@@ -277,12 +280,9 @@ func (s *Sweeper) UnparkOnce(ctx context.Context) (int, error) {
 
 // PassOnOnce passes slots on to deliveries that wait for nobody, among the next
 // few that wait, and returns how many it looked at. One pass is to end before
-// the next. Who gets a slot in the same moment passes it on.
+// the next.
 func (s *Sweeper) PassOnOnce(ctx context.Context) (int, error) {
 	seen, last, err := s.cfg.Store.PassOnLeft(ctx, s.waiting, slotsBatch)
-	if store.Conflicted(err) {
-		return 0, nil
-	}
 	if err != nil {
 		return 0, err
 	}
