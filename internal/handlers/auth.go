@@ -101,6 +101,9 @@ func (h *Handlers) may(scopes ...relay.Scope) echo.MiddlewareFunc {
 			who := callerOf(c)
 			for _, scope := range scopes {
 				if slices.Contains(allows[scope], who.key.Scope) {
+					if err := knownQuery(c); err != nil {
+						return err
+					}
 					return next(c)
 				}
 			}

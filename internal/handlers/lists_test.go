@@ -107,6 +107,10 @@ func TestListParameters(t *testing.T) {
 		{"/v1/deliveries?outcome=paid", "invalid_outcome", "completed"},
 		{"/v1/deliveries?destination=%00", "invalid_value", "destination"},
 		{"/v1/deliveries?correlation_id=1", "invalid_correlation_id", "UUID"},
+		{"/v1/correlations?statuss=pending", "unknown_parameter", "statuss"},
+		{"/v1/events?user_id=u-1", "unknown_parameter", "user_id"},
+		{"/v1/flows?x", "unknown_parameter", "x"},
+		{"/v1/events/replay/0193b2f4-0000-7000-8000-000000000000?verbose=1", "unknown_parameter", "verbose"},
 	} {
 		t.Run(c.path, func(t *testing.T) {
 			n.in(t).get(c.path).refused(http.StatusUnprocessableEntity, c.code, c.word)
@@ -114,6 +118,13 @@ func TestListParameters(t *testing.T) {
 	}
 	for _, path := range []string{"/v1/correlations/1", "/v1/events/%00", "/v1/deliveries/x", "/v1/correlations/0193b2f4-0000-7000-8000-000000000000", "/v1/nothing"} {
 		n.get(path).refused(http.StatusNotFound, "not_found")
+	}
+	// What would change something is not done.
+	w := n.wait(`{"user_id": "u-1", "flow": "checkout"}`)
+	n.remove("/v1/users/u-1?dry_run=true").refused(http.StatusUnprocessableEntity, "unknown_parameter", "body")
+	n.post("/v1/correlations/"+w["id"].(string)+"/cancel?limit=1", `{}`).refused(http.StatusUnprocessableEntity, "unknown_parameter", "limit")
+	if got := n.get("/v1/correlations/" + w["id"].(string)).want(http.StatusOK).object()["status"]; got != "pending" {
+		t.Errorf("the wait is %v, want it pending", got)
 	}
 	n.call(http.MethodPatch, "/v1/flows/checkout", `{}`).refused(http.StatusMethodNotAllowed, "method_not_allowed")
 }

@@ -81,6 +81,28 @@ func wantJSON(r *http.Request) error {
 	return nil
 }
 
+// queries are the parameters that each list reads, besides those of all lists.
+var queries = map[string][]string{
+	"/v1/correlations": {"flow", "user_id", "key", "status", "late"},
+	"/v1/events":       {"source", "token", "verdict", "match", "from", "to"},
+	"/v1/deliveries":   {"destination", "outcome", "status", "correlation_id", "from", "to"},
+}
+
+// knownQuery refuses parameters that nobody reads: a filter that is misspelt
+// would list everything, and a dry_run in the wrong place would be none.
+func knownQuery(c echo.Context) error {
+	for _, name := range slices.Sorted(maps.Keys(c.QueryParams())) {
+		switch {
+		case c.Request().Method == http.MethodGet && (name == "limit" || name == "cursor" || slices.Contains(queries[c.Path()], name)):
+		case name == "dry_run":
+			return relay.Errorf(relay.Invalid, "unknown_parameter", "dry_run: it is a field of the body, of those calls that know it")
+		default:
+			return relay.Errorf(relay.Invalid, "unknown_parameter", "%s: this route reads no such parameter of the query", name)
+		}
+	}
+	return nil
+}
+
 // idParam reads the id of a path.
 func idParam(c echo.Context) (uuid.UUID, error) {
 	id, err := uuid.Parse(c.Param("id"))

@@ -489,6 +489,10 @@ func scanByHand(row pgx.CollectableRow) (*byHand, error) {
 	return &h, nil
 }
 
+// errBeingSent refuses to change what is on its way.
+var errBeingSent = relay.Errorf(relay.Conflict, "delivery_not_changed",
+	"the delivery is being sent, or changed, at this moment: look at it again when the timeout of its destination is over")
+
 // RetryDelivery makes a delivery that has come to rest due again, with a new
 // span to try. A delivered one needs force. Where another delivery of the
 // conversation holds the slot it is sent after that one.
@@ -503,9 +507,12 @@ func (s *Store) RetryDelivery(ctx context.Context, projectID int64, id uuid.UUID
 		if h, err = oneOrNotFound(h, err, "delivery"); err != nil {
 			return err
 		}
-		if h.leased || h.status == relay.Sending || h.status == relay.Delivered && !force {
+		if h.leased || h.status == relay.Sending {
+			return errBeingSent
+		}
+		if h.status == relay.Delivered && !force {
 			return relay.Errorf(relay.Conflict, "delivery_not_changed",
-				"the delivery is %s: it is being sent at this moment, or was delivered already: give {\"force\": true} to send it once more", h.status)
+				"the delivery was delivered already: give {\"force\": true} to send it once more")
 		}
 		if err := canRender(ctx, tx, projectID, id); err != nil {
 			return err
@@ -608,9 +615,11 @@ func (s *Store) SkipDelivery(ctx context.Context, projectID int64, id uuid.UUID)
 		if err != nil {
 			return err
 		}
-		if h == nil || h.leased || !slices.Contains([]relay.DeliveryStatus{relay.Dead, relay.Held, relay.Unknown, relay.Scheduled}, h.status) {
-			return relay.Errorf(relay.Conflict, "delivery_not_changed",
-				"the delivery is %s: it is being sent at this moment, or has ended already", seen.status)
+		if h == nil || h.leased || h.status == relay.Sending {
+			return errBeingSent
+		}
+		if !slices.Contains([]relay.DeliveryStatus{relay.Dead, relay.Held, relay.Unknown, relay.Scheduled}, h.status) {
+			return relay.Errorf(relay.Conflict, "delivery_not_changed", "the delivery is %s: it has ended already", h.status)
 		}
 		var b pgx.Batch
 		b.Queue(`
