@@ -24,8 +24,9 @@ var testSecrets = map[string]string{
 	"adyen-platform":    strings.Repeat("0F", 32),
 }
 
-// notSigned lists the presets whose callbacks Sign cannot make: their
-// signature stands in the body, or the key to it is the provider's alone.
+// notSigned lists the presets of which Sign cannot make any request a genuine
+// one: their signature stands in a body that has to have a place for it, or the
+// key to it is not the secret.
 var notSigned = []string{"adyen", "braintree", "payu-india", "payu-latam", "paypal", "standard-webhooks-v1a"}
 
 // signable lists the presets whose callbacks Sign can make.

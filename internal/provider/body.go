@@ -168,6 +168,8 @@ func endOfString(body []byte, i int) int {
 	return len(body)
 }
 
+const urlencodedType = "application/x-www-form-urlencoded"
+
 const threeEncodings = "send application/x-www-form-urlencoded, multipart/form-data or application/json"
 
 // readFields reads a form by its content type. Without one, an empty body is
@@ -175,7 +177,7 @@ const threeEncodings = "send application/x-www-form-urlencoded, multipart/form-d
 func (p *parsed) readFields(contentType string, body []byte) (err error) {
 	media, params, mediaErr := mime.ParseMediaType(contentType)
 	switch {
-	case media == "application/x-www-form-urlencoded":
+	case media == urlencodedType:
 		p.format = relay.FormatForm
 		p.fields, err = urlencodedFields(body)
 	case media == "multipart/form-data":

@@ -22,6 +22,14 @@ import (
 // anything it asks by GET for the signature of a challenge.
 var braintree = scheme{
 	check: checkBraintree, needsBody: true, key: braintreeKey, challenge: braintreeChallenge,
+	sign: func(s *scope, key *signingKey) error {
+		payload := s.field(&part{kind: partForm, name: braintreePayload})
+		if payload.text == "" {
+			return errPartAbsent
+		}
+		public, _, _ := strings.Cut(key.text, "|")
+		return setField(s, braintreeSignature, public+"|"+hex.EncodeToString(braintreeSum(key, payload.text)))
+	},
 }
 
 const (

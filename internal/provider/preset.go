@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"path"
+	"regexp"
 	"slices"
 	"sync"
 
@@ -56,6 +57,31 @@ type Preset struct {
 // Signed reports whether Verify proves who sent a callback. Where it does
 // not, the token is all there is.
 func (p *Preset) Signed() bool { return p.spec.Auth.Alg != algNone }
+
+// Exponent is how many digits the minor unit of a currency has where this
+// provider counts in them.
+func (p *Preset) Exponent(currency string) int {
+	if p.spec.Payment != nil {
+		if exp, ok := p.spec.Payment.Exponents[currency]; ok {
+			return exp
+		}
+	}
+	return relay.CurrencyExponent(currency)
+}
+
+// idHeader is a place of an event's id that is a header.
+var idHeader = regexp.MustCompile(`\{header:([^{}?!]+)\??\}`)
+
+// IDHeaders lists the headers of which the id of an event is made.
+func (p *Preset) IDHeaders() []string {
+	var names []string
+	for _, text := range p.spec.ID {
+		for _, m := range idHeader.FindAllStringSubmatch(text, -1) {
+			names = append(names, m[1])
+		}
+	}
+	return names
+}
 
 // Outcomes lists the outcomes that callbacks of this preset can have.
 func (p *Preset) Outcomes() []relay.Outcome {
