@@ -78,6 +78,7 @@ type commands struct {
 	Apply     applyCommand     `cmd:"" help:"Make the configuration what a relay.yaml says."`
 	Keys      keysCommand      `cmd:"" help:"Make encryption keys, see which are in use, seal anew."`
 	Providers providersCommand `cmd:"" help:"List the providers, or show how one is set up."`
+	Trigger   triggerCommand   `cmd:"" help:"Send a signed callback as a provider would, to try a flow out."`
 	Bench     benchCommand     `cmd:"" help:"Measure the relay on this machine."`
 	Ping      pingCommand      `cmd:"" hidden:"" help:"Ask whether the relay beside it wants requests."`
 

@@ -53,6 +53,7 @@ var charters = []charter{
 	{"internal/store/storetest", append(names("relay seal localpg store"), "migrations")},
 	{"internal/store/fill", nil},
 	{"internal/store/interleave", nil}, // for tests alone: nobody below may import it
+	{"internal/trigger", names("relay provider")},
 	{"internal/plan", names("relay mapping platform")},
 	{"internal/metrics", names("relay store")},
 
@@ -66,7 +67,7 @@ var charters = []charter{
 	{"internal/fault", names("leaks localpg seal sandbox bench")},
 
 	{"cmd/relay", append(names("relay seal groupcommit localpg mapping platform egress sandbox provider "+
-		"store plan metrics directory intake deliver sweeper inquiry handlers store/fill bench"), "migrations", "templates")},
+		"store plan metrics directory intake deliver sweeper inquiry handlers store/fill bench trigger"), "migrations", "templates")},
 }
 
 // names writes out a list of packages under internal.
