@@ -91,13 +91,16 @@ var queries = map[string][]string{
 // knownQuery refuses parameters that nobody reads: a filter that is misspelt
 // would list everything, and a dry_run in the wrong place would be none.
 func knownQuery(c echo.Context) error {
+	if c.Request().URL.RawQuery == "" {
+		return nil
+	}
 	for _, name := range slices.Sorted(maps.Keys(c.QueryParams())) {
 		switch {
 		case c.Request().Method == http.MethodGet && (name == "limit" || name == "cursor" || slices.Contains(queries[c.Path()], name)):
 		case name == "dry_run":
 			return relay.Errorf(relay.Invalid, "unknown_parameter", "dry_run: it is a field of the body, of those calls that know it")
 		default:
-			return relay.Errorf(relay.Invalid, "unknown_parameter", "%s: this route reads no such parameter of the query", name)
+			return relay.Errorf(relay.Invalid, "unknown_parameter", "%.40q: this route reads no such parameter of the query", name)
 		}
 	}
 	return nil

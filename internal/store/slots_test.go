@@ -429,6 +429,40 @@ func TestBulkRetryKeepsTheOrder(t *testing.T) {
 	noSlotsLeft(t, url)
 }
 
+// A bulk retry works in pieces, and a conversation may lie in several: one of
+// each is due, in order of creation, and the others wait for it.
+func TestBulkRetryInPieces(t *testing.T) {
+	t.Parallel()
+	p, url := project(t)
+	const each = 230 // two conversations are more than two pieces
+	firsts := map[uuid.UUID]bool{}
+	for _, user := range []string{"u-1", "u-2"} {
+		w := p.Wait(t, user)
+		tell(t, p, w, each)
+		firsts[created(t, url, w)[0]] = true
+	}
+	storetest.Exec(t, url, `
+		UPDATE deliveries SET status = 'dead', due_at = NULL, lease = NULL, finished_at = now(), attempts = 1, started_at = now(), class = 'permanent'`)
+	if n := must(p.Store.RetryDeliveries(t.Context(), p.ID, store.DeliveryFilter{}, true))(t); n != 2*each {
+		t.Errorf("a dry run counts %d, want %d", n, 2*each)
+	}
+	if n := must(p.Store.RetryDeliveries(t.Context(), p.ID, store.DeliveryFilter{}, false))(t); n != 2*each {
+		t.Errorf("retried %d, want %d", n, 2*each)
+	}
+	due := claimDue(t, p)
+	if len(due) != len(firsts) {
+		t.Errorf("%d are due, want one of each conversation", len(due))
+	}
+	for _, d := range due {
+		if !firsts[d.ID] {
+			t.Errorf("%s is due, want the first of its conversation", d.ID)
+		}
+	}
+	if got := storetest.Query[int](t, url, `SELECT count(*) FROM deliveries WHERE status = 'scheduled' AND due_at IS NULL`); got != 2*each-len(firsts) {
+		t.Errorf("%d wait for their turn, want all others", got)
+	}
+}
+
 // A person skips the one that is to be retried, and one that waits.
 func TestSkipByHandPassesTheSlotOn(t *testing.T) {
 	t.Parallel()
