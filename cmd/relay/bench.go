@@ -124,6 +124,21 @@ func (f *benchFlags) once(ctx context.Context, p *program, plan bench.Plan, repo
 	return measure(ctx, p, pg, plan, report)
 }
 
+// onTarget measures a relay on a new database that is removed afterwards.
+func (f *benchFlags) onTarget(ctx context.Context, p *program, measured func(bench.Target) error) (err error) {
+	pg, remove, err := f.postgres(ctx, p)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, remove()) }()
+	target, stop, err := startTarget(ctx, p, pg)
+	defer stop()
+	if err != nil {
+		return err
+	}
+	return measured(target)
+}
+
 // postgres starts a new private server. remove stops it and removes its files.
 func (f *benchFlags) postgres(ctx context.Context, p *program) (pg *benchServer, remove func() error, err error) {
 	dir, err := os.MkdirTemp(f.Dir, "relay-bench-")
@@ -272,23 +287,15 @@ func (c *benchPromisesCommand) Run(ctx context.Context, p *program) error {
 }
 
 // pairs measures some pairs on a new database that is removed afterwards.
-func (c *benchPromisesCommand) pairs(ctx context.Context, p *program, plan bench.PairPlan, names []string, into *bench.Costs) (err error) {
-	pg, remove, err := c.postgres(ctx, p)
-	if err != nil {
+func (c *benchPromisesCommand) pairs(ctx context.Context, p *program, plan bench.PairPlan, names []string, into *bench.Costs) error {
+	return c.onTarget(ctx, p, func(target bench.Target) (err error) {
+		if into.Postgres, err = target.Probe.Parameters(ctx); err != nil {
+			return err
+		}
+		measured, err := bench.MeasurePairs(ctx, target, plan, names)
+		into.Pairs = append(into.Pairs, measured...)
 		return err
-	}
-	defer func() { err = errors.Join(err, remove()) }()
-	target, stop, err := startTarget(ctx, p, pg)
-	defer stop()
-	if err != nil {
-		return err
-	}
-	if into.Postgres, err = target.Probe.Parameters(ctx); err != nil {
-		return err
-	}
-	measured, err := bench.MeasurePairs(ctx, target, plan, names)
-	into.Pairs = append(into.Pairs, measured...)
-	return err
+	})
 }
 
 type benchNeighboursCommand struct {
@@ -297,26 +304,20 @@ type benchNeighboursCommand struct {
 }
 
 // Run measures pair by pair, all on one new database.
-func (c *benchNeighboursCommand) Run(ctx context.Context, p *program) (err error) {
+func (c *benchNeighboursCommand) Run(ctx context.Context, p *program) error {
 	plan := bench.NeighboursPlan{Plan: c.plan(p), Rounds: max(1, c.Runs), Rate: c.Rate}
 	report := &bench.Neighbourhood{
 		Version: thisEdition().short(), Machine: machine(), Date: time.Now().UTC(),
 		Settings: fmt.Sprintf("%g callbacks of %d bytes a second to each destination, %s a measurement", c.Rate, c.Body, c.Duration),
 	}
-	pg, remove, err := c.postgres(ctx, p)
+	err := c.onTarget(ctx, p, func(target bench.Target) (err error) {
+		if report.Postgres, err = target.Probe.Parameters(ctx); err != nil {
+			return err
+		}
+		report.Neighbours, err = bench.MeasureNeighbours(ctx, target, plan)
+		return err
+	})
 	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, remove()) }()
-	target, stop, err := startTarget(ctx, p, pg)
-	defer stop()
-	if err != nil {
-		return err
-	}
-	if report.Postgres, err = target.Probe.Parameters(ctx); err != nil {
-		return err
-	}
-	if report.Neighbours, err = bench.MeasureNeighbours(ctx, target, plan); err != nil {
 		return err
 	}
 	report.Text(p.stdout)
