@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"time"
 
 	"github.com/google/uuid"
 
@@ -22,21 +21,6 @@ func stub(d *relay.Delivery) relay.Delivery {
 		ID: d.ID, ProjectID: d.ProjectID, DestinationID: d.DestinationID, Conversation: d.Conversation,
 		Lease: d.Lease, LeaseEnds: d.LeaseEnds,
 	}
-}
-
-// maxSpread is how far those are spread that wait for the same probe.
-const maxSpread = 5 * time.Minute
-
-// spread is a random part of the time that a delivery has waited already: so
-// many wait for a destination that was away for long that they neither come
-// all at once when it is back, nor are looked at all the time until then. One
-// that a person has retried comes first.
-func spread(d relay.Delivery) time.Duration {
-	if d.ByHand {
-		return 0
-	}
-	age := min(max(0, time.Since(relay.MadeAt(d.ID))), maxSpread)
-	return time.Duration(relay.Jitter() * float64(age))
 }
 
 // addLate remembers deliveries that are sent later, with the same bound as
@@ -69,8 +53,8 @@ func (e *Engine) addHeld(d relay.Delivery) {
 // putAside gives to the table what is not sent from here.
 func (e *Engine) putAside(ctx context.Context) {
 	e.mu.Lock()
-	surplus, held, late := e.surplus, e.held, e.late
-	e.surplus, e.held, e.late = nil, nil, nil
+	surplus, held, late, over := e.surplus, e.held, e.late, e.over
+	e.surplus, e.held, e.late, e.over = nil, nil, nil, nil
 	e.mu.Unlock()
 	for batch := range slices.Chunk(held, asideBatch) {
 		e.holdDeliveries(ctx, batch)
@@ -78,17 +62,30 @@ func (e *Engine) putAside(ctx context.Context) {
 	for batch := range slices.Chunk(late, asideBatch) {
 		e.postpone(ctx, batch)
 	}
+	for batch := range slices.Chunk(over, asideBatch) {
+		e.giveUp(ctx, batch)
+	}
 	e.returnLeases(ctx, surplus)
 }
 
-// postpone gives deliveries back until later. Those whose time to try is over
-// are dead, as they would be after another attempt.
+// postpone gives deliveries back until later.
 func (e *Engine) postpone(ctx context.Context, batch []store.Later) {
 	ctx, cancel := context.WithTimeout(ctx, returnTimeout)
 	defer cancel()
-	dead, err := e.cfg.Store.Postpone(ctx, batch)
-	if err != nil {
+	if err := e.cfg.Store.Postpone(ctx, batch); err != nil {
 		e.cfg.Log.Warn("deliveries not postponed; they are looked at again when their leases end", "count", len(batch), "error", err)
+	}
+}
+
+// giveUp ends what a destination that does not answer did not take in its
+// time, as another attempt would.
+func (e *Engine) giveUp(ctx context.Context, batch []relay.Delivery) {
+	ctx, cancel := context.WithTimeout(ctx, returnTimeout)
+	defer cancel()
+	dead, err := e.cfg.Store.GiveUp(ctx, batch)
+	if err != nil {
+		e.cfg.Log.Warn("deliveries not given up, though their time to try is over; they are looked at again when their leases end",
+			"count", len(batch), "error", err)
 		return
 	}
 	for _, d := range dead {

@@ -19,25 +19,13 @@ import (
 const maxResponse = 2 << 10
 
 // deliver makes one attempt and records it.
-func (e *Engine) deliver(ctx context.Context, l *lane, d relay.Delivery) {
+func (e *Engine) deliver(ctx context.Context, l *lane, d relay.Delivery, probe bool) {
 	destination := e.cfg.Directory.Current().Destination(d.DestinationID)
-	if destination == nil {
-		// Another node knows it already; this one will within a second.
-		if _, err := e.cfg.Directory.Refresh(ctx); err != nil {
-			e.cfg.Log.Warn("configuration not re-read", "error", err)
-		}
-		e.returnLeases(ctx, []relay.Delivery{d})
+	if e.withheld(ctx, d, destination) {
+		e.notCalled(l, probe)
 		return
 	}
-	if d.Pointless() && !d.Sent {
-		e.skip(ctx, d)
-		return
-	}
-	if destination.Held != nil && !d.Sent {
-		e.addHeld(d)
-		return
-	}
-	a, made := e.call(ctx, l, d, destination)
+	a, made := e.call(ctx, l, d, destination, probe)
 	if !made {
 		return
 	}
@@ -54,35 +42,44 @@ func (e *Engine) deliver(ctx context.Context, l *lane, d relay.Delivery) {
 	}
 }
 
-// call makes an attempt where the breaker permits it and the rate allows it,
-// and tells the breaker what came of that.
-func (e *Engine) call(ctx context.Context, l *lane, d relay.Delivery, to *directory.Destination) (a relay.Attempt, made bool) {
+// withheld does what is to be done with a delivery that is not to be sent, and
+// reports whether that is so.
+func (e *Engine) withheld(ctx context.Context, d relay.Delivery, to *directory.Destination) bool {
+	switch {
+	case to == nil:
+		// Another node knows it already; this one will within a second.
+		if _, err := e.cfg.Directory.Refresh(ctx); err != nil {
+			e.cfg.Log.Warn("configuration not re-read", "error", err)
+		}
+		e.returnLeases(ctx, []relay.Delivery{d})
+	case d.Sent: // it is judged
+		return false
+	case d.Pointless():
+		e.skip(ctx, d)
+	case to.Held != nil:
+		e.addHeld(d)
+	default:
+		return false
+	}
+	return true
+}
+
+// call makes an attempt where the rate allows it, and tells the breaker what
+// came of that.
+func (e *Engine) call(ctx context.Context, l *lane, d relay.Delivery, to *directory.Destination, probe bool) (a relay.Attempt, made bool) {
 	if d.Sent { // it is judged without another call
 		return e.attempt(ctx, d, to)
 	}
-	e.mu.Lock()
-	wait, probe := l.breaker.permit(time.Now(), to.Timeout())
-	e.mu.Unlock()
-	if wait > 0 {
-		e.addLate(store.Later{Delivery: stub(&d), Wait: wait + spread(d)})
-		return a, false
-	}
 	if !e.spend(ctx, l, d, to) {
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		l.breaker.dropped(probe)
+		e.notCalled(l, probe)
 		return a, false
 	}
 	a, made = e.attempt(ctx, d, to)
-	e.mu.Lock()
-	defer e.mu.Unlock()
 	if !made || neverSent(&a) {
-		l.breaker.dropped(probe)
+		e.notCalled(l, probe)
 		return a, made
 	}
-	if l.breaker.ended(a.Class != relay.Retry && a.Class != relay.NoAnswer, probe, time.Now()) {
-		e.tellBreaker(to, l.breaker.open(), a.Reason)
-	}
+	e.called(l, to, &a, probe)
 	return a, true
 }
 
@@ -90,6 +87,28 @@ func (e *Engine) call(ctx context.Context, l *lane, d relay.Delivery, to *direct
 // be rendered, or may not go to that URL. It says nothing about whether its
 // destination answers.
 func neverSent(a *relay.Attempt) bool { return a.Class == relay.Permanent && a.HTTPStatus == 0 }
+
+// notCalled notes that a delivery was taken, and no call was made.
+func (e *Engine) notCalled(l *lane, probe bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	l.breaker.dropped(probe)
+}
+
+// called notes what a call came to. What waited for its destination to be back
+// is sent at once.
+func (e *Engine) called(l *lane, to *directory.Destination, a *relay.Attempt, probe bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !l.breaker.ended(a.Class != relay.Retry && a.Class != relay.NoAnswer, probe, time.Now()) {
+		return
+	}
+	e.tellBreaker(to, l.breaker.open(), a.Reason)
+	if !l.breaker.open() {
+		e.start(l, len(l.queue), to.Concurrency())
+		e.Wake()
+	}
+}
 
 // tellBreaker tells that a breaker has opened or closed.
 func (e *Engine) tellBreaker(to *directory.Destination, open bool, reason string) {

@@ -17,8 +17,8 @@ const (
 //
 // It is each node's own, and in memory: what it knows is worth a few calls.
 // Three numbers under the lane's lock are less than any library's breaker asks
-// of its caller, and none tells when the next probe is due, which the
-// deliveries that wait for it need. It is not safe for concurrent use.
+// of its caller, and none tells whether a probe is due without taking it, which
+// claims need. It is not safe for concurrent use.
 type breaker struct {
 	failures int       // in a row
 	probes   int       // in a row that have failed
@@ -31,20 +31,16 @@ func (b *breaker) open() bool { return !b.until.IsZero() }
 // fresh reports whether there is nothing to remember.
 func (b *breaker) fresh() bool { return b.failures == 0 && !b.open() }
 
-// permit reports whether a call may be made, and whether it is a probe; where
-// it may not, how long to wait. A call takes at most timeout.
-func (b *breaker) permit(now time.Time, timeout time.Duration) (wait time.Duration, probe bool) {
-	switch {
-	case !b.open():
-		return 0, false
-	case b.probing:
-		return timeout, false
-	case now.Before(b.until):
-		return b.until.Sub(now), false
-	default:
-		b.probing = true
-		return 0, true
-	}
+// wantsProbe reports whether the next call is to be a probe.
+func (b *breaker) wantsProbe(now time.Time) bool {
+	return b.open() && !b.probing && !now.Before(b.until)
+}
+
+// permit reports whether a call may be made, and whether it is a probe.
+func (b *breaker) permit(now time.Time) (permitted, probe bool) {
+	probe = b.wantsProbe(now)
+	b.probing = b.probing || probe
+	return probe || !b.open(), probe
 }
 
 // ended notes what a call came to, and reports whether that opened or closed

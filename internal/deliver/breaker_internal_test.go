@@ -9,14 +9,12 @@ import (
 type step struct {
 	after   time.Duration // the one before
 	do      string        // call: ask; fail, answer: tell of a call; drop: it was not made
-	want    string        // of a call: yes, probe, no
-	wait    time.Duration // where it is no
+	want    string        // of a call: yes, or no
 	changes bool          // where it is told
 }
 
 func TestBreaker(t *testing.T) {
 	t.Parallel()
-	const timeout = 10 * time.Second
 	var open []step // what opens it
 	for i := range breakerFailures {
 		open = append(open, step{do: "call", want: "yes"}, step{do: "fail", changes: i == breakerFailures-1})
@@ -26,39 +24,39 @@ func TestBreaker(t *testing.T) {
 		"an answer in between": append(append([]step{}, open[:2*breakerFailures-2]...),
 			step{do: "answer"}, step{do: "fail"}, step{do: "call", want: "yes"}),
 		"closed until it has opened": after(
-			step{after: firstProbe - 1, do: "call", want: "no", wait: 1},
-			step{after: 1, do: "call", want: "probe"},
-			step{do: "call", want: "no", wait: timeout},
+			step{after: firstProbe - 1, do: "call", want: "no"},
+			step{after: 1, do: "call", want: "yes, a probe"},
+			step{do: "call", want: "no"},
 		),
 		"a probe that is answered closes it": after(
-			step{after: firstProbe, do: "call", want: "probe"},
+			step{after: firstProbe, do: "call", want: "yes, a probe"},
 			step{do: "answer", changes: true},
 			step{do: "call", want: "yes"},
 			step{do: "fail"},
 			step{do: "call", want: "yes"},
 		),
 		"probes that fail come less often": after(
-			step{after: 1 * time.Second, do: "call", want: "probe"}, step{do: "fail"},
-			step{after: 2*time.Second - 1, do: "call", want: "no", wait: 1},
-			step{after: 1, do: "call", want: "probe"}, step{do: "fail"},
-			step{after: 4 * time.Second, do: "call", want: "probe"}, step{do: "fail"},
-			step{after: 8 * time.Second, do: "call", want: "probe"}, step{do: "fail"},
-			step{after: 16 * time.Second, do: "call", want: "probe"}, step{do: "fail"},
-			step{after: maxProbe - 1, do: "call", want: "no", wait: 1},
-			step{after: 1, do: "call", want: "probe"}, step{do: "fail"},
-			step{after: maxProbe, do: "call", want: "probe"},
+			step{after: 1 * time.Second, do: "call", want: "yes, a probe"}, step{do: "fail"},
+			step{after: 2*time.Second - 1, do: "call", want: "no"},
+			step{after: 1, do: "call", want: "yes, a probe"}, step{do: "fail"},
+			step{after: 4 * time.Second, do: "call", want: "yes, a probe"}, step{do: "fail"},
+			step{after: 8 * time.Second, do: "call", want: "yes, a probe"}, step{do: "fail"},
+			step{after: 16 * time.Second, do: "call", want: "yes, a probe"}, step{do: "fail"},
+			step{after: maxProbe - 1, do: "call", want: "no"},
+			step{after: 1, do: "call", want: "yes, a probe"}, step{do: "fail"},
+			step{after: maxProbe, do: "call", want: "yes, a probe"},
 		),
 		"what was under way when it opened": after(
 			step{do: "fail"},
-			step{after: firstProbe, do: "call", want: "probe"},
+			step{after: firstProbe, do: "call", want: "yes, a probe"},
 			step{do: "straggler"},
-			step{do: "call", want: "no", wait: timeout},
+			step{do: "call", want: "no"},
 			step{do: "answer", changes: true},
 		),
 		"a probe that was not made": after(
-			step{after: firstProbe, do: "call", want: "probe"},
+			step{after: firstProbe, do: "call", want: "yes, a probe"},
 			step{do: "drop"},
-			step{do: "call", want: "probe"},
+			step{do: "call", want: "yes, a probe"},
 		),
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -69,14 +67,13 @@ func TestBreaker(t *testing.T) {
 				now = now.Add(s.after)
 				switch s.do {
 				case "call":
-					var wait time.Duration
-					wait, isProbe := b.permit(now, timeout)
-					got := map[bool]string{true: "no", false: "yes"}[wait > 0]
+					permitted, isProbe := b.permit(now)
+					got := map[bool]string{true: "yes", false: "no"}[permitted]
 					if isProbe {
-						got, probe = "probe", true
+						got, probe = got+", a probe", true
 					}
-					if got != s.want || wait != s.wait {
-						t.Fatalf("step %d: got %s, %v, want %s, %v", i, got, wait, s.want, s.wait)
+					if got != s.want {
+						t.Fatalf("step %d: got %s, want %s", i, got, s.want)
 					}
 				case "drop":
 					b.dropped(probe)

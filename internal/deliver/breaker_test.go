@@ -37,7 +37,8 @@ func (w *world) count(t *testing.T, where string) int {
 
 // A destination that does not answer is let be: after the calls that opened
 // the breaker no more than one at a time goes out, what waits burns no
-// attempts, and when it answers again everything arrives.
+// attempts, and when it answers again everything arrives: what is in memory,
+// and what the table has.
 func TestBreakerSparesADeadDestination(t *testing.T) {
 	t.Parallel()
 	const owed, concurrency = 2_000, 4
@@ -54,7 +55,8 @@ func TestBreakerSparesADeadDestination(t *testing.T) {
 	e := newEngine(t, w.Store, time.Second)
 	began := time.Now()
 	e.run(t)
-	untilWithin(t, time.Minute, "all of them have been put off", func() bool { return w.count(t, `due_at > now() AND lease IS NULL`) == owed })
+	untilWithin(t, time.Minute, "two probes have failed", func() bool { return w.at.calls() >= deliver.BreakerFailures+concurrency+2 })
+	untilWithin(t, time.Minute, "memory has let go of them", func() bool { return e.Queued() < owed/2 })
 	// Those that opened it, those that were under way, and a probe a second at
 	// the most.
 	most := deliver.BreakerFailures + concurrency + int(time.Since(began)/time.Second)
@@ -68,16 +70,37 @@ func TestBreakerSparesADeadDestination(t *testing.T) {
 		t.Errorf("it was told %d times, want once", got)
 	}
 	alive.Store(true)
-	untilWithin(t, time.Minute, "a probe finds it alive", func() bool {
-		storetest.Exec(t, w.url, `UPDATE deliveries SET due_at = now() WHERE due_at > now() AND lease IS NULL`)
-		e.Wake()
-		return e.log.with("a destination answers again") == 1
+	untilWithin(t, 2*time.Minute, "all is delivered", func() bool { return w.count(t, `status = 'delivered'`) == owed })
+	if got := e.log.with("a destination answers again"); got != 1 {
+		t.Errorf("it was told %d times that it answers again, want once", got)
+	}
+}
+
+// What waits in memory when its destination is back is sent at once, and not
+// when its lease has ended.
+func TestBreakerClosesForWhatWaits(t *testing.T) {
+	t.Parallel()
+	const owed = 200
+	var alive atomic.Bool
+	w := newWorld(t, func(rw http.ResponseWriter, r *http.Request) {
+		if !alive.Load() {
+			rw.WriteHeader(http.StatusBadGateway)
+			return
+		}
+		ok(rw, r)
 	})
-	untilWithin(t, time.Minute, "all is delivered", func() bool {
-		storetest.Exec(t, w.url, `UPDATE deliveries SET due_at = now() WHERE due_at > now() AND lease IS NULL`)
-		e.Wake()
-		return w.count(t, `status = 'delivered'`) == owed
-	})
+	w.at.forget(t)
+	id := w.AddDestination(t, relay.Destination{Name: "flaky", BaseURL: w.at.URL, MaxConcurrency: 4})
+	w.oweMany(t, id, owed)
+	e := newEngine(t, w.Store, time.Second)
+	e.run(t)
+	until(t, "the breaker opens", func() bool { return e.log.with("a destination does not answer") == 1 })
+	alive.Store(true)
+	untilWithin(t, time.Minute, "all is delivered", func() bool { return w.count(t, `status = 'delivered'`) == owed })
+	waited := w.count(t, `attempts = 1`)
+	if late := w.count(t, `attempts = 1 AND started_at > (SELECT min(started_at) FROM deliveries WHERE status = 'delivered' AND attempts = 1) + interval '10 seconds'`); late > 0 || waited == 0 {
+		t.Errorf("%d of %d were sent more than 10 s after the probe", late, waited)
+	}
 }
 
 // What a dead destination does not take in its time is dead without a call of

@@ -50,7 +50,7 @@ func (e *Engine) spend(ctx context.Context, l *lane, d relay.Delivery, to *direc
 			e.cfg.Log.Warn("the budget of a rate cannot be read; nothing is sent until it can",
 				"project_id", to.ProjectID, "destination", to.Name, "error", err)
 			e.giveUpAsking(l)
-			e.addLate(store.Later{Delivery: stub(&d), Wait: budgetRetry, Patient: true})
+			e.addLate(store.Later{Delivery: stub(&d), Wait: budgetRetry})
 			return false
 		}
 		e.addLate(inLine(e.allot(l, b, askers, waiting), b.Line, max(0, askers-b.Granted), to.Interval())...)
@@ -62,7 +62,7 @@ func (e *Engine) spend(ctx context.Context, l *lane, d relay.Delivery, to *direc
 	if a.granted {
 		return true
 	}
-	e.addLate(store.Later{Delivery: stub(&d), Wait: a.wait, Patient: true})
+	e.addLate(store.Later{Delivery: stub(&d), Wait: a.wait})
 	return false
 }
 
@@ -129,7 +129,7 @@ func inLine(late []relay.Delivery, line time.Duration, place int, interval time.
 		if before := place + i; interval <= maxLineWait/time.Duration(before+1) { // else it overflows, sooner or later
 			wait = line + time.Duration(before)*interval
 		}
-		out[i] = store.Later{Delivery: d, Wait: bounded(wait), Patient: true}
+		out[i] = store.Later{Delivery: d, Wait: bounded(wait)}
 	}
 	return out
 }

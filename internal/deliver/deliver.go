@@ -7,9 +7,9 @@
 // Every destination has a lane: a queue, at most max_concurrency sends at a
 // time, and a breaker that lets a destination be which does not answer. A slow
 // destination fills its own lane and nobody else's; what its lane has no room
-// for stays due in the table, for whichever node has. Everything
-// in a lane is leased to this node; the rows are the truth, the lanes a
-// shortcut over them.
+// for stays due in the table, for whichever node has. So does what waits for
+// one that does not answer. Everything in a lane is leased to this node; the
+// rows are the truth, the lanes a shortcut over them.
 //
 // # What is always true
 //
@@ -98,6 +98,7 @@ type Engine struct {
 	surplus  []relay.Delivery // did not fit: their leases are given back by the next poll
 	held     []relay.Delivery // their destination is: the next poll makes them held
 	late     []store.Later    // they are sent later: the next poll says when
+	over     []relay.Delivery // their time to try is: the next poll ends them
 	walk     walk             // of claims past full lanes
 	stopping bool
 	sends    sync.WaitGroup  // running lane workers
@@ -167,18 +168,33 @@ func (e *Engine) HandOver(deliveries []relay.Delivery) {
 			l = &lane{}
 			e.lanes[d.DestinationID] = l
 		}
+		if l.breaker.open() {
+			e.awaitReturn(l, d)
+			continue
+		}
 		if !e.takes(l, &d) {
 			e.addSurplus(d)
 			continue
 		}
-		l.queue = append(l.queue, d)
-		l.bytes += len(d.Body)
-		e.queued++
-		e.bytes += len(d.Body)
-		if l.active < e.concurrency(d.DestinationID) {
-			l.active++
-			e.sends.Go(func() { e.work(l) })
-		}
+		e.enqueue(l, len(l.queue), d)
+		e.start(l, 1, e.concurrency(d.DestinationID))
+	}
+}
+
+// enqueue puts a delivery at a place of a lane's queue. The caller holds mu.
+func (e *Engine) enqueue(l *lane, at int, d relay.Delivery) {
+	l.queue = slices.Insert(l.queue, at, d)
+	l.bytes += len(d.Body)
+	e.queued++
+	e.bytes += len(d.Body)
+}
+
+// start has up to n more workers send what a lane holds, as long as it has
+// fewer than most. The caller holds mu.
+func (e *Engine) start(l *lane, n, most int) {
+	for ; n > 0 && l.active < most; n-- {
+		l.active++
+		e.sends.Go(func() { e.work(l) })
 	}
 }
 
@@ -192,28 +208,37 @@ func (e *Engine) concurrency(destinationID int64) int {
 // work sends what its lane holds, one at a time, and ends with it.
 func (e *Engine) work(l *lane) {
 	for {
-		d, ok := e.next(l)
+		d, probe, ok := e.next(l)
 		if !ok {
 			return
 		}
-		e.deliver(e.sendCtx, l, d)
+		e.deliver(e.sendCtx, l, d, probe)
 	}
 }
 
-// next takes the oldest delivery of a lane, or ends the worker.
-func (e *Engine) next(l *lane) (d relay.Delivery, ok bool) {
+// next takes the oldest delivery of a lane where that may be sent now, if only
+// as a probe, or ends the worker.
+func (e *Engine) next(l *lane) (d relay.Delivery, probe, ok bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if len(l.queue) == 0 || e.stopping {
-		l.active--
-		return d, false
+	if len(l.queue) > 0 && !e.stopping {
+		ok, probe = e.permit(l)
 	}
-	d = l.queue[0]
+	if !ok {
+		l.active--
+		return d, false, false
+	}
+	return e.dequeue(l), probe, true
+}
+
+// dequeue takes the first delivery of a lane. The caller holds mu.
+func (e *Engine) dequeue(l *lane) relay.Delivery {
+	d := l.queue[0]
 	l.queue[0] = relay.Delivery{} // lets go of the body
 	l.queue = l.queue[1:]
 	e.left(l, &d)
 	e.eased(l)
-	return d, true
+	return d
 }
 
 // left counts a delivery that has left its lane. The caller holds mu.
@@ -265,11 +290,11 @@ func (e *Engine) stop() (held []relay.Delivery) {
 		held = append(held, l.queue...)
 		l.queue, l.bytes, l.busy = nil, 0, false
 	}
-	held = append(append(held, e.surplus...), e.held...)
+	held = slices.Concat(held, e.surplus, e.held, e.over)
 	for _, later := range e.late {
 		held = append(held, later.Delivery)
 	}
-	e.queued, e.bytes, e.surplus, e.held, e.late = 0, 0, nil, nil, nil
+	e.queued, e.bytes, e.surplus, e.held, e.late, e.over = 0, 0, nil, nil, nil, nil
 	return held
 }
 
@@ -295,6 +320,7 @@ func (e *Engine) poll(ctx context.Context) {
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	for ctx.Err() == nil {
+		e.tryReturned()
 		e.putAside(ctx)
 		n, err := e.ClaimOnce(ctx)
 		if err != nil && ctx.Err() == nil {
@@ -315,7 +341,7 @@ func (e *Engine) poll(ctx context.Context) {
 // ClaimOnce claims due deliveries once and queues them. It returns how many
 // it got.
 func (e *Engine) ClaimOnce(ctx context.Context) (int, error) {
-	room, busy := e.room()
+	room, past, away := e.room()
 	if room == 0 {
 		return 0, nil
 	}
@@ -323,7 +349,7 @@ func (e *Engine) ClaimOnce(ctx context.Context) (int, error) {
 	// lease to nobody what was just given back.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), claimTimeout)
 	defer cancel()
-	claimed, err := e.claim(ctx, min(room, claimSize), busy)
+	claimed, err := e.claim(ctx, min(room, claimSize), past, away)
 	if err != nil {
 		return 0, fmt.Errorf("claiming: %w", err)
 	}
@@ -332,23 +358,37 @@ func (e *Engine) ClaimOnce(ctx context.Context) (int, error) {
 	return max(len(claimed), freed), err
 }
 
-// room returns how many more deliveries fit, and the destinations whose lanes
-// are full.
-func (e *Engine) room() (n int, busy []int64) {
+// room returns how many more deliveries fit, and the destinations that are to
+// be passed over: those whose lanes are full, and those that are away. It
+// forgets lanes of which there is nothing to remember.
+func (e *Engine) room() (n int, past, away []int64) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	busy = []int64{}
+	past, away = []int64{}, []int64{}
 	for id, l := range e.lanes {
 		switch {
+		case e.away(id, l) != nil:
+			if len(l.queue) > 0 || !l.breaker.wantsProbe(time.Now()) { // else it needs one to probe with
+				past, away = append(past, id), append(away, id)
+			}
 		case l.busy:
-			busy = append(busy, id)
-		case len(l.queue) == 0 && l.active == 0 && l.breaker.fresh():
-			delete(e.lanes, id) // nobody holds it: work ends under mu
+			past = append(past, id)
+		case len(l.queue) == 0 && l.active == 0 && (l.breaker.fresh() || e.unknown(id)):
+			e.forget(id, l)
 		}
 	}
 	if e.bytes >= maxQueuedSize {
-		return 0, busy
+		return 0, past, away
 	}
-	slices.Sort(busy)
-	return maxQueued - e.queued, busy
+	slices.Sort(past)
+	return maxQueued - e.queued, past, away
+}
+
+// forget removes a lane that nobody holds: work ends under mu, as the caller
+// holds it.
+func (e *Engine) forget(id int64, l *lane) {
+	delete(e.lanes, id)
+	if l.breaker.open() {
+		e.cfg.Metrics.Breaker(false)
+	}
 }

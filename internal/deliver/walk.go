@@ -21,10 +21,10 @@ const (
 )
 
 // walk is how far claims have come through what is due. It matters while lanes
-// are full: what is due for them stays in the table, and to read all of it for
-// every claim would cost the more the longer they are full. So each claim looks
-// at one piece and remembers where it ended; at the end it stays there, and
-// looks at what becomes due.
+// are full or their destinations away: what is due for them stays in the table,
+// and to read all of it for every claim would cost the more the longer that
+// lasts. So each claim looks at one piece and remembers where it ended; at the
+// end it stays there, and looks at what becomes due.
 //
 // It begins anew when a lane that was passed over has room again: until then it
 // is passed over still, so that what has waited longest comes first. And it
@@ -55,9 +55,10 @@ func (w walk) next(busy []int64, now time.Time) walk {
 	return w
 }
 
-// claim claims what is due for lanes that are not full.
-func (e *Engine) claim(ctx context.Context, limit int, busy []int64) ([]relay.Delivery, error) {
-	w := e.walked(func(w walk) walk { return w.next(busy, time.Now()) })
+// claim claims what is due, but for destinations that are to be passed over.
+// Of those that are away what is to end is claimed nevertheless.
+func (e *Engine) claim(ctx context.Context, limit int, past, away []int64) ([]relay.Delivery, error) {
+	w := e.walked(func(w walk) walk { return w.next(past, time.Now()) })
 	if len(w.past) == 0 {
 		return e.cfg.Store.ClaimDue(ctx, uuid.New(), limit)
 	}
@@ -65,7 +66,7 @@ func (e *Engine) claim(ctx context.Context, limit int, busy []int64) ([]relay.De
 	if err != nil {
 		return nil, err
 	}
-	claimed, err := e.cfg.Store.ClaimPiece(ctx, uuid.New(), limit, w.past, piece)
+	claimed, err := e.cfg.Store.ClaimPiece(ctx, uuid.New(), limit, w.past, away, piece)
 	if err != nil {
 		return nil, err
 	}

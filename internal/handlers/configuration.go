@@ -81,6 +81,7 @@ type source struct {
 	CanAsk         bool            `json:"can_ask"`  // its provider, with its api_key
 	LastEventAt    *string         `json:"last_event_at"`
 	LastError      *string         `json:"last_error"`
+	LastErrorAt    *string         `json:"last_error_at"` // null: it is wrong now
 	Secrets        []secret        `json:"secrets"`
 	CreatedAt      string          `json:"created_at"`
 	UpdatedAt      string          `json:"updated_at"`
@@ -155,7 +156,7 @@ func (h *Handlers) showSources(c echo.Context, sources ...*directory.Source) ([]
 		if a, ok := seen[s.ID]; ok {
 			shown.LastEventAt = optionalStamp(a.LastEventAt)
 			if s.Err == nil {
-				shown.LastError = nullable(a.LastError)
+				shown.LastError, shown.LastErrorAt = nullable(a.LastError), optionalStamp(a.LastErrorAt)
 			}
 			for i := range shown.Secrets {
 				shown.Secrets[i].LastUsedAt = optionalStamp(a.SecretsUsed[shown.Secrets[i].ID])

@@ -35,7 +35,7 @@ func TestSources(t *testing.T) {
 	eventually(t, "last_event_at, last_error and last_used_at are shown", func() bool {
 		hook := n.get("/v1/sources/hook").object()
 		secret := hook["secrets"].([]any)[0].(map[string]any)
-		return hook["last_event_at"] != nil && hook["last_error"] != nil && secret["last_used_at"] != nil
+		return hook["last_event_at"] != nil && hook["last_error"] != nil && hook["last_error_at"] != nil && secret["last_used_at"] != nil
 	})
 	for _, c := range []struct {
 		name, path, body string

@@ -29,6 +29,7 @@ type Delivery struct {
 	Conversation  uuid.UUID // hash of destination and conversation: one is sent at a time; zero: of before there was an order
 	ByHand        bool      // a person retried it: it is sent whatever its wait does
 	Sent          bool      // its node died while it was being sent, or just before
+	TimeUp        bool      // its time to try was over when it was claimed
 
 	Wait    Wait // as the event left it
 	Payment *Payment

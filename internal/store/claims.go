@@ -9,7 +9,7 @@ import (
 	"relay.example/relay/internal/relay"
 )
 
-// A destination that is slow leaves any number of deliveries due in the table,
+// A destination that is slow, or away, leaves any number of deliveries due in the table,
 // and a claim that passes over them reads each of them first: with a hundred
 // thousand of them some 3,000 blocks, several times a second. So while there
 // are any to be passed over, what is due is looked through in pieces, in the
@@ -41,15 +41,19 @@ func (s *Store) NextPiece(ctx context.Context, after time.Time, size int) (p Pie
 	return p, translate("looking through due deliveries", err)
 }
 
-// ClaimPiece is ClaimDue in a piece of what is due, past what is due for the
-// destinations in busy.
-func (s *Store) ClaimPiece(ctx context.Context, lease uuid.UUID, limit int, busy []int64, p Piece) ([]relay.Delivery, error) {
+// ClaimPiece is ClaimDue in a piece of what is due, past what is due for some
+// destinations. Of those of them that are away it claims what is to end without
+// a call: what was being sent by a node that died, and what has used up its
+// time to try.
+func (s *Store) ClaimPiece(ctx context.Context, lease uuid.UUID, limit int, past, away []int64, p Piece) ([]relay.Delivery, error) {
 	leaseEnds := time.Now().Add(relay.Lease)
 	rows, _ := s.hot.Query(ctx, `
 		WITH piece AS (
 		    SELECT project_id, id
 		    FROM deliveries
-		    WHERE due_at > $5 AND due_at <= $6 AND destination_id <> ALL ($4::bigint[])
+		    WHERE due_at > $5 AND due_at <= $6
+		      AND (destination_id <> ALL ($4::bigint[])
+		           OR destination_id = ANY ($7::bigint[]) AND (status = 'sending' OR give_up_at <= now()))
 		    ORDER BY due_at
 		    LIMIT $3
 		    FOR UPDATE SKIP LOCKED
@@ -59,7 +63,7 @@ func (s *Store) ClaimPiece(ctx context.Context, lease uuid.UUID, limit int, busy
 		    FROM piece
 		    WHERE d.project_id = piece.project_id AND d.id = piece.id
 		    RETURNING `+claimedColumns+`
-		)`+selectClaimed, lease, relay.Lease.Seconds(), limit, busy, p.From, p.To)
+		)`+selectClaimed, lease, relay.Lease.Seconds(), limit, past, p.From, p.To, away)
 	list, err := collectClaimed(rows, lease, leaseEnds)
 	return list, translate("claiming a piece of the due deliveries", err)
 }

@@ -1,6 +1,8 @@
 package store_test
 
 import (
+	"fmt"
+	"maps"
 	"testing"
 	"time"
 
@@ -49,7 +51,7 @@ func TestClaimsInPieces(t *testing.T) {
 	pieces, found := 0, map[uuid.UUID]bool{}
 	for piece := (store.Piece{}); !piece.Last; pieces++ {
 		piece = must(s.NextPiece(t.Context(), piece.To, size))(t)
-		claimed := must(s.ClaimPiece(t.Context(), uuid.New(), 40, []int64{full}, piece))(t)
+		claimed := must(s.ClaimPiece(t.Context(), uuid.New(), 40, []int64{full}, []int64{full}, piece))(t)
 		for _, d := range claimed {
 			found[d.ID] = true
 		}
@@ -84,7 +86,7 @@ func TestPiecesOfOneMoment(t *testing.T) {
 	if piece.Last {
 		t.Error("the first piece is the last, want it to hold ten of thirty and those of the same moment")
 	}
-	claimed := must(p.Store.ClaimPiece(t.Context(), uuid.New(), 100, []int64{-1}, piece))(t)
+	claimed := must(p.Store.ClaimPiece(t.Context(), uuid.New(), 100, []int64{-1}, nil, piece))(t)
 	if len(claimed) != 30 {
 		t.Errorf("%d are claimed, want all 30", len(claimed))
 	}
@@ -92,8 +94,33 @@ func TestPiecesOfOneMoment(t *testing.T) {
 		t.Errorf("what follows: got %+v, want nothing, until now", next)
 	}
 	// What has been claimed since it was looked at is another's.
-	if again := must(p.Store.ClaimPiece(t.Context(), uuid.New(), 100, []int64{-1}, piece))(t); len(again) != 0 {
+	if again := must(p.Store.ClaimPiece(t.Context(), uuid.New(), 100, []int64{-1}, nil, piece))(t); len(again) != 0 {
 		t.Errorf("%d are claimed twice", len(again))
+	}
+}
+
+// Of what is owed to a destination that is away, a claim takes what is to end
+// without a call. Of what is owed to one whose lane is full it takes nothing.
+func TestClaimsOfWhatIsAway(t *testing.T) {
+	t.Parallel()
+	p, url := project(t)
+	const full, away = int64(98), int64(99)
+	for _, to := range []int64{full, away} {
+		oweDue(t, p, url, to, 3, time.Minute)
+		storetest.Exec(t, url, `UPDATE deliveries SET give_up_at = now() - interval '1 second'
+			WHERE id = (SELECT min(id::text)::uuid FROM deliveries WHERE destination_id = $1)`, to)
+		storetest.Exec(t, url, `UPDATE deliveries SET status = 'sending'
+			WHERE id = (SELECT max(id::text)::uuid FROM deliveries WHERE destination_id = $1)`, to)
+	}
+	piece := must(p.Store.NextPiece(t.Context(), time.Time{}, 10))(t)
+	claimed := must(p.Store.ClaimPiece(t.Context(), uuid.New(), 10, []int64{full, away}, []int64{away}, piece))(t)
+	got := map[string]int{}
+	for _, d := range claimed {
+		got[fmt.Sprintf("to %d, sent %t, time up %t", d.DestinationID, d.Sent, d.TimeUp)]++
+	}
+	want := map[string]int{"to 99, sent true, time up false": 1, "to 99, sent false, time up true": 1}
+	if !maps.Equal(got, want) {
+		t.Errorf("claimed: got %v, want %v", got, want)
 	}
 }
 

@@ -42,12 +42,12 @@ func (s *Store) ClaimDue(ctx context.Context, lease uuid.UUID, limit int) ([]rel
 // claimedColumns are what selectClaimed reads of the deliveries that a
 // statement has claimed.
 const claimedColumns = `d.project_id, d.id, d.correlation_id, d.event_id, d.destination_id, d.outcome, d.action, d.attempts,
-		              d.conversation, d.by_hand, d.status`
+		              d.conversation, d.by_hand, d.status, d.give_up_at`
 
 // selectClaimed reads claimed deliveries with all that renders them.
 const selectClaimed = `
 		SELECT d.id, d.event_id, d.destination_id, d.outcome, d.action, d.attempts, d.conversation, d.by_hand, d.status = 'sending',
-		       e.payment, e.form, coalesce(e.format, ''), e.body, coalesce(e.packing, 0), c.resolution, ` + waitColumns + `
+		       d.give_up_at <= now(), e.payment, e.form, coalesce(e.format, ''), e.body, coalesce(e.packing, 0), c.resolution, ` + waitColumns + `
 		FROM claimed d
 		JOIN correlations c ON c.id = d.correlation_id
 		LEFT JOIN events e ON e.project_id = d.project_id AND e.id = d.event_id
@@ -68,7 +68,7 @@ func scanDelivery(row pgx.CollectableRow) (relay.Delivery, error) {
 	var packing int64
 	w := &d.Wait
 	err := row.Scan(&d.ID, &eventID, &d.DestinationID, &d.Outcome, &d.Action, &d.Attempts, &conversation, &d.ByHand, &d.Sent,
-		&payment, &form, &d.Format, &d.Body, &packing, &resolution,
+		&d.TimeUp, &payment, &form, &d.Format, &d.Body, &packing, &resolution,
 		&w.ID, &w.ProjectID, &w.SourceIDs, &w.Token, &w.Flow, &w.PlanID, &w.UserID,
 		&w.Conversation, &w.Key, &w.CustomVars, &w.Data, &w.Locale, &w.Scope,
 		&w.Status, &w.CreatedAt, &w.ExpiresAt, &w.PaymentID, &w.LateOutcome, &w.Extended)
@@ -304,46 +304,48 @@ func (s *Store) ReturnLeases(ctx context.Context, held []relay.Delivery) error {
 type Later struct {
 	Delivery relay.Delivery // with its lease and conversation
 	Wait     time.Duration
-	// Patient: its time to try does not run out in between, since nobody has
-	// refused it.
-	Patient bool
 }
 
-// Postpone gives deliveries back until later, which counts as no attempt. One
-// whose time to try ends before is looked at once more when it does; one whose
-// time is over is dead and passes its slot on. It returns the dead.
-func (s *Store) Postpone(ctx context.Context, list []Later) (dead []relay.Delivery, err error) {
+// Postpone gives deliveries back until later, which counts as no attempt. Their
+// time to try does not run out in between, since nobody has refused them.
+func (s *Store) Postpone(ctx context.Context, list []Later) error {
 	list = slices.SortedFunc(slices.Values(list), func(a, b Later) int {
 		return bySlot(a.Delivery.Conversation, a.Delivery.ID, b.Delivery.Conversation, b.Delivery.ID)
 	})
 	n := len(list)
-	projects, ids, leases := make([]int64, n), make([]uuid.UUID, n), make([]uuid.UUID, n)
-	waits, patient := make([]int64, n), make([]bool, n)
-	conversations := make([]uuid.UUID, 0, n)
+	projects, ids, leases, waits := make([]int64, n), make([]uuid.UUID, n), make([]uuid.UUID, n), make([]int64, n)
 	for i := range list {
 		d := &list[i].Delivery
-		projects[i], ids[i], leases[i] = d.ProjectID, d.ID, d.Lease
-		waits[i], patient[i] = list[i].Wait.Microseconds(), list[i].Patient
-		if !patient[i] {
-			conversations = append(conversations, d.Conversation)
-		}
+		projects[i], ids[i], leases[i], waits[i] = d.ProjectID, d.ID, d.Lease, list[i].Wait.Microseconds()
+	}
+	_, err := s.hot.Exec(ctx, `
+		UPDATE deliveries d
+		SET lease = NULL, due_at = now() + x.wait * interval '1 microsecond'
+		FROM unnest($1::bigint[], $2::uuid[], $3::uuid[], $4::bigint[]) AS x (project_id, id, lease, wait)
+		WHERE d.project_id = x.project_id AND d.id = x.id AND d.lease = x.lease AND d.status = 'scheduled'`,
+		projects, ids, leases, waits)
+	return translate("postponing deliveries", err)
+}
+
+// GiveUp ends deliveries whose time to try is over, as another attempt would,
+// and passes their slots on. It returns those that are dead now.
+func (s *Store) GiveUp(ctx context.Context, list []relay.Delivery) (dead []relay.Delivery, err error) {
+	list = slices.SortedFunc(slices.Values(list), func(a, b relay.Delivery) int {
+		return bySlot(a.Conversation, a.ID, b.Conversation, b.ID)
+	})
+	projects, ids, leases := leasesOf(list)
+	conversations := make([]uuid.UUID, len(list))
+	for i := range list {
+		conversations[i] = list[i].Conversation
 	}
 	var b pgx.Batch
 	b.Queue(`
-		WITH postponed AS (
-		    UPDATE deliveries d
-		    SET lease = NULL,
-		        status = CASE WHEN x.patient OR d.give_up_at > now() THEN 'scheduled' ELSE 'dead' END,
-		        due_at = CASE WHEN x.patient THEN now() + x.wait * interval '1 microsecond'
-		                      WHEN d.give_up_at > now() THEN least(d.give_up_at, now() + x.wait * interval '1 microsecond') END,
-		        finished_at = CASE WHEN NOT x.patient AND d.give_up_at <= now() THEN now() END,
-		        reason = CASE WHEN x.patient OR d.give_up_at > now() THEN d.reason
-		                      ELSE coalesce(d.reason, 'not sent: its destination does not answer') END
-		    FROM unnest($1::bigint[], $2::uuid[], $3::uuid[], $4::bigint[], $5::boolean[]) AS x (project_id, id, lease, wait, patient)
-		    WHERE d.project_id = x.project_id AND d.id = x.id AND d.lease = x.lease AND d.status = 'scheduled'
-		    RETURNING d.project_id, d.id, d.status
-		)
-		SELECT project_id, id FROM postponed WHERE status = 'dead'`, projects, ids, leases, waits, patient).Query(func(rows pgx.Rows) error {
+		UPDATE deliveries d
+		SET lease = NULL, status = 'dead', due_at = NULL, finished_at = now(),
+		    reason = coalesce(d.reason, 'not sent: its destination does not answer')
+		FROM unnest($1::bigint[], $2::uuid[], $3::uuid[]) AS x (project_id, id, lease)
+		WHERE d.project_id = x.project_id AND d.id = x.id AND d.lease = x.lease AND d.status = 'scheduled' AND d.give_up_at <= now()
+		RETURNING d.project_id, d.id`, projects, ids, leases).Query(func(rows pgx.Rows) error {
 		var d relay.Delivery
 		_, err := pgx.ForEachRow(rows, []any{&d.ProjectID, &d.ID}, func() error {
 			dead = append(dead, d)
@@ -352,7 +354,7 @@ func (s *Store) Postpone(ctx context.Context, list []Later) (dead []relay.Delive
 		return err
 	})
 	queuePassOn(&b, slices.Compact(conversations), func(uuid.UUID) {})
-	return dead, translate("postponing deliveries", s.hot.SendBatch(ctx, &b).Close())
+	return dead, translate("giving deliveries up", s.hot.SendBatch(ctx, &b).Close())
 }
 
 // DeliveryRecord is one delivery as it is shown.

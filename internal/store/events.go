@@ -244,6 +244,7 @@ func (s *Store) NoteActivity(ctx context.Context, seen []SourceActivity) error {
 type LastSeen struct {
 	LastEventAt *time.Time
 	LastError   string
+	LastErrorAt *time.Time
 	SecretsUsed map[uuid.UUID]*time.Time
 }
 
@@ -251,21 +252,21 @@ type LastSeen struct {
 func (s *Store) Activity(ctx context.Context, projectID int64) (map[int64]LastSeen, error) {
 	seen := map[int64]LastSeen{}
 	rows, _ := s.pool.Query(ctx, `
-		SELECT s.id, a.last_event_at, coalesce(a.last_error, ''), x.id, x.last_used_at
+		SELECT s.id, a.last_event_at, coalesce(a.last_error, ''), a.last_error_at, x.id, x.last_used_at
 		FROM sources s
 		LEFT JOIN source_activity a ON a.source_id = s.id
 		LEFT JOIN source_secrets x ON x.source_id = s.id
 		WHERE s.project_id = $1 AND s.deleted_at IS NULL`, projectID)
 	var (
-		sourceID        int64
-		eventAt, usedAt *time.Time
-		lastError       string
-		secretID        *uuid.UUID
+		sourceID                 int64
+		eventAt, errorAt, usedAt *time.Time
+		lastError                string
+		secretID                 *uuid.UUID
 	)
-	_, err := pgx.ForEachRow(rows, []any{&sourceID, &eventAt, &lastError, &secretID, &usedAt}, func() error {
+	_, err := pgx.ForEachRow(rows, []any{&sourceID, &eventAt, &lastError, &errorAt, &secretID, &usedAt}, func() error {
 		of, ok := seen[sourceID]
 		if !ok {
-			of = LastSeen{LastEventAt: eventAt, LastError: lastError, SecretsUsed: map[uuid.UUID]*time.Time{}}
+			of = LastSeen{LastEventAt: eventAt, LastError: lastError, LastErrorAt: errorAt, SecretsUsed: map[uuid.UUID]*time.Time{}}
 			seen[sourceID] = of
 		}
 		if secretID != nil {

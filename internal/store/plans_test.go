@@ -273,7 +273,7 @@ func everyHotStatement(t *testing.T, p *storetest.Project, url string) {
 	}
 	must(p.Store.ClaimDue(ctx, uuid.New(), 3))(t) // what else is due, if anything
 	piece := must(p.Store.NextPiece(ctx, time.Time{}, 3))(t)
-	must(p.Store.ClaimPiece(ctx, uuid.New(), 3, []int64{-1}, piece))(t)
+	must(p.Store.ClaimPiece(ctx, uuid.New(), 3, []int64{-1}, []int64{-1}, piece))(t)
 	// One is held, with another behind it, and released.
 	stopped := tell(t, p, p.Wait(t, user+"-held"), 2)
 	holdDestination(t, p)
@@ -286,8 +286,11 @@ func everyHotStatement(t *testing.T, p *storetest.Project, url string) {
 		t.Fatalf("releasing: got %d deliveries, want 1", len(freed))
 	}
 	must(p.Store.TakeBudget(ctx, p.DestinationID, time.Millisecond, 3, 3))(t)
-	if dead := must(p.Store.Postpone(ctx, []store.Later{{Delivery: freed[0], Wait: time.Hour}}))(t); len(dead) != 0 {
-		t.Fatalf("postponing: got %v dead, want none", dead)
+	if dead := must(p.Store.GiveUp(ctx, freed))(t); len(dead) != 0 {
+		t.Fatalf("giving up: got %v dead, want none", dead)
+	}
+	if err := p.Store.Postpone(ctx, []store.Later{{Delivery: freed[0], Wait: time.Hour}}); err != nil {
+		t.Fatal(err)
 	}
 	if err := p.Store.ReturnLeases(ctx, claimed[2:]); err != nil {
 		t.Fatal(err)
