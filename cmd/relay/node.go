@@ -65,7 +65,10 @@ func newNode(ctx context.Context, f *nodeFlags, s *store.Store, log *slog.Logger
 		return n, fmt.Errorf("RELAY_ALLOW_PRIVATE_TARGETS: %w", err)
 	}
 	n.client = egress.New(egress.Config{Policy: policy})
-	if n.directory, err = directory.New(directory.Config{Store: s, PublicURL: n.url, Policy: policy, Log: log}); err != nil {
+	n.directory, err = directory.New(directory.Config{
+		Store: s, PublicURL: n.url, Policy: policy, Certificates: provider.NewCertificates(n.fetchCertificate, nil), Log: log,
+	})
+	if err != nil {
 		return n, err
 	}
 	if err := n.directory.Load(ctx); err != nil {
@@ -114,7 +117,6 @@ func (n *node) build() (err error) {
 	n.handlers, err = handlers.New(handlers.Config{
 		Store: n.store, Directory: n.directory, Intake: n.intake, Plans: plans,
 		HandOver: n.engine.HandOver, Wake: n.engine.Wake, PublicURL: n.url, Metrics: n.metrics, Log: n.log,
-		Certificates: provider.NewCertificates(n.fetchCertificate, nil),
 	})
 	return err
 }

@@ -173,7 +173,7 @@ func (c *triggerCommand) sender(preset *provider.Preset, p *program) (*sender, e
 	if s.secret, err = c.readSecret(); err != nil {
 		return nil, err
 	}
-	if preset.Signed() && s.secret == "" && c.Username == "" {
+	if preset.Signed() && preset.KeyField() == "secret" && s.secret == "" && c.Username == "" {
 		return nil, fmt.Errorf("%s callbacks are proven by the source's secret: give --secret or --secret-file", preset.Title)
 	}
 	s.endpoint, err = preset.Endpoint(provider.Settings{TokenField: c.TokenField, Username: c.Username, Password: c.Password})

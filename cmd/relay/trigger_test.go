@@ -221,7 +221,7 @@ func TestTriggerRefuses(t *testing.T) {
 		{"two secrets", []string{"stripe", "completed", "--token", "t", "--secret", "s", "--secret-file", "f"}, []string{"keep one"}},
 		{"no such file", []string{"stripe", "completed", "--token", "t", "--secret-file", "nowhere"}, []string{"--secret-file", "nowhere"}},
 		{"another kind of secret", []string{"adyen", "completed", "--token", "t", "--secret", "no hex"}, []string{"Adyen"}},
-		{"a key that PayPal has", []string{"paypal", "completed", "--token", "t", "--secret", "WH-1"}, []string{"only PayPal itself"}},
+		{"a key that PayPal has", []string{"paypal", "completed", "--token", "t"}, []string{"only PayPal itself"}},
 		{"a public key", []string{"standard-webhooks-v1a", "completed", "--token", "t", "--secret", "whpk_AAAA"}, []string{"private key", "whsk_"}},
 		{"no address", []string{"stripe", "completed", "--token", "t", "--secret", "s", "--url", "relay"}, []string{"--url"}},
 		{"no address that is signed", []string{"square", "completed", "--token", "t", "--secret", "s", "--signed-url", "relay"}, []string{"--signed-url"}},

@@ -14,8 +14,9 @@ import (
 // ReadAgain reads a stored callback as if it came now, by what is configured
 // of its source today. A rejected one is first verified anew, with the secrets
 // of today at the time of its receipt: what proves it then is what was wrong
-// with the configuration, and not its age. An error says why it stays as it
-// is: a *provider.Rejection, or what is wrong with the source.
+// with the configuration, and not its age. A certificate that it names must
+// have been fetched before. An error says why it stays as it is: a
+// *provider.Rejection, or what is wrong with the source.
 func (s *Snapshot) ReadAgain(c relay.Callback, now time.Time) (relay.Callback, error) {
 	src := s.SourceByID(c.SourceID)
 	if src == nil {
@@ -29,6 +30,7 @@ func (s *Snapshot) ReadAgain(c relay.Callback, now time.Time) (relay.Callback, e
 		return c, err
 	}
 	if c.Verdict == relay.Rejected {
+		s.certificates.Recall(src.Endpoint, req, now)
 		secrets, _ := src.LiveSecrets(now)
 		if _, err := src.Endpoint.Verify(req, secrets, c.ReceivedAt); err != nil {
 			return c, err
@@ -79,19 +81,25 @@ func (s *Source) RequestURL(pathToken, query string) string {
 // requestOf makes the request of a stored callback, with what was kept of it.
 func (s *Source) requestOf(c *relay.Callback) (*provider.Request, error) {
 	query, _ := url.ParseQuery(c.Query) // what can be read of it, as at its receipt
-	req := &provider.Request{
+	header, err := headersOf(c)
+	return &provider.Request{
 		Method: http.MethodPost, URL: s.RequestURL(c.PathToken, c.Query), PathToken: c.PathToken,
-		Query: query, Header: http.Header{}, Body: c.Body,
-	}
+		Query: query, Header: header, Body: c.Body,
+	}, err
+}
+
+// headersOf are the headers that were kept of a callback.
+func headersOf(c *relay.Callback) (http.Header, error) {
+	header := http.Header{}
 	if c.Headers == nil {
-		return req, nil
+		return header, nil
 	}
 	kept := map[string]string{}
 	if err := json.Unmarshal(c.Headers, &kept); err != nil {
 		return nil, err
 	}
 	for name, value := range kept {
-		req.Header[name] = []string{value}
+		header[name] = []string{value}
 	}
-	return req, nil
+	return header, nil
 }

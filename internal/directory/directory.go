@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"relay.example/relay/internal/egress"
+	"relay.example/relay/internal/provider"
 	"relay.example/relay/internal/relay"
 	"relay.example/relay/internal/store"
 )
@@ -37,7 +38,10 @@ type Config struct {
 	Store     *store.Store
 	PublicURL string // without a slash at its end
 	Policy    egress.Policy
-	Log       *slog.Logger
+	// Certificates are those that some providers sign with. nil: callbacks
+	// that need one are rejected.
+	Certificates *provider.Certificates
+	Log          *slog.Logger
 }
 
 // Directory keeps the current Snapshot. It is safe for concurrent use.

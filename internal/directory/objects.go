@@ -232,6 +232,7 @@ type sourceFields struct {
 	TokenField string          `json:"token_field"`
 	KeyField   string          `json:"key_field"`
 	PublicURL  string          `json:"public_url"`
+	WebhookIDs []string        `json:"webhook_ids"`
 }
 
 // sourceSettings are the fields that a preset may need besides; those that
@@ -246,7 +247,7 @@ var sourceSettings = map[string]struct{ secret bool }{
 }
 
 func (e *editor) putSource(ctx context.Context, p *Project, raw json.RawMessage) (name string, err error) {
-	known, own, err := split(raw, "name", "provider", "secret", "secrets", "tolerance", "token_field", "key_field", "public_url")
+	known, own, err := split(raw, "name", "provider", "secret", "secrets", "tolerance", "token_field", "key_field", "public_url", "webhook_ids")
 	if err != nil {
 		return "", err
 	}
@@ -262,7 +263,7 @@ func (e *editor) putSource(ctx context.Context, p *Project, raw json.RawMessage)
 	}
 	src := relay.Source{
 		ProjectID: p.ID, Name: f.Name, Tolerance: f.Tolerance, TokenField: f.TokenField, KeyField: f.KeyField,
-		PublicURL: f.PublicURL, Settings: map[string]string{}, Credentials: map[string]string{},
+		PublicURL: f.PublicURL, WebhookIDs: f.WebhookIDs, Settings: map[string]string{}, Credentials: map[string]string{},
 	}
 	if src.Provider, src.Preset, err = readProvider(f.Provider, own); err != nil {
 		return f.Name, err

@@ -27,6 +27,7 @@ type Snapshot struct {
 	destinations map[int64]*Destination // deleted ones too
 	sources      map[int64]*Source
 	releasing    []*Destination // a few, and most of the time none
+	certificates *provider.Certificates
 }
 
 // Project is one tenant's part of a Snapshot.
@@ -71,6 +72,7 @@ func newSnapshot(c *store.Configuration, cfg Config) *Snapshot {
 		keys:         map[[32]byte]*relay.APIKey{},
 		destinations: map[int64]*Destination{},
 		sources:      map[int64]*Source{},
+		certificates: cfg.Certificates,
 	}
 	for _, p := range c.Projects {
 		project := &Project{
@@ -168,6 +170,7 @@ func settingsOf(src relay.Source) provider.Settings {
 		Tolerance:  time.Duration(src.Tolerance),
 		Username:   src.Settings["username"],
 		Password:   src.Credentials["password"],
+		WebhookIDs: src.WebhookIDs,
 	}
 }
 
@@ -243,7 +246,7 @@ func (s *Source) LiveSecrets(now time.Time) (secrets []string, ids []uuid.UUID) 
 
 // AwaitsSecret reports whether callbacks cannot be verified yet.
 func (s *Source) AwaitsSecret() bool {
-	return s.Endpoint != nil && s.Endpoint.Preset().Signed() && len(s.Secrets) == 0
+	return s.Endpoint != nil && s.Endpoint.AwaitsKey(len(s.Secrets))
 }
 
 // Account is what the platform needs to be called.

@@ -22,7 +22,6 @@ import (
 	"relay.example/relay/internal/directory"
 	"relay.example/relay/internal/metrics"
 	"relay.example/relay/internal/plan"
-	"relay.example/relay/internal/provider"
 	"relay.example/relay/internal/relay"
 	"relay.example/relay/internal/store"
 	"relay.example/relay/templates"
@@ -53,10 +52,6 @@ type Config struct {
 	PublicURL string           // without a slash at its end
 	Metrics   *metrics.Metrics // nil: nothing is counted, and there is no /metrics
 	Log       *slog.Logger
-
-	// Certificates are those that some providers sign with. nil: callbacks
-	// that need one are rejected.
-	Certificates *provider.Certificates
 }
 
 // Intake commits callbacks and registrations: the intake package's, or in a

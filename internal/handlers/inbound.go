@@ -128,7 +128,7 @@ func requestOf(c echo.Context, src *directory.Source, body []byte) *provider.Req
 // verify proves a callback genuine. A failure may be a secret that was just
 // rotated on another node: the configuration is re-read once.
 func (h *Handlers) verify(ctx context.Context, in *inbound) error {
-	if err := h.cfg.Certificates.Fill(ctx, in.src.Endpoint, in.req, in.received); err != nil {
+	if err := h.cfg.Directory.Certificates().Fill(ctx, in.src.Endpoint, in.req, in.received); err != nil {
 		h.unproven.Do(func() {
 			h.cfg.Log.Warn("no certificate to prove callbacks with", "project_id", in.src.ProjectID, "source", in.src.Name, "error", err)
 		})
@@ -230,7 +230,7 @@ func (h *Handlers) reject(ctx context.Context, in *inbound, cause error) error {
 		h.cfg.Metrics.Event(in.src.ID, relay.Rejected, relay.Unmatched)
 	}
 	if in.src.AwaitsSecret() {
-		reason, detail = "awaiting_secret", "this source has no secret yet: give it the provider's"
+		reason, detail = "awaiting_secret", "this source has no "+in.src.Endpoint.Preset().KeyField()+" yet: give it the provider's"
 	}
 	return &statusError{in.src.Endpoint.Preset().RejectStatus, relay.Errorf(relay.Unauthorized, reason, "%s", detail)}
 }

@@ -110,7 +110,7 @@ func newNode(t *testing.T, with ...options) *node {
 	log := slog.New(slog.NewJSONHandler(leaks.Watch(t, n.log), &slog.HandlerOptions{Level: slog.LevelDebug}))
 	policy, err := egress.ParsePolicy("true")
 	must(t, err)
-	n.directory, err = directory.New(directory.Config{Store: n.store, PublicURL: publicURL, Policy: policy, Log: log})
+	n.directory, err = directory.New(directory.Config{Store: n.store, PublicURL: publicURL, Policy: policy, Certificates: o.certificates, Log: log})
 	must(t, err)
 	must(t, n.directory.Load(t.Context()))
 	plans := plan.NewCache(n.store.Plan)
@@ -118,7 +118,7 @@ func newNode(t *testing.T, with ...options) *node {
 	must(t, err)
 	n.handlers, err = handlers.New(handlers.Config{
 		Store: n.store, Directory: n.directory, Intake: n.intake, Plans: plans,
-		HandOver: n.handOver, Wake: n.wake, PublicURL: publicURL, Log: log, Certificates: o.certificates,
+		HandOver: n.handOver, Wake: n.wake, PublicURL: publicURL, Log: log,
 	})
 	must(t, err)
 	n.run()

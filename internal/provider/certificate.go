@@ -7,6 +7,7 @@ import (
 	"errors"
 	"regexp"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/singleflight"
@@ -53,7 +54,16 @@ type Certificate struct {
 	roots   *x509.CertPool
 	got     time.Time
 	used    time.Time // held by the mutex of Certificates
+
+	// inForce is when it is known to lead to a root: to find that out takes
+	// several times what a signature takes.
+	inForce atomic.Pointer[period]
 }
+
+// period has both its ends within it.
+type period struct{ from, until time.Time }
+
+func (p *period) holds(t time.Time) bool { return p != nil && !t.Before(p.from) && !t.After(p.until) }
 
 // NewCertificates returns an empty memory of certificates. They must lead to
 // one of roots; nil stands for the system's.
@@ -70,11 +80,8 @@ var hostName = regexp.MustCompile(`^[a-z0-9-]+(\.[a-z0-9-]+)+$`)
 // one and the address is its provider's. Verify says what is wrong with it; an
 // error of kind Busy says that it could not be had, and that nobody can tell.
 func (c *Certificates) Fill(ctx context.Context, e *Endpoint, req *Request, now time.Time) error {
-	if c == nil || e.auth.scheme != &paypal {
-		return nil
-	}
-	address := req.Header.Get(paypalCertificate)
-	if !isPayPals(address) {
+	address := e.CertificateAddress(req)
+	if c == nil || address == "" {
 		return nil
 	}
 	cert, err := c.get(ctx, address, now)
@@ -83,6 +90,25 @@ func (c *Certificates) Fill(ctx context.Context, e *Endpoint, req *Request, now 
 	}
 	req.Certificate = cert
 	return nil
+}
+
+// Recall does as Fill does with what is remembered alone: it fetches nothing.
+func (c *Certificates) Recall(e *Endpoint, req *Request, now time.Time) {
+	if address := e.CertificateAddress(req); c != nil && address != "" {
+		req.Certificate = c.remembered(address, now)
+	}
+}
+
+// CertificateAddress is where the certificate stands that a callback names; ""
+// where its preset needs none, or where its provider has no certificates.
+func (e *Endpoint) CertificateAddress(req *Request) string {
+	if e.auth.scheme != &paypal {
+		return ""
+	}
+	if address := req.Header.Get(paypalCertificate); isPayPals(address) {
+		return address
+	}
+	return ""
 }
 
 func (c *Certificates) get(ctx context.Context, address string, now time.Time) (*Certificate, error) {
@@ -171,8 +197,29 @@ func parseCertificate(text []byte) (*Certificate, error) {
 // verified returns the certificate if it leads to a root and was in force at
 // that time. Whose it is the caller has to look at.
 func (c *Certificate) verified(now time.Time) (*x509.Certificate, error) {
-	_, err := c.leaf.Verify(x509.VerifyOptions{
+	if c.inForce.Load().holds(now) {
+		return c.leaf, nil
+	}
+	chains, err := c.leaf.Verify(x509.VerifyOptions{
 		Roots: c.roots, Intermediates: c.others, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
 	})
-	return c.leaf, err
+	if err != nil {
+		return nil, err
+	}
+	c.inForce.Store(commonPeriod(chains[0]))
+	return c.leaf, nil
+}
+
+// commonPeriod is when all of a chain are in force, its root too.
+func commonPeriod(chain []*x509.Certificate) *period {
+	p := &period{chain[0].NotBefore, chain[0].NotAfter}
+	for _, cert := range chain[1:] {
+		if cert.NotBefore.After(p.from) {
+			p.from = cert.NotBefore
+		}
+		if cert.NotAfter.Before(p.until) {
+			p.until = cert.NotAfter
+		}
+	}
+	return p
 }

@@ -20,6 +20,10 @@ const ignored = "ignored"
 // provider lets the merchant choose.
 var defaultTokenFields = []string{"conversation_token", "token"}
 
+// webhookID is a webhook's id. What parts the fields of a signed message is no
+// part of it.
+var webhookID = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+
 var tokenFieldName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 
 func (s *Settings) tokenFields() []string {
@@ -39,8 +43,24 @@ func (s *Settings) check() error {
 		return relay.Errorf(relay.Invalid, "invalid_credentials", "username and password are given together")
 	case strings.Contains(s.Username, ":"):
 		return relay.Errorf(relay.Invalid, "invalid_credentials", "a username for Basic holds no colon")
+	case len(s.WebhookIDs) > MaxWebhookIDs:
+		return relay.Errorf(relay.Invalid, "invalid_webhook_ids", "webhook_ids: at most %d", MaxWebhookIDs)
+	case slices.ContainsFunc(s.WebhookIDs, func(id string) bool { return !webhookID.MatchString(id) }):
+		return relay.Errorf(relay.Invalid, "invalid_webhook_ids",
+			"webhook_ids: each is 1 to 64 of A-Z, a-z, 0-9, - and _: copy it from the provider's list of webhooks")
 	}
 	return nil
+}
+
+// webhookKeys makes keys of a source's webhook ids.
+func (p *Preset) webhookKeys(ids []string) (keys []signingKey, err error) {
+	if len(ids) > 0 && !p.byWebhookID() {
+		return nil, relay.Errorf(relay.Invalid, "invalid_webhook_ids", "webhook_ids: %s signs with a secret: leave them out", p.Name)
+	}
+	for _, id := range ids {
+		keys = append(keys, signingKey{index: -1, text: id, key: []byte(id)})
+	}
+	return keys, nil
 }
 
 // Endpoint compiles the preset for one source.
@@ -49,7 +69,11 @@ func (p *Preset) Endpoint(settings Settings) (*Endpoint, error) {
 		return nil, err
 	}
 	c := &compiler{headers: map[string]bool{}, batch: p.spec.Each != "", byURL: p.CallbackByURL, tokenFields: settings.tokenFields()}
-	e := &Endpoint{preset: p, body: bodyKind(p.spec.Body)}
+	webhooks, err := p.webhookKeys(settings.WebhookIDs)
+	if err != nil {
+		return nil, err
+	}
+	e := &Endpoint{preset: p, webhooks: webhooks, body: bodyKind(p.spec.Body)}
 	for _, compile := range []func(*compiler, *spec, *Settings) error{
 		e.compileBody, e.compileNames, e.compileOutcomes,
 		e.compileCandidates, e.compileReferences, e.compilePayment, e.compileForm, e.compileHandshakes, e.compileAsk,

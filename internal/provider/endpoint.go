@@ -33,14 +33,23 @@ type Settings struct {
 	// preset asks for. A preset whose secret is a Basic user:password takes
 	// them as one more secret.
 	Username, Password string
+
+	// WebhookIDs tie callbacks to this source where the provider signs with a
+	// key that is its own, and the ids are part of what it signs: any of them
+	// may be. They are no secrets.
+	WebhookIDs []string
 }
+
+// MaxWebhookIDs bounds the webhooks of one source.
+const MaxWebhookIDs = 16
 
 // Endpoint is a Preset compiled for the settings of one source. It does not
 // change and is safe for concurrent use.
 type Endpoint struct {
 	preset      *Preset
 	auth        verifier
-	credentials string   // user:password of the settings, or ""
+	credentials string // user:password of the settings, or ""
+	webhooks    []signingKey
 	headers     []string // that Verify and Read look at
 	parsed      []string // that Read looks at
 
@@ -96,8 +105,8 @@ func (e *Endpoint) CredentialQuery() string {
 }
 
 // Verify reports whether the callback is genuine: which of the secrets it was
-// signed with, or a *Rejection. A preset that asks for no proof, and the
-// settings' own Username and Password, are used as -1.
+// signed with, or a *Rejection. A preset that asks for no proof, and what the
+// settings themselves hold (Username and Password, WebhookIDs), are used as -1.
 //
 // Every secret is tried with every message that the preset knows against
 // every signature that was sent. In a batch whose events are signed one by
@@ -111,7 +120,7 @@ func (e *Endpoint) Verify(req *Request, secrets []string, now time.Time) (used i
 	if e.auth.alg == algNone {
 		return -1, nil
 	}
-	keys, err := e.auth.keys(secrets, e.credentials)
+	keys, err := e.keys(secrets)
 	if err != nil {
 		return 0, err
 	}
@@ -128,6 +137,30 @@ func (e *Endpoint) Verify(req *Request, secrets []string, now time.Time) (used i
 		return e.auth.check(&s, keys, now)
 	}
 	return e.verifyItems(&s, keys, now)
+}
+
+// keys returns what a callback may be proven with.
+func (e *Endpoint) keys(secrets []string) ([]signingKey, error) {
+	switch {
+	case !e.preset.byWebhookID():
+		return e.auth.keys(secrets, e.credentials)
+	case len(e.webhooks) == 0:
+		return nil, reject(NoSecret)
+	default:
+		return e.webhooks, nil
+	}
+}
+
+// AwaitsKey reports whether nothing can be verified, with that many secrets.
+func (e *Endpoint) AwaitsKey(secrets int) bool {
+	switch {
+	case e.auth.alg == algNone, e.auth.source.basic && e.credentials != "":
+		return false
+	case e.preset.byWebhookID():
+		return len(e.webhooks) == 0
+	default:
+		return secrets == 0
+	}
 }
 
 // verifyScheme verifies by code. It stands apart since what goes through a
@@ -206,6 +239,9 @@ func (p *Preset) CheckSecret(secret string) error {
 	}
 	if e.auth.alg == algNone {
 		return relay.Errorf(relay.Invalid, "secret_unused", "%s signs nothing: leave the secret out", p.Name)
+	}
+	if p.byWebhookID() {
+		return relay.Errorf(relay.Invalid, "secret_unused", "%s has no secret: leave it out, and give the ids of its webhooks as webhook_ids", p.Title)
 	}
 	if rule := p.spec.Secret; slices.ContainsFunc(rule.NotPrefix, func(prefix string) bool { return strings.HasPrefix(secret, prefix) }) {
 		return relay.Errorf(relay.Invalid, string(UnusableSecret), "%s", rule.Because)

@@ -54,6 +54,7 @@ func FuzzVerify(f *testing.F) {
 	for _, name := range provider.Names() {
 		endpoints[name] = endpoint(f, name, provider.Settings{})
 	}
+	endpoints["paypal"] = ofWebhooks(f, webhookID)
 	f.Fuzz(func(t *testing.T, text string, body []byte) {
 		for name, e := range endpoints {
 			header := http.Header{}
@@ -238,7 +239,7 @@ func FuzzCertificateAddress(f *testing.F) {
 	for _, address := range []string{certAddress, "https://api.paypal.com.evil.example/", "https://a.paypal.com\\@b/", "https://%61.paypal.com/", "https://a.paypal.com:443/"} {
 		f.Add(address)
 	}
-	e := endpoint(f, "paypal", provider.Settings{})
+	e := ofWebhooks(f, webhookID)
 	f.Fuzz(func(t *testing.T, address string) {
 		certificates := provider.NewCertificates(func(_ context.Context, asked string) ([]byte, error) {
 			u, err := url.Parse(asked)

@@ -17,7 +17,7 @@ import (
 // secret: what ties a callback to this source is the webhook's id, which is
 // part of what is signed, and what ties it to PayPal is the certificate.
 var paypal = scheme{
-	check: checkPayPal, headers: paypalHeaders,
+	check: checkPayPal, headers: paypalHeaders, byWebhookID: true,
 }
 
 var paypalHeaders = []string{paypalAlgorithm, paypalCertificate, paypalID, paypalSignature, paypalTime}
@@ -61,7 +61,7 @@ func checkPayPal(s *scope, keys []signingKey, now time.Time) (int, error) {
 			return keys[i].index, nil
 		}
 	}
-	return 0, reject(SignatureMismatch)
+	return 0, rejectAt(SignatureMismatch, "webhook_ids")
 }
 
 // paypalKey returns the key of a certificate that is PayPal's and in force.

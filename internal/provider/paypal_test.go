@@ -15,6 +15,7 @@ import (
 	"hash/crc32"
 	"math/big"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -33,7 +34,7 @@ type authority struct {
 	roots *x509.CertPool
 }
 
-func newAuthority(t *testing.T) *authority {
+func newAuthority(t testing.TB) *authority {
 	t.Helper()
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
@@ -47,7 +48,7 @@ func newAuthority(t *testing.T) *authority {
 	return a
 }
 
-func (a *authority) issue(t *testing.T, template, by *x509.Certificate) *x509.Certificate {
+func (a *authority) issue(t testing.TB, template, by *x509.Certificate) *x509.Certificate {
 	t.Helper()
 	template.SerialNumber = big.NewInt(1)
 	if template.NotAfter.IsZero() {
@@ -80,10 +81,76 @@ const (
 	webhookID   = "1JE4291016473214C"
 )
 
-// paypalRequest is signed as PayPal signs.
-func (a *authority) paypalRequest(t *testing.T, address, body string) *provider.Request {
+func ofWebhooks(t testing.TB, ids ...string) *provider.Endpoint {
 	t.Helper()
-	message := sha256.Sum256(fmt.Appendf(nil, "id-1|2026-03-14T09:26:53Z|%s|%d", webhookID, crc32.ChecksumIEEE([]byte(body))))
+	return endpoint(t, "paypal", provider.Settings{WebhookIDs: ids})
+}
+
+// TestWebhookIDs holds that any of a source's webhooks may have sent a
+// callback, another never, and that a secret proves nothing here.
+func TestWebhookIDs(t *testing.T) {
+	a := newAuthority(t)
+	certificates := provider.NewCertificates(serving(inPEM(a.issue(t, &x509.Certificate{DNSNames: []string{"a.paypal.com"}}, a.cert))), a.roots)
+	for _, test := range []struct {
+		name string
+		ids  []string
+		want provider.Reason
+	}{
+		{"the only one", []string{webhookID}, ""},
+		{"the last of many", append(slices.Repeat([]string{"WH-1"}, provider.MaxWebhookIDs-1), webhookID), ""},
+		{"another", []string{"WH-1"}, provider.SignatureMismatch},
+		{"one that begins alike", []string{webhookID + "x"}, provider.SignatureMismatch},
+		{"none", nil, provider.NoSecret},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			e := ofWebhooks(t, test.ids...)
+			req := a.paypalRequest(t, certAddress, `{"id":"WH-1"}`)
+			if err := certificates.Fill(t.Context(), e, req, clock); err != nil {
+				t.Fatal(err)
+			}
+			used, err := e.Verify(req, []string{webhookID}, clock)
+			if test.want != "" {
+				wantRejection(t, err, test.want)
+			} else if err != nil || used != -1 {
+				t.Errorf("Verify: got %d, %v, want -1", used, err)
+			}
+			if got, want := e.AwaitsKey(1), len(test.ids) == 0; got != want {
+				t.Errorf("AwaitsKey: got %t, want %t", got, want)
+			}
+		})
+	}
+	for _, test := range []struct {
+		preset string
+		ids    []string
+	}{
+		{"paypal", []string{""}},
+		{"paypal", []string{"WH-1|0"}},
+		{"paypal", []string{"WH 1"}},
+		{"paypal", []string{strings.Repeat("W", 65)}},
+		{"paypal", slices.Repeat([]string{"WH-1"}, provider.MaxWebhookIDs+1)},
+		{"stripe", []string{"WH-1"}},
+		{"html-form", []string{"WH-1"}},
+	} {
+		p, _ := provider.Lookup(test.preset)
+		if _, err := p.Endpoint(provider.Settings{WebhookIDs: test.ids}); err == nil || !strings.HasPrefix(err.Error(), "invalid_webhook_ids: ") {
+			t.Errorf("%s with %q: got %v, want them refused", test.preset, test.ids, err)
+		}
+	}
+	p, _ := provider.Lookup("paypal")
+	if err := p.CheckSecret(webhookID); err == nil || !strings.HasPrefix(err.Error(), "secret_unused: ") || !strings.Contains(err.Error(), "webhook_ids") {
+		t.Errorf("CheckSecret: got %v, want it to name webhook_ids", err)
+	}
+}
+
+// paypalMessage is what PayPal signs.
+func paypalMessage(body string) []byte {
+	return fmt.Appendf(nil, "id-1|2026-03-14T09:26:53Z|%s|%d", webhookID, crc32.ChecksumIEEE([]byte(body)))
+}
+
+// paypalRequest is signed as PayPal signs.
+func (a *authority) paypalRequest(t testing.TB, address, body string) *provider.Request {
+	t.Helper()
+	message := sha256.Sum256(paypalMessage(body))
 	signature, err := rsa.SignPKCS1v15(rand.Reader, a.key, crypto.SHA256, message[:])
 	if err != nil {
 		t.Fatal(err)
@@ -103,7 +170,7 @@ func serving(text []byte) provider.Fetch {
 
 func TestPayPalCertificates(t *testing.T) {
 	a := newAuthority(t)
-	e := endpoint(t, "paypal", provider.Settings{})
+	e := ofWebhooks(t, webhookID)
 	other := newAuthority(t)
 	between := a.issue(t, &x509.Certificate{
 		Subject: pkix.Name{CommonName: "Between"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
@@ -135,13 +202,51 @@ func TestPayPalCertificates(t *testing.T) {
 			if err := provider.NewCertificates(serving(inPEM(test.certs...)), a.roots).Fill(t.Context(), e, req, clock); err != nil {
 				t.Fatalf("Fill: %v", err)
 			}
-			used, err := e.Verify(req, []string{"another", webhookID}, clock)
+			used, err := e.Verify(req, nil, clock)
 			if test.want != "" {
 				wantRejection(t, err, test.want)
-			} else if err != nil || used != 1 {
-				t.Errorf("Verify: got %d, %v, want 1", used, err)
+			} else if err != nil || used != -1 {
+				t.Errorf("Verify: got %d, %v, want -1", used, err)
 			}
 		})
+	}
+}
+
+// TestCertificateInForce holds that what was found out about a certificate counts
+// for the time in which all of its chain are in force, and for no other.
+func TestCertificateInForce(t *testing.T) {
+	a := newAuthority(t)
+	e := ofWebhooks(t, webhookID)
+	between := a.issue(t, &x509.Certificate{
+		Subject: pkix.Name{CommonName: "Between"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+		NotBefore: clock.Add(-10 * time.Minute), NotAfter: clock.Add(30 * time.Minute),
+	}, a.cert)
+	leaf := a.issue(t, &x509.Certificate{DNSNames: []string{"a.paypal.com"}, NotBefore: clock.Add(-20 * time.Minute), NotAfter: clock.Add(40 * time.Minute)}, between)
+	certificates := provider.NewCertificates(serving(inPEM(leaf, between)), a.roots)
+	for _, test := range []struct {
+		after time.Duration
+		want  provider.Reason
+	}{
+		{-15 * time.Minute, provider.BadCertificate},
+		{0, ""},
+		{0, ""},
+		{-10 * time.Minute, ""},
+		{-15 * time.Minute, provider.BadCertificate},
+		{30 * time.Minute, ""},
+		{31 * time.Minute, provider.BadCertificate},
+		{41 * time.Minute, provider.BadCertificate},
+		{time.Minute, ""},
+	} {
+		req := a.paypalRequest(t, certAddress, `{}`)
+		if err := certificates.Fill(t.Context(), e, req, clock); err != nil {
+			t.Fatal(err)
+		}
+		_, err := e.Verify(req, nil, clock.Add(test.after))
+		if test.want != "" {
+			wantRejection(t, err, test.want)
+		} else if err != nil {
+			t.Errorf("after %s: got %v, want accepted", test.after, err)
+		}
 	}
 }
 
@@ -149,7 +254,7 @@ func TestPayPalCertificates(t *testing.T) {
 // unless it is PayPal's.
 func TestPayPalAddresses(t *testing.T) {
 	a := newAuthority(t)
-	e := endpoint(t, "paypal", provider.Settings{})
+	e := ofWebhooks(t, webhookID)
 	fetched := ""
 	certificates := provider.NewCertificates(func(_ context.Context, address string) ([]byte, error) {
 		fetched = address
@@ -166,7 +271,7 @@ func TestPayPalAddresses(t *testing.T) {
 		if err := certificates.Fill(t.Context(), e, req, clock); err != nil || fetched != "" {
 			t.Fatalf("Fill with %q: got %v, fetched from %q, want nothing fetched", address, err, fetched)
 		}
-		if _, err := e.Verify(req, []string{webhookID}, clock); err == nil {
+		if _, err := e.Verify(req, nil, clock); err == nil {
 			t.Errorf("Verify with %q: got accepted, want a rejection", address)
 		}
 	}
@@ -176,16 +281,16 @@ func TestPayPalAddresses(t *testing.T) {
 		t.Fatalf("Fill: got %v, fetched from %q", err, fetched)
 	}
 	req.Header.Set("PAYPAL-CERT-URL", certAddress+"2")
-	_, err := e.Verify(req, []string{webhookID}, clock)
+	_, err := e.Verify(req, nil, clock)
 	wantRejection(t, err, provider.NoCertificate)
 	req.Header.Add("PAYPAL-CERT-URL", certAddress)
-	_, err = e.Verify(req, []string{webhookID}, clock)
+	_, err = e.Verify(req, nil, clock)
 	wantRejection(t, err, provider.BadHeader)
 }
 
 func TestCertificatesAreRemembered(t *testing.T) {
 	a := newAuthority(t)
-	e := endpoint(t, "paypal", provider.Settings{})
+	e := ofWebhooks(t, webhookID)
 	text := inPEM(a.issue(t, &x509.Certificate{DNSNames: []string{"a.paypal.com"}}, a.cert))
 	fetches := 0
 	certificates := provider.NewCertificates(func(context.Context, string) ([]byte, error) {
@@ -225,7 +330,7 @@ func TestCertificatesAreRemembered(t *testing.T) {
 
 func TestCertificatesThatCannotBeHad(t *testing.T) {
 	a := newAuthority(t)
-	e := endpoint(t, "paypal", provider.Settings{})
+	e := ofWebhooks(t, webhookID)
 	for name, fetch := range map[string]provider.Fetch{
 		"unreachable":    func(context.Context, string) ([]byte, error) { return nil, errors.New("connection refused") },
 		"a page":         serving([]byte("<html>")),
@@ -236,7 +341,7 @@ func TestCertificatesThatCannotBeHad(t *testing.T) {
 		if err := provider.NewCertificates(fetch, a.roots).Fill(t.Context(), e, req, clock); !relay.IsKind(err, relay.Busy) {
 			t.Errorf("%s: got %v, want kind Busy", name, err)
 		}
-		_, err := e.Verify(req, []string{webhookID}, clock)
+		_, err := e.Verify(req, nil, clock)
 		wantRejection(t, err, provider.NoCertificate)
 	}
 	// A stranger who names one address after the other does not make us ask
@@ -265,7 +370,7 @@ func TestCertificatesThatCannotBeHad(t *testing.T) {
 // that the end of one of them is not the end of the others.
 func TestOneFetchForAll(t *testing.T) {
 	a := newAuthority(t)
-	e := endpoint(t, "paypal", provider.Settings{})
+	e := ofWebhooks(t, webhookID)
 	text := inPEM(a.issue(t, &x509.Certificate{DNSNames: []string{"a.paypal.com"}}, a.cert))
 	synctest.Test(t, func(t *testing.T) {
 		var fetches atomic.Int32

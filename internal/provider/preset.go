@@ -58,6 +58,22 @@ type Preset struct {
 // not, the token is all there is.
 func (p *Preset) Signed() bool { return p.spec.Auth.Alg != algNone }
 
+// KeyField names the field of a source that its callbacks are proven with.
+func (p *Preset) KeyField() string {
+	if p.byWebhookID() {
+		return "webhook_ids"
+	}
+	return "secret"
+}
+
+// byWebhookID reports whether the source's WebhookIDs take the place of a
+// secret. It goes by the algorithm, and no field of a preset says it: with any
+// other one, ids that are no secrets would prove nothing.
+func (p *Preset) byWebhookID() bool {
+	s := schemes[p.spec.Auth.Alg]
+	return s != nil && s.byWebhookID
+}
+
 // Exponent is how many digits the minor unit of a currency has where this
 // provider counts in them.
 func (p *Preset) Exponent(currency string) int {

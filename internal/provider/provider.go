@@ -93,7 +93,7 @@ var Reasons = []Reason{
 //nolint:errname // a rejection is what it is, RejectionError would say it twice
 type Rejection struct {
 	Reason Reason
-	Place  string // that is missing or cannot be read, by its name in the preset; or ""
+	Place  string // that is missing or cannot be read, by its name in the preset, or the source's field that does not fit; or ""
 }
 
 func (r *Rejection) Error() string { return "callback rejected: " + string(r.Reason) }
@@ -115,7 +115,8 @@ func (r *Rejection) Detail() string {
 	case OutsideTolerance:
 		return "the callback is genuine, but signed too long ago or in the future: check the clock of this machine, or raise the source's `tolerance`"
 	case SignatureMismatch:
-		return "the signature is not made with this source's secret, or not over this body: compare the secret with the provider's, " +
+		key := cmp.Or(r.Place, "secret")
+		return "the signature is not made with this source's " + key + ", or not over this body: compare the " + key + " with the provider's, " +
 			"and let nothing on the way change the body"
 	case CredentialsMismatch:
 		return "the credentials are not this source's: compare them with the provider's"

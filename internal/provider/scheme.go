@@ -17,6 +17,10 @@ type scheme struct {
 	needsBody bool
 	headers   []string // that check reads, in canonical form
 
+	// byWebhookID says that the keys are the ids of the source's webhooks, and
+	// that there is no secret.
+	byWebhookID bool
+
 	// key refuses a secret that could never verify anything; nil takes any
 	// text.
 	key func(secret string) ([]byte, error)

@@ -35,6 +35,9 @@ func (e *Endpoint) Sign(req *Request, secret string, now time.Time) error {
 	if e.auth.alg == algEd25519 {
 		return e.signEd25519(req, secret, now)
 	}
+	if e.auth.scheme != nil && e.auth.scheme.sign == nil {
+		return ErrProviderSigns
+	}
 	key, ok := e.auth.key.derive(secret)
 	if !ok {
 		return errors.New("sign a callback: the secret is no key of this preset")
@@ -103,10 +106,7 @@ func (e *Endpoint) setMissingIDs(req *Request) {
 
 func (e *Endpoint) sign(req *Request, key *signingKey, now time.Time) error {
 	s := scope{req: req, sig: &signatures{}, secret: key.text}
-	switch {
-	case e.auth.scheme != nil && e.auth.scheme.sign == nil:
-		return ErrProviderSigns
-	case e.auth.scheme == nil:
+	if e.auth.scheme == nil {
 		if err := e.auth.setTime(&s, now); err != nil {
 			return err
 		}

@@ -104,8 +104,9 @@ type Source struct {
 	TokenField  string            `json:"token_field,omitempty"`
 	KeyField    string            `json:"key_field,omitempty"`
 	PublicURL   string            `json:"public_url,omitempty"`
-	Settings    map[string]string `json:"settings,omitempty"` // public fields that a preset needs besides
-	Credentials map[string]string `json:"-"`                  // to ask the provider with, sealed at rest
+	WebhookIDs  []string          `json:"webhook_ids,omitempty"` // in place of secrets, where the provider's key is its own
+	Settings    map[string]string `json:"settings,omitempty"`    // public fields that a preset needs besides
+	Credentials map[string]string `json:"-"`                     // to ask the provider with, sealed at rest
 	Secrets     []SourceSecret    `json:"-"`
 	CreatedAt   time.Time         `json:"-"`
 	UpdatedAt   time.Time         `json:"-"`

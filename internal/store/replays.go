@@ -88,8 +88,11 @@ func (s *Store) Replay(ctx context.Context, projectID int64, id uuid.UUID) (Repl
 type ReplayPiece struct {
 	Replay uuid.UUID
 	Events []EventKey // none: the replay is at its end
-	after  uuid.UUID
-	last   bool
+	// Rejected are those of them that are to be verified anew, with no more of
+	// each than its source and headers.
+	Rejected []relay.Callback
+	after    uuid.UUID
+	last     bool
 }
 
 // NextReplay leases the next piece of a replay to the caller, of at most limit
@@ -119,12 +122,19 @@ func (s *Store) NextReplay(ctx context.Context, limit int) (p ReplayPiece, ok bo
 	}
 	limit = min(limit, remaining)
 	rows, _ := s.pool.Query(ctx, `
-		SELECT e.project_id, e.id
+		SELECT e.project_id, e.id, e.source_id, e.verdict, CASE WHEN e.verdict = 'rejected' THEN e.headers END
 		FROM events e `+eventJoins+`
 		WHERE e.project_id = $1 AND e.id > $2 AND `+eventWhere+` AND e.match = ANY($11) AND e.body IS NOT NULL
 		ORDER BY e.id
 		LIMIT $12`, append(f.args(projectID, p.after), undoneMatches(), limit)...)
-	p.Events, err = pgx.CollectRows(rows, pgx.RowToStructByPos[EventKey])
+	var c relay.Callback
+	_, err = pgx.ForEachRow(rows, []any{&c.ProjectID, &c.ID, &c.SourceID, &c.Verdict, &c.Headers}, func() error {
+		p.Events = append(p.Events, EventKey{c.ProjectID, c.ID})
+		if c.Verdict == relay.Rejected {
+			p.Rejected = append(p.Rejected, c)
+		}
+		return nil
+	})
 	p.last = len(p.Events) < limit || limit == remaining
 	return p, err == nil, translate("reading the events of a replay", err)
 }

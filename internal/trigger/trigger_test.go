@@ -45,6 +45,7 @@ var secrets = map[string]string{
 	"adyen":                 strings.Repeat("0F", 32),
 	"adyen-platform":        strings.Repeat("0F", 32),
 	"braintree":             "public|private",
+	"paypal":                "1JE4291016473214C", // the id of a webhook, and no secret
 }
 
 func secretOf(preset string) string {
@@ -60,7 +61,11 @@ func endpoint(t *testing.T, name string) *provider.Endpoint {
 	if !ok {
 		t.Fatalf("preset %s: not found", name)
 	}
-	e, err := p.Endpoint(provider.Settings{})
+	var settings provider.Settings
+	if p.KeyField() == "webhook_ids" {
+		settings.WebhookIDs = []string{secretOf(name)}
+	}
+	e, err := p.Endpoint(settings)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +106,7 @@ func (i *issuer) sign(t *testing.T, e *provider.Endpoint, req *provider.Request)
 	var err error
 	switch name := e.Preset().Name; name {
 	case "paypal":
-		if err = e.Sign(req, "WH-1", clock); !errors.Is(err, provider.ErrProviderSigns) {
+		if err = e.Sign(req, "", clock); !errors.Is(err, provider.ErrProviderSigns) {
 			t.Fatalf("Sign: got %v, want it refused: the key is PayPal's alone", err)
 		}
 		err = i.signAs(t, e, req)
@@ -199,10 +204,11 @@ func checkCallback(t *testing.T, paypal *issuer, e *provider.Endpoint, c *trigge
 	paypal.sign(t, e, req)
 	secret := secretOf(e.Preset().Name)
 	used, err := e.Verify(req, []string{secret}, clock)
-	if want := map[bool]int{true: 0, false: -1}[e.Preset().Signed()]; err != nil || used != want {
+	bySecret := e.Preset().Signed() && e.Preset().KeyField() == "secret"
+	if want := map[bool]int{true: 0, false: -1}[bySecret]; err != nil || used != want {
 		t.Fatalf("%s: Verify: got %d, %v, want %d", name, used, err, want)
 	}
-	if _, err := e.Verify(req, []string{"00" + secret[2:] + "00"}, clock); err == nil && e.Preset().Signed() {
+	if _, err := e.Verify(req, []string{"00" + secret[2:] + "00"}, clock); err == nil && bySecret {
 		t.Errorf("%s: got accepted with another secret, want it rejected", name)
 	}
 	readings, err := e.Read(req)
