@@ -20,8 +20,9 @@ import (
 type bodyKind string
 
 const (
-	bodyJSON   bodyKind = "json"   // JSON, whatever the content type says
-	bodyFields bodyKind = "fields" // a form, by content type: urlencoded, multipart or JSON
+	bodyJSON   bodyKind = "json"        // JSON, whatever the content type says
+	bodyXML    bodyKind = "json_or_xml" // by what it begins with; XML is read as JSON, see xmlAsJSON
+	bodyFields bodyKind = "fields"      // a form, by content type: urlencoded, multipart or JSON
 
 	// A form in which one field holds what is read: XML in base64.
 	bodyBraintree bodyKind = "braintree"
@@ -63,11 +64,7 @@ func (e *Endpoint) parse(req *Request) (*parsed, error) {
 }
 
 func (e *Endpoint) parseBody(req *Request, p *parsed) error {
-	if e.body == bodyJSON {
-		if err := p.readJSON(req.Body); err != nil {
-			return err
-		}
-	} else if err := p.readFields(req.Header.Get("Content-Type"), req.Body); err != nil {
+	if err := e.readDocument(req, p); err != nil {
 		return err
 	}
 	p.doc = e.doc.collect(p.json)
@@ -84,6 +81,17 @@ func (e *Endpoint) parseBody(req *Request, p *parsed) error {
 		p.events[i].values = e.item.collect(item)
 	}
 	return nil
+}
+
+func (e *Endpoint) readDocument(req *Request, p *parsed) error {
+	switch e.body {
+	case bodyJSON:
+		return p.readJSON(req.Body)
+	case bodyXML:
+		return p.readJSONOrXML(req.Body)
+	default:
+		return p.readFields(req.Header.Get("Content-Type"), req.Body)
+	}
 }
 
 func (p *parsed) readJSON(body []byte) (err error) {

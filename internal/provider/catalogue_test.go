@@ -30,6 +30,25 @@ type sample struct {
 	fields     map[string]any
 }
 
+// docusignXML is what Connect posts as XML, in short: the recipient's status is
+// not the envelope's.
+func docusignXML(status, field string) string {
+	return `<?xml version="1.0" encoding="utf-8"?>
+<DocuSignEnvelopeInformation xmlns:xsd="http://www.w3.org/2001/XMLSchema" xmlns="http://www.docusign.net/API/3.0">
+  <EnvelopeStatus>
+    <RecipientStatuses><RecipientStatus><Type>Signer</Type><Status>Signed</Status></RecipientStatus></RecipientStatuses>
+    <TimeGenerated>2026-03-14T09:26:53.1</TimeGenerated>
+    <EnvelopeID>e1</EnvelopeID>
+    <Subject>Agreement &amp; terms</Subject>
+    <Status>` + status + `</Status>
+    <` + status + `>2026-03-14T09:26:52</` + status + `>
+    <CustomFields><CustomField><Name>AccountId</Name><Show>false</Show><Value>111</Value></CustomField>` + field + `</CustomFields>
+    <DocumentStatuses><DocumentStatus><ID>1</ID><Name>a.pdf</Name></DocumentStatus></DocumentStatuses>
+  </EnvelopeStatus>
+  <TimeZone>Pacific Standard Time</TimeZone>
+</DocuSignEnvelopeInformation>`
+}
+
 func euros(id string, minor int64) *relay.Payment {
 	return &relay.Payment{ID: id, AmountMinor: &minor, Currency: "EUR", Exponent: 2}
 }
@@ -87,6 +106,21 @@ var samples = []sample{
 		preset: "checkoutcom", name: "capture declined", body: `{"id":"evt_1","type":"payment_capture_declined","data":{"id":"pay_1","reference":"tok","amount":2050,"currency":"EUR","source":{"type":"card"},"customer":{"email":"a@b.example"}}}`,
 		id: "evt_1", outcome: relay.Failed, token: "tok", references: []string{"payment=pay_1"},
 		payment: with(euros("pay_1", 2050), func(p *relay.Payment) { p.Method, p.Email = "card", "a@b.example" }),
+	},
+	{
+		preset: "docusign", name: "completed, as XML", body: "\uFEFF" + docusignXML("Completed", "<CustomField><Name>conversation_token</Name><Value>tok</Value></CustomField>"),
+		id: "Completed:e1:2026-03-14T09:26:53.1", outcome: relay.Completed, token: "tok", references: []string{"envelope=e1"},
+		fields: map[string]any{"AccountId": "111", "accountid": "111"},
+	},
+	{
+		preset: "docusign", name: "voided, as XML", body: docusignXML("Voided", "") + "\n",
+		id: "Voided:e1:2026-03-14T09:26:53.1", outcome: relay.Cancelled, references: []string{"envelope=e1"},
+		fields: map[string]any{"AccountId": "111", "accountid": "111"},
+	},
+	{
+		preset: "docusign", name: "time is up, as XML", body: strings.Replace(docusignXML("Voided", ""), "<Voided>", "<VoidedReason>Envelope has expired.</VoidedReason><Voided>", 1),
+		id: "Voided:e1:2026-03-14T09:26:53.1", outcome: relay.Expired, references: []string{"envelope=e1"},
+		fields: map[string]any{"AccountId": "111", "accountid": "111"},
 	},
 	{
 		preset: "docusign", name: "expired", body: `{"event":"envelope-voided","generatedDateTime":"t","data":{"envelopeId":"e1","envelopeSummary":{"voidedReason":"Envelope has expired.","customFields":{"textCustomFields":[{"name":"Plan","value":"pro"},{"name":"token","value":"tok"}]}}}}`,
@@ -253,6 +287,11 @@ var samples = []sample{
 		preset: "shopify", name: "refund", header: map[string]string{"X-Shopify-Topic": "refunds/create", "X-Shopify-Webhook-Id": "w1", "X-Shopify-Shop-Domain": "shop.example"}, body: `{"id":1,"order_id":820982911946154508,"transactions":[{"amount":"20.50","currency":"EUR"}]}`,
 		id: "w1", outcome: relay.Refunded, references: []string{"order=gid://shopify/Order/820982911946154508"},
 		payment: with(euros("gid://shopify/Order/820982911946154508", 2050), func(p *relay.Payment) { p.Account = "shop.example" }),
+	},
+	{
+		preset: "shopify", name: "of the newer Events", header: map[string]string{"Shopify-Topic": "Order", "Shopify-Event-Id": "e1", "Shopify-Webhook-Id": "w1", "Shopify-Shop-Domain": "shop.example"},
+		body: `{"topic":"Order","action":"update","handle":"paid","fields_changed":{"added":[],"updated":["order.displayFinancialStatus"],"removed":[]}}`,
+		id:   "e1:Order/update",
 	},
 	{
 		preset: "shopify", name: "paid", header: map[string]string{"X-Shopify-Topic": "orders/paid", "X-Shopify-Event-Id": "e1"}, body: `{"id":820982911946154508,"admin_graphql_api_id":"gid://shopify/Order/820982911946154508","total_price":"20.50","currency":"EUR","email":"a@b.example","test":false,"payment_gateway_names":["visa"],"note":"please ring","note_attributes":[{"name":"token","value":"tok"}]}`,

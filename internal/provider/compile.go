@@ -99,18 +99,18 @@ func (e *Endpoint) compileBody(c *compiler, s *spec, _ *Settings) (err error) {
 	switch e.body {
 	case "":
 		e.body = bodyJSON
-	case bodyJSON:
+	case bodyJSON, bodyXML:
 	case bodyFields, bodyBraintree:
 		c.headers["Content-Type"] = true
 	default:
-		return wrong("body", "%q is none of json, fields and braintree", s.Body)
+		return wrong("body", "%q is none of json, json_or_xml, fields and braintree", s.Body)
 	}
 	if s.Each != "" {
 		if e.each, err = parseSplitter(s.Each); err != nil {
 			return wrong("each", "%w", err)
 		}
 		if e.body != bodyJSON {
-			return wrong("each", "a batch is JSON: it needs body: json")
+			return wrong("each", "a batch is JSON alone: it needs body: json")
 		}
 	}
 	return nil

@@ -86,6 +86,9 @@ func (v *verifier) compileSource(c *compiler, a *authSpec) error {
 	if src.key != "" && src.pair == "" {
 		return wrong("auth.sig.key", "a key needs pair, what stands between key and signature")
 	}
+	if err := src.compileOr(c, &a.Sig); err != nil {
+		return err
+	}
 	switch from := a.Sig.From; {
 	case from == "":
 		return wrong("auth.sig.from", "is missing: where does the signature stand?")
@@ -107,6 +110,19 @@ func (v *verifier) compileSource(c *compiler, a *authSpec) error {
 		return wrong("auth.sig.from", "%w", err)
 	}
 	src.place, c.perItem = p, c.perItem || p.kind == partItem
+	return nil
+}
+
+// compileOr reads the second header in which a signature may stand.
+func (src *signatureSource) compileOr(c *compiler, a *sigSpec) error {
+	if a.Or == "" {
+		return nil
+	}
+	p, err := c.place(a.Or)
+	if err != nil || p.kind != partHeader || !strings.HasPrefix(a.From, "header:") || strings.HasSuffix(a.From, "*") {
+		return wrong("auth.sig.or", "a second header stands beside a first: write header:NAME in from and in or")
+	}
+	src.or = p.name
 	return nil
 }
 

@@ -27,7 +27,8 @@ import (
 // has no value. {json:amount!nonzero} is absent when it is zero, and
 // {form:value!one_decimal} is 150.0 for 150.00 and stays 150.26. Where a
 // signature is made, {body}, {method}, {url}, {secret} and {sig.KEY}, a pair
-// of the signature's header, stand beside them.
+// of the signature's header, stand beside them; {url!hubspot} is the address
+// without the escapes that HubSpot takes out before it signs.
 
 type partKind uint8
 
@@ -76,7 +77,15 @@ var filters = map[string]filter{
 		}
 		return text, true
 	},
+	"hubspot": func(text string) (string, bool) { return hubspotEscapes.Replace(text), true },
 }
+
+// hubspotEscapes are the characters of an address that HubSpot signs as they
+// are, however they are written in it; each is read once.
+var hubspotEscapes = strings.NewReplacer(
+	"%3A", ":", "%3a", ":", "%2F", "/", "%2f", "/", "%3F", "?", "%3f", "?", "%40", "@", "%21", "!", "%24", "$",
+	"%27", "'", "%28", "(", "%29", ")", "%2A", "*", "%2a", "*", "%2C", ",", "%2c", ",", "%3B", ";", "%3b", ";",
+)
 
 // words names a place to whoever has to look for it.
 func (p *part) words() string {

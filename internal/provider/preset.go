@@ -88,10 +88,11 @@ func (p *Preset) Exponent(currency string) int {
 // idHeader is a place of an event's id that is a header.
 var idHeader = regexp.MustCompile(`\{header:([^{}?!]+)\??\}`)
 
-// IDHeaders lists the headers of which the id of an event is made.
+// IDHeaders lists the headers of which the id of an event is made, where it is
+// looked for first.
 func (p *Preset) IDHeaders() []string {
 	var names []string
-	for _, text := range p.spec.ID {
+	for _, text := range p.spec.ID[:min(1, len(p.spec.ID))] {
 		for _, m := range idHeader.FindAllStringSubmatch(text, -1) {
 			names = append(names, m[1])
 		}

@@ -94,12 +94,15 @@ func setBasic(header http.Header, credentials string) {
 	header.Set("Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(credentials)))
 }
 
+// setMissingIDs sets what the id is first looked for in: the other places are
+// those of other callbacks.
 func (e *Endpoint) setMissingIDs(req *Request) {
-	for _, t := range e.id {
-		for i := range t {
-			if p := &t[i]; p.kind == partHeader && req.Header.Get(p.name) == "" {
-				req.Header.Set(p.name, relay.NewID().String())
-			}
+	if len(e.id) == 0 {
+		return
+	}
+	for i := range e.id[0] {
+		if p := &e.id[0][i]; p.kind == partHeader && req.Header.Get(p.name) == "" {
+			req.Header.Set(p.name, relay.NewID().String())
 		}
 	}
 }

@@ -96,7 +96,7 @@ func TestSignedAddressOfAWait(t *testing.T) {
 func TestIDHeaders(t *testing.T) {
 	for name, want := range map[string][]string{
 		"svix": {"Svix-Id"}, "stripe": nil, "woocommerce": {"X-WC-Webhook-Delivery-ID"},
-		"shopify": {"X-Shopify-Event-Id", "X-Shopify-Topic", "X-Shopify-Webhook-Id"},
+		"shopify": {"X-Shopify-Event-Id", "X-Shopify-Topic"},
 	} {
 		p, _ := provider.Lookup(name)
 		if diff := cmp.Diff(want, p.IDHeaders()); diff != "" {

@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"net/http"
+	"slices"
 	"strings"
 )
 
@@ -16,6 +17,7 @@ import (
 // that nothing asks for, is passed over; a key that is signed stands once.
 type signatureSource struct {
 	place    part   // header, query, form, json or item
+	or       string // another header that may hold the same
 	prefixed string // header:X-*: what the names of the headers begin with
 	basic    bool   // the credentials of a Basic Authorization
 	list     string
@@ -92,6 +94,9 @@ func (src *signatureSource) wholes(s *scope) []string {
 	case src.prefixed != "":
 		return headersWith(s.req.Header, src.prefixed)
 	case src.place.kind == partHeader:
+		if more := s.req.Header[src.or]; len(more) > 0 {
+			return slices.Concat(s.req.Header[src.place.name], more)
+		}
 		return s.req.Header[src.place.name]
 	}
 	if v := s.value(&src.place); v.kind == scalar {

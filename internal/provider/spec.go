@@ -34,7 +34,7 @@ type spec struct {
 
 	Auth   authSpec   `yaml:"auth"`
 	Secret secretSpec `yaml:"secret"`
-	Body   string     `yaml:"body"` // json (default), fields: urlencoded, multipart or JSON; or braintree
+	Body   string     `yaml:"body"` // json (default), json_or_xml, fields: urlencoded, multipart or JSON; or braintree
 	Each   string     `yaml:"each"` // the path to the events of a batch, with [*]
 
 	ID          texts           `yaml:"id"`
@@ -96,6 +96,7 @@ type authSpec struct {
 // sigSpec is explained at signatureSource.
 type sigSpec struct {
 	From           string `yaml:"from"` // a place, header:X-* or basic
+	Or             string `yaml:"or"`   // header:X, beside another header
 	List           string `yaml:"list"`
 	Pair           string `yaml:"pair"`
 	Key            string `yaml:"key"`
