@@ -1,6 +1,8 @@
 package provider
 
 import (
+	"crypto/sha1"
+	"hash"
 	"maps"
 	"reflect"
 	"slices"
@@ -42,6 +44,48 @@ func (e *Endpoint) ProofHeaders() []string {
 
 // ProvesContent reports whether what is said is signed, and not only by whom.
 func (p *Preset) ProvesContent() bool { return p.Signed() && p.spec.Auth.Alg != algToken }
+
+// Signed tells which digest signs a callback, whether with a key, and what: a
+// text for each signature. No digest is one that signs nothing.
+func (e *Endpoint) Signed(req *Request, secret string) (digest func() hash.Hash, keyed bool, texts [][]byte) {
+	v := &e.auth
+	if v.scheme != nil { // of forms: their fields, about as long as they are written
+		return sha1.New, true, [][]byte{req.Body}
+	}
+	if v.digest == nil {
+		return nil, false, nil
+	}
+	s := scope{req: req, secret: secret}
+	if v.needsBody {
+		s.parsed, _ = e.parse(req)
+		req.parsed = nil
+	}
+	items := []event{{}}
+	if v.perItem {
+		items = s.parsed.events
+	}
+	for i := range items {
+		s.item = items[i].values
+		s.sig, _ = v.source.read(&s)
+		for _, message := range v.messages {
+			if text, ok := s.text(message); ok {
+				texts = append(texts, []byte(text))
+				break
+			}
+		}
+	}
+	return v.digest, v.keyed, texts
+}
+
+// OutcomeTypes lists the types of events that have an outcome.
+func (p *Preset) OutcomeTypes() (types []string) {
+	for _, rule := range p.spec.Outcome {
+		if rule.Is != ignored {
+			types = append(types, rule.Type...)
+		}
+	}
+	return types
+}
 
 // SpecFields lists the paths of all fields that are read of a preset.
 func SpecFields() []string {
