@@ -8,7 +8,7 @@ SHELL      := /bin/bash
 # One package's tests may take this long with the race detector on two busy cores.
 TEST_TIMEOUT ?= 10m
 
-.PHONY: help run build test histories fault hang soak bench bench-promises bench-neighbours check docs fmt lint formatted tidy migrations deployments portable release FORCE
+.PHONY: help run build test histories fault hang soak bench bench-promises bench-neighbours bench-providers check docs fmt lint formatted tidy migrations deployments portable release FORCE
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
@@ -55,6 +55,9 @@ bench: build ## measure this machine, about 10 minutes, and compare with the fig
 
 bench-promises: build ## measure what each promise costs, about half an hour, and keep it
 	.bin/relay bench promises --runs 3 --duration 6s --json docs/bench/promises.json --markdown docs/performance.md
+
+bench-providers: ## measure verifying and reading for each provider, about two minutes, and keep it
+	go test -run '^$$' -bench '^BenchmarkProviders$$' ./internal/provider -page "$(CURDIR)/docs/performance.md"
 
 bench-neighbours: build ## measure a healthy destination alone and beside a dead one, about a quarter of an hour, and keep it
 	.bin/relay bench neighbours --runs 5 --duration 20s --json docs/bench/neighbours.json --markdown docs/performance.md

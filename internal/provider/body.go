@@ -226,7 +226,7 @@ func (p *parsed) readObject(body []byte) error {
 }
 
 func urlencodedFields(body []byte) ([]field, error) {
-	fields := []field{}
+	fields := make([]field, 0, min(MaxFields, bytes.Count(body, []byte("&"))+1))
 	for pair := range strings.SplitSeq(string(body), "&") {
 		if pair == "" {
 			continue

@@ -167,7 +167,8 @@ func (e *Endpoint) AwaitsKey(secrets int) bool {
 // function's pointer goes to the heap, which the others are spared.
 func (e *Endpoint) verifyScheme(req *Request, keys []signingKey, now time.Time) (used int, err error) {
 	s := scope{req: req}
-	if e.auth.needsBody {
+	isForm := strings.HasPrefix(req.Header.Get("Content-Type"), urlencodedType)
+	if e.auth.needsBody || e.auth.scheme.readsForm && isForm {
 		if s.parsed, err = e.parse(req); err != nil {
 			return 0, reject(UnreadableBody)
 		}

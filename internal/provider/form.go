@@ -69,7 +69,7 @@ func (p *parsed) form(r *formRule) map[string]any {
 
 // submitted gathers the fields.
 func (p *parsed) submitted(r *formRule) *submission {
-	sub := &submission{values: map[string]any{}, labels: map[string]string{}}
+	sub := &submission{names: make([]string, 0, len(p.fields)), values: make(map[string]any, len(p.fields)), labels: map[string]string{}}
 	for i := range r.from {
 		doc, in, ok := p.formIn(&r.from[i])
 		switch {
@@ -254,6 +254,9 @@ func number(v gjson.Result) any {
 // slug writes a label so that an expression can name it: "E-mail address?"
 // becomes e_mail_address.
 func slug(label string) string {
+	if isSlug(label) {
+		return label
+	}
 	var b strings.Builder
 	gap := false
 	for _, r := range strings.ToLower(label) {
@@ -268,4 +271,17 @@ func slug(label string) string {
 		b.WriteRune(r)
 	}
 	return b.String()
+}
+
+// isSlug reports whether a text is its own slug, as most names of fields are.
+func isSlug(text string) bool {
+	before := byte('_')
+	for i := range len(text) {
+		c := text[i]
+		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && (c != '_' || before == '_') {
+			return false
+		}
+		before = c
+	}
+	return before != '_'
 }

@@ -17,6 +17,10 @@ type scheme struct {
 	needsBody bool
 	headers   []string // that check reads, in canonical form
 
+	// readsForm says that the parsed body is there where it is a urlencoded
+	// form: Read needs it too.
+	readsForm bool
+
 	// byWebhookID says that the keys are the ids of the source's webhooks, and
 	// that there is no secret.
 	byWebhookID bool

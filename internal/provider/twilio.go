@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
+	"iter"
 	"net/http"
 	"net/url"
 	"slices"
@@ -18,13 +19,13 @@ import (
 // as its SHA-256. Some of its products sign the address with the port that it
 // stands for, some without.
 var twilio = scheme{
-	check: checkTwilio, headers: []string{twilioHeader},
+	check: checkTwilio, headers: []string{twilioHeader}, readsForm: true,
 	sign: func(s *scope, key *signingKey) error {
-		message, err := twilioMessage(s.req)
+		message, err := twilioMessage(s)
 		if err != nil {
 			return err
 		}
-		sum := twilioSum(key, s.req.URL+message)
+		sum := twilioSum(key, s.req.URL, message)
 		s.req.Header.Set(twilioHeader, base64.StdEncoding.EncodeToString(sum))
 		return nil
 	},
@@ -44,13 +45,13 @@ func checkTwilio(s *scope, keys []signingKey, _ time.Time) (int, error) {
 	if err != nil || len(sent) == 0 {
 		return 0, rejectAt(BadHeader, "the header "+twilioHeader)
 	}
-	message, err := twilioMessage(s.req)
+	message, err := twilioMessage(s)
 	if err != nil {
 		return 0, err
 	}
 	for i := range keys {
-		for _, address := range withAndWithoutPort(s.req.URL) {
-			if hmac.Equal(sent, twilioSum(&keys[i], address+message)) {
+		for address := range withAndWithoutPort(s.req.URL) {
+			if hmac.Equal(sent, twilioSum(&keys[i], address, message)) {
 				return keys[i].index, nil
 			}
 		}
@@ -58,14 +59,16 @@ func checkTwilio(s *scope, keys []signingKey, _ time.Time) (int, error) {
 	return 0, reject(SignatureMismatch)
 }
 
-func twilioSum(key *signingKey, text string) []byte {
+func twilioSum(key *signingKey, address, message string) []byte {
 	mac := hmac.New(sha1.New, key.key)
-	mac.Write([]byte(text))
+	mac.Write([]byte(address))
+	mac.Write([]byte(message))
 	return mac.Sum(nil)
 }
 
 // twilioMessage returns what is signed behind the address.
-func twilioMessage(req *Request) (string, error) {
+func twilioMessage(s *scope) (string, error) {
+	req := s.req
 	if hashes, given := req.Query[twilioHash]; given {
 		sum := sha256.Sum256(req.Body)
 		if len(hashes) != 1 || !strings.EqualFold(hashes[0], hex.EncodeToString(sum[:])) {
@@ -76,7 +79,7 @@ func twilioMessage(req *Request) (string, error) {
 	if req.Method == http.MethodGet {
 		return "", nil
 	}
-	fields, err := urlencodedFields(req.Body)
+	fields, err := twilioFields(s)
 	if err != nil {
 		return "", reject(UnreadableBody)
 	}
@@ -87,27 +90,42 @@ func twilioMessage(req *Request) (string, error) {
 		return strings.Compare(a.text, b.text)
 	})
 	var message strings.Builder
+	message.Grow(len(req.Body))
 	for i, f := range fields {
 		if i > 0 && f == fields[i-1] {
 			continue // a value that was sent twice is signed once
 		}
-		message.WriteString(f.name + f.text)
+		message.WriteString(f.name)
+		message.WriteString(f.text)
 	}
 	return message.String(), nil
 }
 
-// withAndWithoutPort returns an address as it is configured, without its port,
-// and with the one that its scheme stands for.
-func withAndWithoutPort(address string) []string {
-	all := []string{address}
-	u, err := url.Parse(address)
-	if err != nil {
-		return all
+// twilioFields returns the fields of a form, for the caller to sort.
+func twilioFields(s *scope) ([]field, error) {
+	if s.parsed != nil && s.parsed.err == nil {
+		return slices.Clone(s.parsed.fields), nil
 	}
-	scheme, rest, _ := strings.Cut(address, "://")
-	if port := u.Port(); port != "" {
-		return append(all, scheme+"://"+strings.Replace(rest, ":"+port, "", 1))
+	return urlencodedFields(s.req.Body)
+}
+
+// withAndWithoutPort yields an address as it is configured, then without its
+// port, or with the one that its scheme stands for.
+func withAndWithoutPort(address string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		if !yield(address) {
+			return
+		}
+		u, err := url.Parse(address)
+		if err != nil {
+			return
+		}
+		scheme, rest, _ := strings.Cut(address, "://")
+		if port := u.Port(); port != "" {
+			yield(scheme + "://" + strings.Replace(rest, ":"+port, "", 1))
+			return
+		}
+		port := map[string]string{"https": "443", "http": "80"}[u.Scheme]
+		yield(scheme + "://" + strings.Replace(rest, u.Host, u.Host+":"+port, 1))
 	}
-	port := map[string]string{"https": "443", "http": "80"}[u.Scheme]
-	return append(all, scheme+"://"+strings.Replace(rest, u.Host, u.Host+":"+port, 1))
 }
