@@ -61,6 +61,9 @@ func storableText(text string) string {
 
 // displayable replaces what Postgres does not take in text.
 func displayable(text string) string {
+	if utf8.ValidString(text) && strings.IndexByte(text, 0) < 0 {
+		return text // as nearly all are: looking is several times faster than replacing
+	}
 	return strings.ReplaceAll(strings.ToValidUTF8(text, "\uFFFD"), "\x00", "\uFFFD")
 }
 
