@@ -16,7 +16,9 @@ import (
 )
 
 // ruleFiles name the rules that decide about events.
-var ruleFiles = []string{"internal/relay/rules.go", "internal/intake/decide.go", "internal/intake/match.go", "internal/store/parked.go"}
+var ruleFiles = []string{
+	"internal/relay/rules.go", "internal/intake/decide.go", "internal/intake/match.go", "internal/intake/ask.go", "internal/store/parked.go",
+}
 
 // TestStatesAreDocumented holds docs/states.md against the code: every state,
 // match, verdict, class, outcome and rule has its place there, and no rule is

@@ -83,7 +83,8 @@ func (s *Source) requestOf(c *relay.Callback) (*provider.Request, error) {
 	query, _ := url.ParseQuery(c.Query) // what can be read of it, as at its receipt
 	header, err := headersOf(c)
 	return &provider.Request{
-		Method: http.MethodPost, URL: s.RequestURL(c.PathToken, c.Query), PathToken: c.PathToken,
+		Fetched: c.Verdict == relay.Fetched,
+		Method:  http.MethodPost, URL: s.RequestURL(c.PathToken, c.Query), PathToken: c.PathToken,
 		Query: query, Header: header, Body: c.Body,
 	}, err
 }

@@ -3,6 +3,7 @@ package directory
 import (
 	"cmp"
 	"net/http"
+	"time"
 
 	"relay.example/relay/internal/provider"
 	"relay.example/relay/internal/relay"
@@ -39,15 +40,52 @@ func (s *Source) QuestionURL(q *relay.Question) string {
 	if q.OfWait() {
 		path = s.Endpoint.WaitPath(q.About)
 	}
+	return s.apiURL(path)
+}
+
+func (s *Source) apiURL(path string) string {
 	return cmp.Or(s.Settings["base_url"], s.Endpoint.API()) + path
+}
+
+// FetchURL is where what a callback is about is asked for, as QuestionURL;
+// false: the callback, as it is read today, does not say it.
+func (s *Source) FetchURL(c *relay.Callback, about string) (string, bool) {
+	req, err := s.requestOf(c)
+	if err != nil {
+		return "", false
+	}
+	path, ok := s.Endpoint.FetchPath(req, about)
+	return s.apiURL(path), ok
+}
+
+// Fetched makes a callback of what the provider says of the object that c is
+// about; nil: that is no news. What it says stands for itself, and the URL by
+// which c came beside it.
+func (s *Source) Fetched(c *relay.Callback, answer []byte, now time.Time) (*relay.Callback, error) {
+	req, err := s.requestOf(c)
+	if err != nil {
+		return nil, err
+	}
+	body, err := s.Endpoint.FetchedAsCallback(req, answer)
+	if body == nil || err != nil {
+		return nil, err
+	}
+	return &relay.Callback{
+		ID: relay.NewID(), ProjectID: c.ProjectID, SourceID: c.SourceID, Verdict: relay.Fetched, Body: body, ReceivedAt: now,
+		PathToken: c.PathToken, Query: c.Query, For: c.ID,
+	}, nil
 }
 
 // QuestionHeader is what a question is asked with.
 func (s *Source) QuestionHeader() http.Header {
-	return http.Header{
+	header := http.Header{
 		"Authorization": {"Bearer " + s.Credentials["api_key"]},
 		"Accept":        {"application/json"},
 	}
+	for name, value := range s.Endpoint.APIHeaders() {
+		header.Set(name, value)
+	}
+	return header
 }
 
 // QuestionOf says what to ask before a wait expires, by what its events have

@@ -71,7 +71,7 @@ func (s *Snapshot) Resolve(p *Project, f relay.Flow) (*Resolved, error) {
 		return nil, err
 	}
 	r.PlanID = store.PlanID(p.ID, r.Plan)
-	r.Warnings = Warnings(&doc)
+	r.Warnings = append(Warnings(&doc), keyless(r.Sources)...)
 	if r.Scope = "flow/" + f.Name; f.Name == "" {
 		r.Scope = scopeWithoutFlow(&doc, destination)
 	}
@@ -295,6 +295,20 @@ func reachable(on map[string]relay.Action, can []relay.Outcome) error {
 	}
 	return nil
 }
+
+// keyless names the sources whose callbacks decide nothing as they are.
+func keyless(sources []*Source) (warnings []string) {
+	for _, src := range sources {
+		if src.Endpoint.NeedsKey() && !src.CanAsk() {
+			warnings = append(warnings, src.Name+": "+NoKey)
+		}
+	}
+	return warnings
+}
+
+// NoKey says what to do about a source whose callbacks say only what they are
+// about, and whose provider cannot be asked.
+const NoKey = "its callbacks decide nothing without an api_key to ask its provider with: give the source one"
 
 // Warnings names the terminal outcomes that a plan would pass in silence: also
 // those that its sources never tell of, because a person can end a wait with

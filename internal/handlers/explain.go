@@ -24,9 +24,12 @@ type explanation struct {
 	When     *filter       `json:"when"`   // where the filter decided
 	Expected []expectation `json:"expect"` // where the payment is not what was expected
 	Asked    *asked        `json:"asked"`  // what the provider was asked about it
+
+	// FetchedFor is the callback that the event was fetched for.
+	FetchedFor *uuid.UUID `json:"fetched_for"`
 }
 
-// asked is a question to the provider whose an event is.
+// asked is a question to the provider whose an event is, or what it is about.
 type asked struct {
 	About   string  `json:"about"`
 	Tries   int     `json:"tries"`
@@ -35,6 +38,9 @@ type asked struct {
 	Detail  string  `json:"detail"`
 	Reason  *string `json:"reason"`
 	NextAt  *string `json:"next_at"`
+
+	// EventID is the event that the last answer became, where it does.
+	EventID *uuid.UUID `json:"event_id"`
 }
 
 // lookedAt is one field that may name a wait.
@@ -67,6 +73,9 @@ type expectation struct {
 
 func (h *Handlers) explain(ctx context.Context, projectID int64, e *store.EventRecord) (*explanation, error) {
 	out := &explanation{Rule: e.Rule, Detail: nullable(relay.Why(e.Rule)), LookedAt: []lookedAt{}}
+	if of := e.FetchedFor(); of != uuid.Nil {
+		out.FetchedFor = &of
+	}
 	questions, err := h.cfg.Store.QuestionsAbout(ctx, projectID, e.ID)
 	if err != nil {
 		return nil, err
@@ -100,6 +109,7 @@ func showAsked(q store.QuestionRecord) *asked {
 	out := &asked{
 		About: q.About, Tries: q.Tries, AskedAt: optionalStamp(q.AskedAt), Result: nullable(q.Result),
 		Detail: "it is still to be asked", Reason: nullable(q.Reason), NextAt: optionalStamp(q.NextAt),
+		EventID: q.Told,
 	}
 	if q.Result != "" {
 		out.Detail = answerSays[q.Result]

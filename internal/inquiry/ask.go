@@ -19,8 +19,9 @@ type answer struct {
 	reason     string // where it cannot be used: from a closed list, nothing of what was sent or received
 	retryAfter time.Duration
 	stopped    bool            // by a shutdown: nothing was learned
+	final      bool            // the next one will not be another
 	body       []byte          // about an event
-	fetched    *relay.Callback // about a wait, where it says something
+	fetched    *relay.Callback // about a wait, or of what a callback is about, where it says something
 }
 
 // The reasons besides those of egress and platform.
@@ -28,6 +29,8 @@ const (
 	reasonNoKey      = "no_api_key"
 	reasonTooLong    = "answer_too_long"
 	reasonUnreadable = "answer_unreadable"
+	reasonUnread     = "event_not_read"
+	reasonUnasked    = "nothing_to_ask" // the event is gone, or does not say any more what it is about
 )
 
 // nothing is kept as the answer of a provider that knows nothing.
@@ -41,8 +44,20 @@ func (a *Asker) ask(ctx context.Context, q *relay.Question) answer {
 	if src == nil || !src.CanAsk() {
 		return failed(reasonNoKey) // or this node does not know it yet
 	}
+	var about *relay.Callback
+	address := src.QuestionURL(q)
+	if q.Fetches {
+		var err error
+		if about, err = a.callbackOf(ctx, q); err != nil {
+			return a.notRead(ctx, q, err)
+		}
+		var ok bool
+		if address, ok = src.FetchURL(about, q.About); !ok {
+			return answer{result: relay.AnswerFailed, reason: reasonUnasked, final: true}
+		}
+	}
 	resp, err := a.cfg.Client.Do(ctx, egress.Request{
-		Method: http.MethodGet, URL: src.QuestionURL(q), Header: src.QuestionHeader(), Timeout: a.timeout, Keep: maxAnswer,
+		Method: http.MethodGet, URL: address, Header: src.QuestionHeader(), Timeout: a.timeout, Keep: maxAnswer,
 	})
 	if err != nil {
 		return a.unanswered(ctx, q, err)
@@ -51,18 +66,46 @@ func (a *Asker) ask(ctx context.Context, q *relay.Question) answer {
 	switch {
 	case said.Class == relay.OK && resp.Truncated:
 		return failed(reasonTooLong)
+	case said.Class == relay.OK && q.Fetches:
+		return a.readFetched(src, about, resp.Body)
 	case said.Class == relay.OK && q.OfWait():
 		return a.readWait(q, src, resp.Body)
 	case said.Class == relay.OK:
 		return readEvent(src, resp.Body)
 	case resp.Status == http.StatusNotFound:
-		return answer{result: relay.AnswerNone, body: []byte(nothing)}
+		return answer{result: relay.AnswerNone, body: []byte(nothing), final: anybodys(about)}
 	case said.Class == relay.Credentials:
 		a.tellRefused(ctx, q, src)
 		return answer{result: relay.AnswerRefused, reason: said.Reason}
 	default:
-		return answer{result: relay.AnswerFailed, reason: said.Reason, retryAfter: said.RetryAfter}
+		// What anybody may have sent is not asked for again and again.
+		final := anybodys(about) && said.Class == relay.Permanent
+		return answer{result: relay.AnswerFailed, reason: said.Reason, retryAfter: said.RetryAfter, final: final}
 	}
+}
+
+// anybodys reports whether anybody may have sent what is asked about.
+func anybodys(about *relay.Callback) bool { return about != nil && about.Verdict == relay.Unsigned }
+
+// callbackOf reads the callback that a fetch is for.
+func (a *Asker) callbackOf(ctx context.Context, q *relay.Question) (*relay.Callback, error) {
+	step, cancel := stepContext(ctx)
+	defer cancel()
+	e, err := a.cfg.Store.Event(step, q.ProjectID, q.EventID)
+	if err != nil {
+		return nil, err
+	}
+	c := e.Callback()
+	return &c, nil
+}
+
+// notRead says why a question could not be made.
+func (a *Asker) notRead(ctx context.Context, q *relay.Question, err error) answer {
+	if relay.IsKind(err, relay.NotFound) {
+		return answer{result: relay.AnswerFailed, reason: reasonUnasked, final: true}
+	}
+	a.cfg.Log.Warn("the event of a question was not read; it is asked later", "question_id", q.ID, "project_id", q.ProjectID, "error", err)
+	return failed(reasonUnread)
 }
 
 // unanswered says why there is no answer. The error's own text names a host
@@ -102,10 +145,29 @@ func (a *Asker) readWait(q *relay.Question, src *directory.Source, body []byte) 
 	if body == nil {
 		return answer{result: relay.AnswerFound}
 	}
-	c := relay.Callback{
+	return a.news(relay.Callback{
 		ID: relay.NewID(), ProjectID: q.ProjectID, SourceID: q.SourceID, Verdict: relay.Fetched, Body: body, ReceivedAt: time.Now(),
+	})
+}
+
+// readFetched makes a callback of the answer about what a callback says
+// nothing of, where that is news and its outcome means anything to a wait.
+func (a *Asker) readFetched(src *directory.Source, about *relay.Callback, body []byte) answer {
+	c, err := src.Fetched(about, body, time.Now())
+	switch {
+	case err != nil:
+		return failed(reasonUnreadable)
+	case c == nil:
+		return answer{result: relay.AnswerFound}
+	default:
+		return a.news(*c)
 	}
-	if c, err = a.cfg.Directory.Current().ReadAgain(c, c.ReceivedAt); err != nil || c.Reason != "" {
+}
+
+// news reads what was fetched as any callback.
+func (a *Asker) news(c relay.Callback) answer {
+	c, err := a.cfg.Directory.Current().ReadAgain(c, c.ReceivedAt)
+	if err != nil || c.Reason != "" {
 		return failed(reasonUnreadable)
 	}
 	got := answer{result: relay.AnswerFound}

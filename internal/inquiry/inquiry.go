@@ -1,15 +1,16 @@
-// Package inquiry asks payment providers what their callbacks do not say:
-// whose an event is that names nobody, and what has become of a payment whose
-// wait is about to expire.
+// Package inquiry asks providers what their callbacks do not say: whose an
+// event is that names nobody, what a callback is about that says no more, and
+// what has become of a payment whose wait is about to expire.
 //
 // # The model
 //
 // A question is a row, committed with the event or the deadline that raises
 // it. A node claims it under a lease, asks, and writes what came of it. The
-// answer about an event is kept with the event, which is then decided anew, as
-// a replay would do it. The answer about a wait becomes an event of its own,
-// of the verdict fetched, and goes the way of every callback; where the wait
-// is pending after that, it expires.
+// answer whose an event is is kept with the event, which is then decided anew,
+// as a replay would do it. What was fetched for a callback, or about a wait,
+// becomes an event of its own, of the verdict fetched, and goes the way of
+// every callback; where the wait is pending after that, it expires. A callback
+// that comes again has its question asked again, after a while.
 //
 // # What is always true
 //
@@ -244,13 +245,16 @@ func (a *Asker) follow(ctx context.Context, q *relay.Question, got answer) error
 	switch {
 	case got.result.Usable() && q.OfWait():
 		return a.followWait(ctx, q, got)
-	case got.result == relay.AnswerNone && q.TooEarly():
+	case got.result == relay.AnswerNone && q.TooEarly() && !got.final:
 		return a.record(ctx, q, store.Try{Result: got.result, Again: true, Delay: relay.LinkLag})
+	case got.result.Usable() && q.Fetches:
+		return a.followFetch(ctx, q, got)
 	case got.result.Usable():
 		return a.followEvent(ctx, q, got)
 	}
 	try := store.Try{Result: got.result, Reason: got.reason}
 	try.Delay, try.Again = q.NextQuestion(q.Tries+1, got.retryAfter, relay.Jitter())
+	try.Again = try.Again && !got.final
 	if try.Again || !q.OfWait() {
 		return a.record(ctx, q, try)
 	}
@@ -266,6 +270,22 @@ func (a *Asker) followEvent(ctx context.Context, q *relay.Question, got answer) 
 		return err
 	}
 	return a.decideEvent(ctx, q)
+}
+
+// followFetch gives what was fetched to whoever waits for it, like any
+// callback. If the node dies before the record it is fetched once more, and is
+// the same event.
+func (a *Asker) followFetch(ctx context.Context, q *relay.Question, got answer) error {
+	try := store.Try{Result: got.result}
+	if got.fetched != nil {
+		step, cancel := stepContext(ctx)
+		defer cancel()
+		if _, err := a.cfg.Intake.Accept(step, *got.fetched); err != nil {
+			return err
+		}
+		try.Told = got.fetched.ID
+	}
+	return a.record(ctx, q, try)
 }
 
 func (a *Asker) decideEvent(ctx context.Context, q *relay.Question) error {

@@ -67,12 +67,19 @@ func (s *shop) ring(t *testing.T) *seal.Ring {
 }
 
 func (s *shop) addStripe(t *testing.T, api string) (id int64) {
+	return s.addSource(t, "stripe", api, apiKey)
+}
+
+// addSource makes a source of a preset that is asked at an address, or changes
+// it. Without a key it is not asked.
+func (s *shop) addSource(t *testing.T, preset, api, key string) (id int64) {
 	t.Helper()
+	src := relay.Source{ProjectID: s.ID, Name: preset, Provider: preset, Settings: map[string]string{"base_url": api}}
+	if key != "" {
+		src.Credentials = map[string]string{"api_key": key}
+	}
 	err := s.Store.Configure(t.Context(), func(c *store.Change) (err error) {
-		id, err = c.PutSource(t.Context(), relay.Source{
-			ProjectID: s.ID, Name: "stripe", Provider: "stripe",
-			Settings: map[string]string{"base_url": api}, Credentials: map[string]string{"api_key": apiKey},
-		})
+		id, err = c.PutSource(t.Context(), src)
 		return err
 	})
 	if err != nil {

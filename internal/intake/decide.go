@@ -18,7 +18,7 @@ func (in *Intake) decide(ctx context.Context, batch []relay.Callback, facts *sto
 	decisions := make([]store.Decision, len(batch))
 	var apply []int
 	for i := range batch {
-		if d, done := early(&batch[i], facts); done {
+		if d, done := in.early(&batch[i], facts); done {
 			decisions[i] = d
 			continue
 		}
@@ -50,14 +50,18 @@ func (in *Intake) decide(ctx context.Context, batch []relay.Callback, facts *sto
 }
 
 // early decides what needs no wait.
-func early(c *relay.Callback, facts *store.Facts) (store.Decision, bool) {
+func (in *Intake) early(c *relay.Callback, facts *store.Facts) (store.Decision, bool) {
 	if c.Verdict == relay.Rejected {
 		return store.Decision{Match: relay.Unmatched, Rule: "rejected"}, true
 	}
 	if original, ok := facts.Originals[*c.DedupeKey]; ok && original != c.ID {
 		return store.Decision{
 			Match: relay.Duplicate, Rule: "same_event", Outcome: c.Reading.Outcome, DuplicateOf: original, Token: firstToken(c),
+			Asks: repeated(c, original),
 		}, true
+	}
+	if c.Reading.Fetch != "" && c.Reason == "" && c.Verdict != relay.Fetched && in.cfg.Directory != nil {
+		return in.fetch(c, facts), true
 	}
 	if c.Reading.Outcome == "" {
 		rule := "type_ignored"

@@ -71,6 +71,7 @@ type Intake struct {
 	looks         chan []uuid.UUID   // names that parked events are to be looked for by
 	parked        store.ParkedCursor // of MatchParkedOnce
 	rematching    sync.Mutex         // one at a time, see rematchTogether
+	knocks        knocks
 }
 
 // New returns an Intake; Run makes it work.

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -16,7 +17,12 @@ import (
 // a type that means nothing look for none. What nobody has signed goes by the
 // token alone: a key may be guessed, and an order number often can.
 func namesOf(c *relay.Callback) (n store.Names) {
-	if c.Verdict == relay.Rejected || c.Reading.Outcome == "" {
+	switch {
+	case c.Verdict == relay.Rejected:
+		return n
+	case c.Verdict == relay.Unsigned && c.Reading.Fetch != "":
+		// Who knows a token may have more asked than who knows none.
+	case c.Reading.Outcome == "":
 		return n
 	}
 	for _, candidate := range c.Reading.Candidates {
@@ -73,6 +79,14 @@ func dedupeKey(c *relay.Callback) *[16]byte {
 	}
 	var identity string
 	switch id := c.Reading.EventID; {
+	case c.For != uuid.Nil:
+		// The same state of a payment by another URL is another event: which
+		// of them tells of a wait is not known yet.
+		identity = "fetched\x00" + token + "\x00" + id
+	case c.Reading.Fetch != "" && c.Verdict == relay.Unsigned:
+		// The same callback may tell of a refund months later, when the bytes
+		// of the first one are gone: that is another question then.
+		identity = "knock\x00" + c.ReceivedAt.UTC().Format(time.DateOnly) + "\x00" + token + "\x00" + c.Reading.Fetch
 	case id != "" && c.Verdict != relay.Unsigned:
 		identity = "id\x00" + id
 	case id != "":
@@ -117,6 +131,13 @@ func find(c *relay.Callback, facts *store.Facts) found {
 	switch {
 	case byURL.wait != nil && byBody.wait != nil && byURL.wait != byBody.wait:
 		return found{match: relay.Ambiguous, rule: "url_and_body_differ"}
+	case byURL.wait != nil && c.Verdict == relay.Fetched:
+		// What a provider was asked about is often told by whoever knows the
+		// URL: one payment does not pay for two waits.
+		if f := byReference(c, facts); f.match == relay.Ambiguous || f.wait != nil && f.wait != byURL.wait {
+			return found{match: relay.Ambiguous, rule: "url_and_reference_differ"}
+		}
+		return byURL
 	case byURL.wait != nil:
 		return byURL
 	case byBody.wait != nil:

@@ -22,9 +22,11 @@ import (
 // asking is what a preset says about asking its provider.
 type asking struct {
 	api        string // without a slash at its end
-	ownAccount bool   // nothing is asked about an event of another one
+	headers    map[string]string
+	ownAccount bool // nothing is asked about an event of another one
 	event      *eventAsk
 	wait       *waitAsk
+	fetch      *fetching
 }
 
 // eventAsk is the question whose an event is. Its answer adds names to what
@@ -47,7 +49,7 @@ type waitAsk struct {
 	prefixes []string
 	doc      tree
 	news     conditions
-	as       []string // the callback; each second piece is the name of a field of the answer, "" for all of it
+	as       []string // the callback; each second piece is what stands there: answer, answer.name
 }
 
 // Inquiry is a question about an event.
@@ -59,6 +61,9 @@ type Inquiry struct {
 // API is where the provider is asked, without a slash at its end; "" where the
 // preset knows no way to ask it.
 func (e *Endpoint) API() string { return e.ask.api }
+
+// APIHeaders are those that the API wants besides the key.
+func (e *Endpoint) APIHeaders() map[string]string { return e.ask.headers }
 
 // InquiryOf says what to ask the provider about an event that names nobody.
 func (e *Endpoint) InquiryOf(r *relay.Reading) (Inquiry, bool) {
@@ -166,34 +171,35 @@ func (e *Endpoint) AddAnswer(r *relay.Reading, answer []byte) (named bool, err e
 // and expressions see what they always see: nil where it is no news. The error
 // is an *Unreadable.
 func (e *Endpoint) AnswerAsCallback(answer []byte) ([]byte, error) {
-	var p parsed
-	if err := p.readJSON(answer); err != nil {
+	p, err := readAnswer(answer)
+	if err != nil {
 		return nil, err
 	}
 	ask := e.ask.wait
-	if ask == nil || !p.json.IsObject() {
-		return nil, &Unreadable{NotAnObject, "the answer is not a JSON object"}
+	if ask == nil {
+		return nil, &Unreadable{NotAnObject, "nothing is asked about such a wait"}
 	}
 	p.doc = ask.doc.collect(p.json)
-	if !ask.news.hold(&scope{req: &Request{}, parsed: &p}) {
+	if !ask.news.hold(&scope{req: &Request{}, parsed: p}) {
 		return nil, nil
 	}
-	var body strings.Builder
-	for i, piece := range ask.as {
-		switch {
-		case i%2 == 0:
-			body.WriteString(piece)
-		case piece == "":
-			body.WriteString(p.json.Raw)
-		default:
-			body.WriteString(cmp.Or(p.json.Get(piece).Raw, "null"))
-		}
+	return fillAs(ask.as, p.json, gjson.Result{}), nil
+}
+
+// readAnswer parses an answer that is about one object.
+func readAnswer(answer []byte) (*parsed, error) {
+	p := &parsed{}
+	if err := p.readJSON(answer); err != nil {
+		return nil, err
 	}
-	return []byte(body.String()), nil
+	if !p.json.IsObject() {
+		return nil, &Unreadable{NotAnObject, "the answer is not a JSON object"}
+	}
+	return p, nil
 }
 
 // compileAsk compiles the section ask.
-func (e *Endpoint) compileAsk(_ *compiler, s *spec, settings *Settings) (err error) {
+func (e *Endpoint) compileAsk(c *compiler, s *spec, settings *Settings) (err error) {
 	if s.Ask == nil {
 		return nil
 	}
@@ -202,16 +208,47 @@ func (e *Endpoint) compileAsk(_ *compiler, s *spec, settings *Settings) (err err
 		return wrong("ask.api", "write the address of the provider's API: https://api.example.com")
 	}
 	e.ask.api, e.ask.ownAccount = strings.TrimSuffix(s.Ask.API, "/"), s.Ask.OwnAccount
+	if e.ask.headers, err = askHeaders(s.Ask.Headers); err != nil {
+		return err
+	}
 	if s.Ask.Event != nil {
 		if e.ask.event, err = s.Ask.Event.compile(settings); err != nil {
 			return err
 		}
 	}
 	if s.Ask.Wait != nil {
-		e.ask.wait, err = s.Ask.Wait.compile()
+		if e.ask.wait, err = s.Ask.Wait.compile(); err != nil {
+			return err
+		}
+	}
+	if s.Ask.Fetch != nil {
+		e.ask.fetch, err = s.Ask.Fetch.compile(c)
 	}
 	return err
 }
+
+// askHeaders checks the headers that a question has besides its key.
+func askHeaders(headers map[string]string) (map[string]string, error) {
+	if len(headers) > maxAskHeaders {
+		return nil, wrong("ask.headers", "at most %d headers go with a question", maxAskHeaders)
+	}
+	for name, value := range headers {
+		switch {
+		case !headerName.MatchString(name) || strings.EqualFold(name, "Authorization") || strings.EqualFold(name, "Host"):
+			return nil, wrong("ask.headers", "%q is no header that can go with a question", name)
+		case !headerValue.MatchString(value):
+			return nil, wrong("ask.headers", "%s: write 1 to 255 printable ASCII characters", name)
+		}
+	}
+	return headers, nil
+}
+
+const maxAskHeaders = 16
+
+var (
+	headerName  = regexp.MustCompile(`^[A-Za-z0-9-]{1,64}$`)
+	headerValue = regexp.MustCompile(`^[\x20-\x7e]{1,255}$`)
+)
 
 func (s *eventAskSpec) compile(settings *Settings) (*eventAsk, error) {
 	a := &eventAsk{about: s.About, unless: s.Unless, atOnce: s.AtOnce}
@@ -263,29 +300,50 @@ func (s *waitAskSpec) compile() (*waitAsk, error) {
 		return nil, wrong("ask.wait.if", "an answer has places json: only")
 	}
 	a.doc = c.doc
-	if !strings.Contains(s.As, "{answer}") || !gjson.Valid(answerIn.ReplaceAllString(s.As, "{}")) {
-		return nil, wrong("ask.wait.as", "write the JSON of a callback in which {answer} stands for the answer, and {answer.name} for a field of it")
+	if a.as, err = parseAs(s.As, false); err != nil {
+		return nil, wrong("ask.wait.as", "%w", err)
 	}
-	a.as = aroundAnswer(s.As)
 	return a, nil
 }
 
-// answerIn finds the answer, and fields of it, in the JSON of a callback.
-var answerIn = regexp.MustCompile(`\{answer(?:\.([A-Za-z0-9_]+))?\}`)
+// answerIn finds the answer, fields of it, and fields of the callback that was
+// asked about, in the JSON of a callback.
+var answerIn = regexp.MustCompile(`\{(answer(?:\.[A-Za-z0-9_]+)?|event\.[A-Za-z0-9_]+)\}`)
 
-// aroundAnswer cuts the JSON of a callback: text, the name of a field or "",
-// text, and so on.
-func aroundAnswer(as string) (pieces []string) {
+// parseAs cuts the JSON of a callback: text, what stands there, text, and so
+// on.
+func parseAs(as string, ofEvent bool) (pieces []string, err error) {
+	if !strings.Contains(as, "{answer}") || !gjson.Valid(answerIn.ReplaceAllString(as, "{}")) {
+		return nil, errors.New("write the JSON of a callback in which {answer} stands for the answer, and {answer.name} for a field of it")
+	}
 	at := 0
 	for _, m := range answerIn.FindAllStringSubmatchIndex(as, -1) {
-		name := ""
-		if m[2] >= 0 {
-			name = as[m[2]:m[3]]
+		name := as[m[2]:m[3]]
+		if strings.HasPrefix(name, "event.") && !ofEvent {
+			return nil, errors.New("{event.name} stands under fetch only: no callback is asked about here")
 		}
-		pieces = append(pieces, as[at:m[0]], name)
-		at = m[1]
+		pieces, at = append(pieces, as[at:m[0]], name), m[1]
 	}
-	return append(pieces, as[at:])
+	return append(pieces, as[at:]), nil
+}
+
+// fillAs writes the callback.
+func fillAs(pieces []string, answer, event gjson.Result) []byte {
+	var body strings.Builder
+	for i, piece := range pieces {
+		from, name, _ := strings.Cut(piece, ".")
+		switch {
+		case i%2 == 0:
+			body.WriteString(piece)
+		case name == "":
+			body.WriteString(answer.Raw)
+		case from == "event":
+			body.WriteString(cmp.Or(event.Get(name).Raw, "null"))
+		default:
+			body.WriteString(cmp.Or(answer.Get(name).Raw, "null"))
+		}
+	}
+	return []byte(body.String())
 }
 
 // askPath cuts a path at its {id}.

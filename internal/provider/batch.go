@@ -3,6 +3,7 @@ package provider
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/tidwall/gjson"
 )
@@ -73,4 +74,26 @@ func follow(v gjson.Result, steps []step) gjson.Result {
 		v = found
 	}
 	return v
+}
+
+// followAll walks a path in which [*] stands for every element to all values
+// that it names, as many as a form may have.
+func followAll(v gjson.Result, steps []step) []gjson.Result {
+	every := slices.IndexFunc(steps, func(s step) bool { return s.kind == stepEvery })
+	if every < 0 {
+		if v = follow(v, steps); v.Exists() {
+			return []gjson.Result{v}
+		}
+		return nil
+	}
+	var found []gjson.Result
+	list := follow(v, steps[:every])
+	if !list.IsArray() {
+		return nil
+	}
+	list.ForEach(func(_, el gjson.Result) bool {
+		found = append(found, followAll(el, steps[every+1:])...)
+		return len(found) < MaxFields
+	})
+	return found
 }

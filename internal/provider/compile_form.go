@@ -3,6 +3,7 @@ package provider
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -32,13 +33,14 @@ func (e *Endpoint) compileForm(c *compiler, s *spec, settings *Settings) error {
 		name string
 		from texts
 		to   *[][]step
+		path func(string) ([]step, error)
 	}{
-		{"name", s.Form.Name, &r.name},
-		{"label", s.Form.Label, &r.label},
-		{"value", s.Form.Value, &r.value},
+		{"name", s.Form.Name, &r.name, elementPath},
+		{"label", s.Form.Label, &r.label, elementPath},
+		{"value", s.Form.Value, &r.value, valuesPath},
 	} {
 		for i, text := range f.from {
-			steps, err := elementPath(text)
+			steps, err := f.path(text)
 			if err != nil {
 				return wrong(listField("form."+f.name, i, len(f.from)), "%w", err)
 			}
@@ -62,13 +64,14 @@ func (c *compiler) formSource(text string) (formSource, error) {
 	if text == "body" {
 		return formSource{}, nil
 	}
+	if path, ok := strings.CutPrefix(text, "json:"); ok {
+		steps, err := valuesPath(path)
+		return formSource{path: steps}, err
+	}
 	p, err := c.place(text)
 	switch {
 	case err != nil:
 		return formSource{}, err
-	case p.kind == partJSON:
-		steps, err := elementPath(p.name)
-		return formSource{path: steps}, err
 	case p.kind == partForm && p.within == 0:
 		return formSource{field: &p}, nil
 	default:
@@ -86,6 +89,19 @@ func elementPath(text string) ([]step, error) {
 		if s.kind == stepEvery || s.kind == stepOnly {
 			return nil, errors.New("a path of a form has neither [*] nor [only]")
 		}
+	}
+	return steps, nil
+}
+
+// valuesPath reads a path that is followed to one value, or with [*] to all
+// that it names.
+func valuesPath(text string) ([]step, error) {
+	steps, err := parsePath(text)
+	if err != nil {
+		return nil, err
+	}
+	if slices.ContainsFunc(steps, func(s step) bool { return s.kind == stepOnly }) {
+		return nil, errors.New("a path of a form has no [only]")
 	}
 	return steps, nil
 }

@@ -71,15 +71,21 @@ func (p *parsed) form(r *formRule) map[string]any {
 func (p *parsed) submitted(r *formRule) *submission {
 	sub := &submission{names: make([]string, 0, len(p.fields)), values: make(map[string]any, len(p.fields)), labels: map[string]string{}}
 	for i := range r.from {
-		doc, in, ok := p.formIn(&r.from[i])
-		switch {
-		case !ok && r.from[i].isBody():
+		doc, parts := p.formIn(&r.from[i])
+		if len(parts) == 0 && r.from[i].isBody() {
 			for j := range p.fields {
 				sub.add(p.fields[j].name, p.fields[j].value())
 			}
 			return sub
-		case ok && in.IsObject(), ok && in.IsArray():
-			r.gather(sub, doc, in)
+		}
+		there := false
+		for _, in := range parts {
+			if in.IsObject() || in.IsArray() {
+				there = true
+				r.gather(sub, doc, in)
+			}
+		}
+		if there {
 			return sub
 		}
 	}
@@ -88,18 +94,17 @@ func (p *parsed) submitted(r *formRule) *submission {
 
 func (src *formSource) isBody() bool { return src.path == nil && src.field == nil }
 
-// formIn returns the document that a source is in, and the fields in it. ok is
-// false where there is none: a body of fields is no document.
-func (p *parsed) formIn(src *formSource) (doc, in gjson.Result, ok bool) {
+// formIn returns the document that a source is in, and the objects or lists
+// that hold its fields: none where a body of fields is no document.
+func (p *parsed) formIn(src *formSource) (doc gjson.Result, parts []gjson.Result) {
 	doc = p.json
 	if src.field != nil {
 		var err error
 		if doc, err = p.fieldJSON(src.field); err != nil {
-			return doc, in, false
+			return doc, nil
 		}
 	}
-	in = follow(doc, src.path)
-	return doc, in, in.Exists()
+	return doc, followAll(doc, src.path)
 }
 
 func (s *submission) add(name string, value any) {
@@ -120,7 +125,7 @@ func (s *submission) add(name string, value any) {
 // a form may have.
 func (r *formRule) gather(sub *submission, doc, in gjson.Result) {
 	labels := r.labels.read(doc)
-	count := 0
+	count := len(sub.names)
 	in.ForEach(func(key, el gjson.Result) bool {
 		count++
 		name := firstOf(el, r.name).String()
@@ -131,11 +136,7 @@ func (r *formRule) gather(sub *submission, doc, in gjson.Result) {
 		if _, seen := sub.values[name]; !ok || seen && in.IsObject() {
 			return count < MaxFields // of equal keys the first counts
 		}
-		value := el
-		if len(r.value) > 0 {
-			value = firstOf(el, r.value)
-		}
-		sub.add(name, r.texts.translate(el, value))
+		sub.add(name, r.valueOf(el))
 		label := firstOf(el, r.label).String()
 		if r.labels != nil {
 			label = labels[follow(el, r.labels.by).String()]
@@ -145,6 +146,29 @@ func (r *formRule) gather(sub *submission, doc, in gjson.Result) {
 		}
 		return count < MaxFields
 	})
+}
+
+// valueOf reads the value of an element: the first that is not null. A path
+// with [*] may lead to several, and then all of them are the value.
+func (r *formRule) valueOf(el gjson.Result) any {
+	if len(r.value) == 0 {
+		return r.texts.translate(el, el)
+	}
+	for _, path := range r.value {
+		found := slices.DeleteFunc(followAll(el, path), func(v gjson.Result) bool { return v.Type == gjson.Null })
+		switch len(found) {
+		case 0:
+			continue
+		case 1:
+			return r.texts.translate(el, found[0])
+		}
+		all := make([]any, len(found))
+		for i, v := range found {
+			all[i] = r.texts.translate(el, v)
+		}
+		return all
+	}
+	return nil
 }
 
 // plainName cuts off what every name begins with.

@@ -25,7 +25,8 @@ import (
 // A template is text with places in braces: {json:kind}:{json:id}. A place
 // with ? at its end may be absent; a template with any other place absent
 // has no value. {json:amount!nonzero} is absent when it is zero, and
-// {form:value!one_decimal} is 150.0 for 150.00 and stays 150.26. Where a
+// {form:value!one_decimal} is 150.0 for 150.00 and stays 150.26; !path is
+// absent when it is no plain path, such as /v1/charges/ch_1. Where a
 // signature is made, {body}, {method}, {url}, {secret} and {sig.KEY}, a pair
 // of the signature's header, stand beside them; {url!hubspot} is the address
 // without the escapes that HubSpot takes out before it signs.
@@ -70,6 +71,7 @@ type part struct {
 type filter func(text string) (string, bool)
 
 var filters = map[string]filter{
+	"path":    func(text string) (string, bool) { return text, safePath.MatchString(text) },
 	"nonzero": func(text string) (string, bool) { return text, strings.Trim(text, "0.") != "" },
 	"one_decimal": func(text string) (string, bool) {
 		if at := len(text) - 3; at > 0 && text[at] == '.' {

@@ -60,6 +60,9 @@ type Request struct {
 	// provider signs with one.
 	Certificate *Certificate
 
+	// Fetched says that the provider itself was asked and has said the body.
+	Fetched bool
+
 	parsed *parsed
 }
 

@@ -28,6 +28,11 @@ func (e *Endpoint) read(s *scope) relay.Reading {
 	if e.form != nil {
 		r.Form = s.parsed.form(e.form)
 	}
+	if fetch := e.ask.fetch; fetch != nil && s.req.Fetched {
+		fetch.confirm(s, &r)
+	} else if fetch.of(kind) {
+		fetch.reduce(&r)
+	}
 	return r
 }
 

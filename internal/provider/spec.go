@@ -51,9 +51,11 @@ type askSpec struct {
 	API string `yaml:"api"` // https://api.example.com
 	// The key sees the objects of its own account only: nothing is asked about
 	// an event whose payment names an account.
-	OwnAccount bool          `yaml:"own_account"`
-	Event      *eventAskSpec `yaml:"event"`
-	Wait       *waitAskSpec  `yaml:"wait"`
+	OwnAccount bool              `yaml:"own_account"`
+	Headers    map[string]string `yaml:"headers"` // besides the key
+	Event      *eventAskSpec     `yaml:"event"`
+	Wait       *waitAskSpec      `yaml:"wait"`
+	Fetch      *fetchSpec        `yaml:"fetch"`
 }
 
 // eventAskSpec says how to learn whose an event is that names nobody.
@@ -76,6 +78,19 @@ type waitAskSpec struct {
 	// When the answer is news, by places json: in it; else nothing follows.
 	If map[string][]any `yaml:"if"`
 	As string           `yaml:"as"` // a callback's JSON, with {answer}, and {answer.name} for a field of it
+}
+
+// fetchSpec says how to learn what a callback is about that says no more.
+type fetchSpec struct {
+	Types texts  `yaml:"types"` // of such callbacks; left out: all
+	About string `yaml:"about"` // the kind of reference
+	Path  string `yaml:"path"`  // with {id}, and places of the callback
+	// When the answer is news, by places json: in it; else nothing follows.
+	If map[string][]any `yaml:"if"`
+	As string           `yaml:"as"` // as of a wait, and with {event.name} for a field of the callback
+	// Where in that callback stands to which URL the provider sends those of
+	// this object.
+	URL string `yaml:"url"`
 }
 
 type respondSpec struct {

@@ -21,6 +21,10 @@ type Reading struct {
 	Payment    *Payment       // nil when the callback is about no payment
 	Form       map[string]any // submitted fields, nil when it is no form
 	Format     Format         // how the body is to be read as the raw `event`
+
+	// Fetch is the provider's id of what the callback is about, where it says
+	// no more: what there is to tell is told by whoever is asked for it.
+	Fetch string
 }
 
 // Candidate is one place of a callback that may name a wait.
@@ -55,8 +59,9 @@ type Callback struct {
 	PathToken  string // the last part of the path, where there is one
 	Query      string // of the URL, without what proves the callback
 	ReceivedAt time.Time
-	Answer     []byte // what the provider said when it was asked whose the event is, or nil
-	Named      bool   // the answer holds a name
+	Answer     []byte    // what the provider said when it was asked whose the event is, or nil
+	Named      bool      // the answer holds a name
+	For        uuid.UUID // of one that was fetched: the callback that it was fetched for, or zero
 }
 
 // Receipt tells what became of a callback, after it was committed.

@@ -6,13 +6,16 @@ import (
 	"github.com/google/uuid"
 )
 
-// Question is something that a provider is to be asked: whose an event is, or
-// what has become of a payment whose wait is about to expire.
+// Question is something that a provider is to be asked: whose an event is,
+// what a callback is about that says no more, or what has become of a payment
+// whose wait is about to expire.
 type Question struct {
 	ID            uuid.UUID
 	ProjectID     int64
 	SourceID      int64
-	EventID       uuid.UUID // whose is it? Else zero
+	EventID       uuid.UUID // whose is it, or what is it about? Else zero
+	Fetches       bool      // what is it about: the answer becomes an event of its own
+	Repeats       bool      // its callback came once more: it is asked anew, not sooner than AskAgainAfter
 	CorrelationID uuid.UUID // is it paid? Else zero
 	About         string    // the provider's id to ask by
 	After         time.Duration
@@ -60,7 +63,12 @@ const (
 	MaxEventTries = 30
 	// LinkLag is how long a provider may take to know what its own event
 	// belongs to: that it knows nobody is final after that only.
-	LinkLag         = 30 * time.Second
+	LinkLag = 30 * time.Second
+	// An object that a callback is about is asked for once in AskAgainAfter,
+	// however often the callback comes; one that the provider does not know
+	// once in AskUnknownAfter. Anybody may post the id of what does not exist.
+	AskAgainAfter   = 10 * time.Second
+	AskUnknownAfter = 10 * time.Minute
 	firstEventDelay = 2 * time.Second
 	maxEventDelay   = 4 * time.Hour
 )

@@ -89,6 +89,7 @@ func (s *Sandbox) routes() {
 
 	s.mux.Handle("GET /stripe/v1/checkout/sessions", s.tells(s.listSessions))
 	s.mux.Handle("GET /stripe/v1/checkout/sessions/{id}", s.tells(s.getSession))
+	s.mux.HandleFunc("GET /mollie/v2/payments/{id}", func(w http.ResponseWriter, r *http.Request) { s.getMolliePayment(r).write(w, r) })
 	s.mux.Handle("PUT /sandbox/stripe", s.answers(s.putSwitches(s.stripeAPI)))
 	s.mux.Handle("GET /sandbox/stripe", s.answers(s.getSwitches(s.stripeAPI)))
 	s.mux.Handle("DELETE /sandbox/stripe", s.answers(s.deleteSwitches(s.stripeAPI)))
@@ -116,7 +117,7 @@ type Counts struct {
 	Resumed int64 `json:"resumed"` // moved their conversation to a module
 	Texts   int64 `json:"texts"`   // said something
 	Refused int64 `json:"refused"` // did nothing: refused, or met by a fault that does not act
-	Asked   int64 `json:"asked"`   // questions to Stripe's API, whatever came of them
+	Asked   int64 `json:"asked"`   // questions to the APIs of Stripe and Mollie, whatever came of them
 }
 
 type counters struct{ calls, resumed, texts, refused, asked atomic.Int64 }

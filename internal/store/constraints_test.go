@@ -146,6 +146,10 @@ func TestImpossibleStates(t *testing.T) {
 		{"questions_subject_check", "questions", "about an event and a wait", columns{"correlation_id": id}, nil},
 		{"questions_lease_check", "questions", "leased and done", columns{"due_at": `NULL`, "result": `'moot'`, "lease": id}, nil},
 		{"questions_done_check", "questions", "done without a result", columns{"due_at": `NULL`}, nil},
+		{
+			"questions_fetches_check", "questions", "a fetch for no callback",
+			columns{"event_id": `NULL`, "correlation_id": id, "fetches": `true`}, nil,
+		},
 		{"questions_tries_check", "questions", "a try without a time", columns{"tries": `1`}, nil},
 		{"question_result_check", "questions", "an unknown result", columns{"result": `'perhaps'`}, nil},
 	}

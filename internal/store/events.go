@@ -46,9 +46,12 @@ type EventRecord struct {
 func (e *EventRecord) Callback() relay.Callback {
 	return relay.Callback{
 		ID: e.ID, ProjectID: e.projectID, SourceID: e.SourceID, Verdict: e.Verdict, Body: e.Body, Headers: e.headers, ReceivedAt: e.ReceivedAt,
-		PathToken: e.request.Path, Query: e.request.Query, Item: e.request.Item, Answer: e.Answer,
+		PathToken: e.request.Path, Query: e.request.Query, Item: e.request.Item, Answer: e.Answer, For: e.request.For,
 	}
 }
+
+// FetchedFor is the callback that the event was fetched for, or zero.
+func (e *EventRecord) FetchedFor() uuid.UUID { return e.request.For }
 
 const eventColumns = `e.project_id, e.id, e.source_id, coalesce(s.name, ''), e.received_at, e.verdict, e.match, e.rule, coalesce(e.reason, ''),
 	coalesce(e.outcome, ''), coalesce(e.type, ''), coalesce(e.provider_event_id, ''), e.correlation_id, e.duplicate_of,

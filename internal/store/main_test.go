@@ -116,6 +116,21 @@ func park(t *testing.T, p *storetest.Project, c relay.Callback) {
 	}
 }
 
+// raise commits a callback that says only what it is about, or a copy of one,
+// and what is to be asked about it.
+func raise(t *testing.T, p *storetest.Project, c relay.Callback, q relay.Question) {
+	t.Helper()
+	q.ID, q.ProjectID, q.SourceID, q.About = relay.NewID(), c.ProjectID, c.SourceID, "tr_1"
+	d := store.Decision{Match: relay.Ignored, Rule: "fetched_apart", Asks: &q}
+	if q.EventID != c.ID {
+		d.Match, d.Rule, d.DuplicateOf = relay.Duplicate, "same_event", q.EventID
+	}
+	decide := func(context.Context, *store.Facts) ([]store.Decision, error) { return []store.Decision{d}, nil }
+	if _, _, err := p.Store.CommitCallbacks(context.Background(), uuid.New(), []relay.Callback{c}, []store.Names{{}}, decide); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // rematch matches a stored event again, as if c had been read out of it.
 func rematch(t *testing.T, p *storetest.Project, c relay.Callback) []store.Rematched {
 	t.Helper()

@@ -64,6 +64,7 @@ var hotStatements = map[string]string{
 	"change matched events":           "UPDATE events e",
 	"forget names of matched events":  "DELETE FROM parked_refs",
 	"put questions about events":      "ON CONFLICT (event_id)",
+	"raise questions again":           "WITH raised AS MATERIALIZED",
 	"close questions of no use":       "SET result = 'moot'",
 	"put questions about waits":       "ON CONFLICT (correlation_id)",
 	"mark waits that are asked for":   "SET reconciled = false",
@@ -243,6 +244,17 @@ func everyHotStatement(t *testing.T, p *storetest.Project, url string) {
 			t.Fatalf("recording a try: got a lost lease")
 		}
 	}
+	// What is fetched, and raised again while it is still to be asked.
+	knock := deduped(p.Callback("knock"+user, relay.Processing, "knock"+user))
+	raise(t, p, knock, relay.Question{EventID: knock.ID, Fetches: true})
+	again := knock
+	again.ID = relay.NewID()
+	raise(t, p, again, relay.Question{EventID: knock.ID, Fetches: true, Repeats: true})
+	fetches := must(p.Store.ClaimQuestions(ctx, uuid.New(), 3, []int64{-1}))(t)
+	if len(fetches) != 1 || fetches[0].EventID != knock.ID || !fetches[0].Fetches || fetches[0].Moot {
+		t.Fatalf("claiming what is fetched: got %+v, want one question", fetches)
+	}
+	must(p.Store.RecordTry(ctx, &fetches[0], store.Try{Result: relay.AnswerNone}))(t)
 	// Deliveries: claimed, recorded, returned.
 	storetest.Exec(t, url, `UPDATE deliveries SET due_at = now() - interval '1 day', lease = NULL, conversation = gen_random_uuid() WHERE status = 'scheduled' AND correlation_id = ANY($1)`,
 		[]uuid.UUID{current.ID, other.Wait.ID, old.ID})
@@ -250,9 +262,9 @@ func everyHotStatement(t *testing.T, p *storetest.Project, url string) {
 	if len(claimed) != 3 {
 		t.Fatalf("claiming: got %d deliveries, want 3", len(claimed))
 	}
-	again := attemptAt(&claimed[1], relay.Retry)
-	again.OnTheWay = true
-	recorded := must(p.Store.RecordAttempts(ctx, []relay.Attempt{attemptAt(&claimed[0], relay.OK), again}))(t)
+	retried := attemptAt(&claimed[1], relay.Retry)
+	retried.OnTheWay = true
+	recorded := must(p.Store.RecordAttempts(ctx, []relay.Attempt{attemptAt(&claimed[0], relay.OK), retried}))(t)
 	if recorded[0].Stale || recorded[1].Stale {
 		t.Fatalf("recording: got %+v, want both written", recorded)
 	}

@@ -1,7 +1,9 @@
 package store
 
 import (
+	"bytes"
 	"context"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -15,26 +17,61 @@ import (
 // asked anew where the event is replayed by hand, unless it is under way: sooner
 // than it would be, never later.
 func queueQuestions(b *pgx.Batch, decisions []Decision) {
-	var asked []*relay.Question
+	var asked, repeated []*relay.Question
 	for i := range decisions {
-		if q := decisions[i].Asks; q != nil {
+		switch q := decisions[i].Asks; {
+		case q == nil:
+		case q.Repeats:
+			repeated = append(repeated, q)
+		default:
 			asked = append(asked, q)
 		}
 	}
+	queueRepeats(b, repeated)
 	if len(asked) == 0 {
 		return
 	}
 	r := newQuestionRows(asked)
 	b.Queue(`
-		INSERT INTO questions (id, project_id, source_id, event_id, about, due_at, give_up_at)
+		INSERT INTO questions (id, project_id, source_id, event_id, about, due_at, give_up_at, fetches)
 		SELECT x.id, x.project_id, x.source_id, x.event_id, x.about,
-		       clock_timestamp() + x.after * interval '1 second', clock_timestamp() + $7 * interval '1 second'
-		FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::uuid[], $5::text[], $6::bigint[])
-		  AS x (id, project_id, source_id, event_id, about, after)
+		       clock_timestamp() + x.after * interval '1 second', clock_timestamp() + $7 * interval '1 second', x.fetches
+		FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::uuid[], $5::text[], $6::bigint[], $8::boolean[])
+		  AS x (id, project_id, source_id, event_id, about, after, fetches)
 		ON CONFLICT (event_id) DO UPDATE
 		SET source_id = excluded.source_id, about = excluded.about, due_at = least(questions.due_at, excluded.due_at),
 		    give_up_at = excluded.give_up_at, tries = 0, asked_at = NULL, result = NULL, reason = NULL
-		WHERE questions.lease IS NULL`, r.ids, r.projects, r.sources, r.events, r.about, r.after, relay.InquireFor.Seconds())
+		WHERE questions.lease IS NULL`, r.ids, r.projects, r.sources, r.events, r.about, r.after, relay.InquireFor.Seconds(), r.fetches)
+}
+
+// queueRepeats queues what follows where a callback came once more that says
+// only what it is about: no statement where none did. A question that is still
+// to be asked tells of this one too. One that is under way may have been
+// answered before, and is asked once more; one that was answered is asked anew.
+// A question of the same batch is put after this, and is still to be asked.
+func queueRepeats(b *pgx.Batch, repeated []*relay.Question) {
+	if len(repeated) == 0 {
+		return
+	}
+	// Each once and sorted, so that two batches lock the rows in one order.
+	slices.SortFunc(repeated, func(x, y *relay.Question) int { return bytes.Compare(x.EventID[:], y.EventID[:]) })
+	repeated = slices.CompactFunc(repeated, func(x, y *relay.Question) bool { return x.EventID == y.EventID })
+	b.Queue(`
+		WITH raised AS MATERIALIZED (
+		    SELECT id FROM questions
+		    WHERE event_id = ANY($1::uuid[]) AND fetches
+		    ORDER BY event_id
+		    FOR UPDATE
+		)
+		UPDATE questions q
+		SET again = q.again OR q.lease IS NOT NULL,
+		    tries = CASE WHEN q.due_at IS NULL THEN least(q.tries, 1) ELSE q.tries END,
+		    due_at = coalesce(q.due_at, greatest(clock_timestamp(),
+		        q.asked_at + CASE WHEN q.result = 'none' THEN $3::float8 ELSE $2::float8 END * interval '1 second')),
+		    give_up_at = greatest(q.give_up_at, clock_timestamp() + $4 * interval '1 second')
+		FROM raised
+		WHERE q.id = raised.id`, newQuestionRows(repeated).events,
+		relay.AskAgainAfter.Seconds(), relay.AskUnknownAfter.Seconds(), relay.InquireFor.Seconds())
 }
 
 // questionRows are new questions, column by column.
@@ -42,6 +79,7 @@ type questionRows struct {
 	ids, events, waits       []uuid.UUID
 	projects, sources, after []int64 // after: in seconds
 	about                    []string
+	fetches                  []bool
 }
 
 func newQuestionRows(questions []*relay.Question) (r questionRows) {
@@ -49,6 +87,7 @@ func newQuestionRows(questions []*relay.Question) (r questionRows) {
 		r.ids, r.events, r.waits = append(r.ids, q.ID), append(r.events, q.EventID), append(r.waits, q.CorrelationID)
 		r.projects, r.sources = append(r.projects, q.ProjectID), append(r.sources, q.SourceID)
 		r.after, r.about = append(r.after, int64(q.After/time.Second)), append(r.about, clean(q.About))
+		r.fetches = append(r.fetches, q.Fetches)
 	}
 	return r
 }
@@ -138,7 +177,7 @@ func (s *Store) ClaimQuestions(ctx context.Context, lease uuid.UUID, limit int, 
 		RETURNING q.id, q.project_id, q.source_id, NULL::uuid, q.correlation_id, q.about, q.tries,
 		          extract(epoch FROM q.give_up_at - now())::float8,
 		          coalesce((SELECT false FROM correlations c WHERE c.id = q.correlation_id AND c.status = 'pending' AND NOT c.reconciled), true), false,
-		          (SELECT c.plan_id FROM correlations c WHERE c.id = q.correlation_id)`,
+		          (SELECT c.plan_id FROM correlations c WHERE c.id = q.correlation_id), false`,
 		lease, relay.Lease.Seconds(), busy, limit)
 	claimed, err := pgx.CollectRows(rows, scanQuestion(lease))
 	if err != nil || len(claimed) >= limit {
@@ -152,14 +191,15 @@ func (s *Store) ClaimQuestions(ctx context.Context, lease uuid.UUID, limit int, 
 		    LIMIT $4
 		    FOR UPDATE SKIP LOCKED
 		)
-		UPDATE questions q SET lease = $1, due_at = now() + $2 * interval '1 second'
+		UPDATE questions q SET lease = $1, due_at = now() + $2 * interval '1 second', again = false
 		FROM asked
 		WHERE q.id = asked.id
 		RETURNING q.id, q.project_id, q.source_id, q.event_id, NULL::uuid, q.about, q.tries,
 		          extract(epoch FROM q.give_up_at - now())::float8,
-		          coalesce((SELECT e.match <> 'parked' FROM events e WHERE e.project_id = q.project_id AND e.id = q.event_id), true),
+		          coalesce((SELECT CASE WHEN q.fetches THEN e.body IS NULL ELSE e.match <> 'parked' END
+		                    FROM events e WHERE e.project_id = q.project_id AND e.id = q.event_id), true),
 		          coalesce((SELECT e.answer IS NOT NULL FROM events e WHERE e.project_id = q.project_id AND e.id = q.event_id), false),
-		          NULL::uuid`,
+		          NULL::uuid, q.fetches`,
 		lease, relay.Lease.Seconds(), busy, limit-len(claimed))
 	events, err := pgx.CollectRows(rows, scanQuestion(lease))
 	return append(claimed, events...), translate("claiming questions", err)
@@ -170,7 +210,7 @@ func scanQuestion(lease uuid.UUID) pgx.RowToFunc[relay.Question] {
 		q := relay.Question{Lease: lease}
 		var event, wait, plan *uuid.UUID
 		var left float64
-		err := row.Scan(&q.ID, &q.ProjectID, &q.SourceID, &event, &wait, &q.About, &q.Tries, &left, &q.Moot, &q.Answered, &plan)
+		err := row.Scan(&q.ID, &q.ProjectID, &q.SourceID, &event, &wait, &q.About, &q.Tries, &left, &q.Moot, &q.Answered, &plan, &q.Fetches)
 		for _, of := range []struct{ from, to *uuid.UUID }{{event, &q.EventID}, {wait, &q.CorrelationID}, {plan, &q.PlanID}} {
 			if of.from != nil {
 				*of.to = *of.from
@@ -187,6 +227,7 @@ type Try struct {
 	Reason string // where there is no usable answer
 	Again  bool   // after Delay; else the question is done
 	Delay  time.Duration
+	Told   uuid.UUID // the event that the answer of a fetch became, or zero
 }
 
 // RecordTry notes a try under its lease. It reports false where the lease was
@@ -199,13 +240,16 @@ func (s *Store) RecordTry(ctx context.Context, q *relay.Question, try Try) (held
 	return held, err
 }
 
+// recordTry notes it, and has what was raised again meanwhile asked anew.
 func recordTry(ctx context.Context, tx pgx.Tx, q *relay.Question, try Try) (held bool, err error) {
 	tag, err := tx.Exec(ctx, `
 		UPDATE questions
-		SET tries = tries + 1, asked_at = clock_timestamp(), result = $3, reason = $4, lease = NULL,
-		    due_at = CASE WHEN $5 THEN clock_timestamp() + $6 * interval '1 second' END
+		SET tries = CASE WHEN again AND NOT $5 THEN 1 ELSE tries + 1 END,
+		    asked_at = clock_timestamp(), result = $3, reason = $4, lease = NULL, again = false, told = coalesce($7, told),
+		    due_at = CASE WHEN $5 THEN clock_timestamp() + $6 * interval '1 second'
+		                  WHEN again THEN clock_timestamp() + $8 * interval '1 second' END
 		WHERE id = $1 AND lease = $2`,
-		q.ID, q.Lease, string(try.Result), optional(try.Reason), try.Again, try.Delay.Seconds())
+		q.ID, q.Lease, string(try.Result), optional(try.Reason), try.Again, try.Delay.Seconds(), optionalID(try.Told), relay.AskAgainAfter.Seconds())
 	return tag.RowsAffected() == 1, err
 }
 
@@ -321,13 +365,15 @@ type QuestionRecord struct {
 	NextAt    *time.Time // where another try follows and none is under way
 	Result    relay.Answered
 	Reason    string
+	Fetches   bool
+	Told      *uuid.UUID // the event that the last answer became
 }
 
 // QuestionsAbout returns the question about an event or a wait, where there
 // is one.
 func (s *Store) QuestionsAbout(ctx context.Context, projectID int64, id uuid.UUID) ([]QuestionRecord, error) {
 	rows, _ := s.pool.Query(ctx, `
-		SELECT about, tries, created_at, asked_at, CASE WHEN lease IS NULL THEN due_at END, coalesce(result, ''), coalesce(reason, '')
+		SELECT about, tries, created_at, asked_at, CASE WHEN lease IS NULL THEN due_at END, coalesce(result, ''), coalesce(reason, ''), fetches, told
 		FROM questions
 		WHERE project_id = $1 AND (event_id = $2 OR correlation_id = $2)`, projectID, id)
 	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[QuestionRecord])

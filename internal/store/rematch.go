@@ -125,16 +125,17 @@ func scanKept(row pgx.CollectableRow) (*Kept, error) {
 		if err := json.Unmarshal(request, &r); err != nil {
 			return nil, err
 		}
-		k.PathToken, k.Query, k.Item = r.Path, r.Query, r.Item
+		k.PathToken, k.Query, k.Item, k.For = r.Path, r.Query, r.Item, r.For
 	}
 	return k, nil
 }
 
 // requestParts is the column request.
 type requestParts struct {
-	Path  string `json:"path,omitempty"`
-	Query string `json:"query,omitempty"`
-	Item  int    `json:"item,omitempty"`
+	Path  string    `json:"path,omitempty"`
+	Query string    `json:"query,omitempty"`
+	Item  int       `json:"item,omitempty"`
+	For   uuid.UUID `json:"for,omitzero"`
 }
 
 // maxQuery is the longest query that is kept, in bytes: no provider's is.
@@ -143,7 +144,7 @@ const maxQuery = 4 << 10
 // requestJSON keeps what it takes to read an event again besides its body and
 // headers: nothing of nearly all of them.
 func requestJSON(c *relay.Callback) *string {
-	r := requestParts{Path: clean(c.PathToken), Query: cleanText(c.Query), Item: c.Item}
+	r := requestParts{Path: clean(c.PathToken), Query: cleanText(c.Query), Item: c.Item, For: c.For}
 	if len(r.Query) > maxQuery {
 		r.Query = ""
 	}

@@ -183,6 +183,9 @@ func TestEveryPresetAndOutcome(t *testing.T) {
 				}
 			}
 			for _, want := range e.Preset().Outcomes() {
+				if e.NeedsKey() {
+					break // they tell of none by themselves
+				}
 				if !slices.Contains(outcomes, want) {
 					t.Errorf("callbacks: got outcomes %v, want %s too", outcomes, want)
 				}
