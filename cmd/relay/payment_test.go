@@ -34,6 +34,7 @@ func TestPayment(t *testing.T) {
 		"unpaid, then the bank refuses":       unpaidThenRefused,
 		"declined, then paid":                 declinedThenPaid,
 		"declined through a payment link":     declinedThroughLink,
+		"paid at Mollie, who says only which": paidAtMollie,
 		"paid, and the callback never came":   paidUntold,
 		"expired":                             expired,
 		"paid after it expired":               paidLate,
@@ -75,6 +76,38 @@ func paidOnce(t *testing.T, w *world) {
 	}
 	if diff := cmp.Diff(map[string]string{"amount": "20.5", "receipt": `"Paid 20.50 EUR"`}, vars); diff != "" {
 		t.Errorf("custom_vars (-want +got):\n%s", diff)
+	}
+}
+
+// paidAtMollie plays callbacks that say only which payment they are about. By
+// themselves they do nothing; what Mollie says of the payment does.
+func paidAtMollie(t *testing.T, w *world) {
+	reg := w.register(t, "mollie", nil)
+	form := http.Header{"Content-Type": {"application/x-www-form-urlencoded"}}
+	post := func(id string) {
+		t.Helper()
+		resp, answer := exchange(t, http.MethodPost, reg.CallbackURL, form, "id="+id)
+		if resp.StatusCode != http.StatusOK || answer != "[accepted]" {
+			t.Errorf("posting %s: got %d %q, want 200 [accepted]", id, resp.StatusCode, answer)
+		}
+	}
+	paid := "tr_paid_" + relay.NewToken()
+	post("tr_" + relay.NewToken()) // which Mollie does not know
+	post(paid)
+	post(paid)
+	await(t, patience, "the conversation to be resumed", func() bool { return w.conversation(reg).Resumed > 0 })
+	wantStatus(t, w.settled(t, reg.ID), relay.StatusCompleted, "completed")
+	c := w.wantModule(t, reg, paidModule, 1)
+	if amount, status := string(c.CustomVars["amount"]), string(c.CustomVars["status"]); amount != "20.5" || status != `"paid"` {
+		t.Errorf("the variables: got %s and %s, want what Mollie says of the payment", amount, status)
+	}
+	byVerdict := map[string][]string{}
+	for _, e := range w.events(t, url.Values{"token": {reg.Token}}) {
+		byVerdict[e.Verdict] = append(byVerdict[e.Verdict], e.Match)
+	}
+	slices.Sort(byVerdict["unsigned"])
+	if diff := cmp.Diff(map[string][]string{"unsigned": {"duplicate", "ignored", "ignored"}, "fetched": {"matched"}}, byVerdict); diff != "" {
+		t.Errorf("the events by their verdicts (-want +got):\n%s", diff)
 	}
 }
 

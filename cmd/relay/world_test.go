@@ -208,7 +208,16 @@ destinations:
 sources:
   - {name: stripe, provider: stripe, secret: "${STRIPE_WEBHOOK_SECRET}", api_key: "${STRIPE_API_KEY}", base_url: "${SANDBOX}/stripe"}
   - {name: contact, provider: html-form}
+  - {name: mollie, provider: mollie-classic, api_key: test_key_of_the_tests, base_url: "${SANDBOX}/mollie"}
 flows:
+  - name: mollie
+    destination: bot
+    source: mollie
+    expires_in: 45m
+    on:
+      completed: {module_id: 100, custom_vars: {amount: "{{ payment.amount }}", status: "{{ event.status }}"}}
+      refunded: {text: "You have your money back."}
+      default: {module_id: 109}
   - name: checkout
     destination: bot
     source: stripe

@@ -49,7 +49,7 @@ func (a *Asker) ask(ctx context.Context, q *relay.Question) answer {
 	if q.Fetches {
 		var err error
 		if about, err = a.callbackOf(ctx, q); err != nil {
-			return a.notRead(ctx, q, err)
+			return a.notRead(q, err)
 		}
 		var ok bool
 		if address, ok = src.FetchURL(about, q.About); !ok {
@@ -100,7 +100,7 @@ func (a *Asker) callbackOf(ctx context.Context, q *relay.Question) (*relay.Callb
 }
 
 // notRead says why a question could not be made.
-func (a *Asker) notRead(ctx context.Context, q *relay.Question, err error) answer {
+func (a *Asker) notRead(q *relay.Question, err error) answer {
 	if relay.IsKind(err, relay.NotFound) {
 		return answer{result: relay.AnswerFailed, reason: reasonUnasked, final: true}
 	}

@@ -148,7 +148,8 @@ func TestImpossibleStates(t *testing.T) {
 		{"questions_done_check", "questions", "done without a result", columns{"due_at": `NULL`}, nil},
 		{
 			"questions_fetches_check", "questions", "a fetch for no callback",
-			columns{"event_id": `NULL`, "correlation_id": id, "fetches": `true`}, nil,
+			columns{"event_id": `NULL`, "correlation_id": id, "fetches": `true`},
+			nil,
 		},
 		{"questions_tries_check", "questions", "a try without a time", columns{"tries": `1`}, nil},
 		{"question_result_check", "questions", "an unknown result", columns{"result": `'perhaps'`}, nil},
