@@ -300,15 +300,11 @@ func reachable(on map[string]relay.Action, can []relay.Outcome) error {
 func keyless(sources []*Source) (warnings []string) {
 	for _, src := range sources {
 		if src.Endpoint.NeedsKey() && !src.CanAsk() {
-			warnings = append(warnings, src.Name+": "+NoKey)
+			warnings = append(warnings, src.Name+": its callbacks decide nothing without an api_key to ask its provider with: give the source one")
 		}
 	}
 	return warnings
 }
-
-// NoKey says what to do about a source whose callbacks say only what they are
-// about, and whose provider cannot be asked.
-const NoKey = "its callbacks decide nothing without an api_key to ask its provider with: give the source one"
 
 // Warnings names the terminal outcomes that a plan would pass in silence: also
 // those that its sources never tell of, because a person can end a wait with

@@ -118,9 +118,6 @@ func showSource(s *directory.Source) source {
 	}
 	preset := s.Endpoint.Preset()
 	out.Events, out.Setup = append(out.Events, preset.Events...), append(out.Setup, preset.Setup...)
-	if s.Endpoint.NeedsKey() && !s.CanAsk() {
-		out.Setup = append([]string{"Still missing: " + directory.NoKey + "."}, out.Setup...)
-	}
 	if !preset.Internal {
 		out.WebhookURL = &s.URL
 	}
