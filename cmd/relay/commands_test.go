@@ -117,11 +117,11 @@ func TestKeys(t *testing.T) {
 		}
 		return rows
 	}
-	old := status("5 seals")[0][1]
+	old := status("6 seals")[0][1]
 
 	// The key is lost: no node may start and take payments it cannot check.
 	env["RELAY_ENCRYPTION_KEY"] = second
-	status("5 MISSING from RELAY_ENCRYPTION_KEY")
+	status("6 MISSING from RELAY_ENCRYPTION_KEY")
 	_, err := command(t, env, "serve")
 	wantRefusal(t, err, old, "RELAY_ENCRYPTION_KEY")
 	_, err = command(t, env, "keys", "reseal")
@@ -130,12 +130,12 @@ func TestKeys(t *testing.T) {
 	}
 
 	env["RELAY_ENCRYPTION_KEY"] = second + "," + first
-	status("5 opens")
-	if got := mustRun(t, env, "keys", "reseal"); !strings.HasPrefix(got, "sealed anew: 5\n") {
-		t.Errorf("reseal: got %q, want 5 sealed anew", got)
+	status("6 opens")
+	if got := mustRun(t, env, "keys", "reseal"); !strings.HasPrefix(got, "sealed anew: 6\n") {
+		t.Errorf("reseal: got %q, want 6 sealed anew", got)
 	}
 	env["RELAY_ENCRYPTION_KEY"] = second
-	if renewed := status("5 seals")[0][1]; renewed == old {
+	if renewed := status("6 seals")[0][1]; renewed == old {
 		t.Errorf("the key after resealing: got %s, which is the old one", renewed)
 	}
 	delete(env, "RELAY_ENCRYPTION_KEY")

@@ -213,7 +213,7 @@ flows:
   - name: mollie
     destination: bot
     source: mollie
-    expires_in: 45m
+    expires_in: 50m
     on:
       completed: {module_id: 100, custom_vars: {amount: "{{ payment.amount }}", status: "{{ event.status }}"}}
       refunded: {text: "You have your money back."}
