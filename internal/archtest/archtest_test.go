@@ -36,6 +36,7 @@ type charter struct {
 var charters = []charter{
 	{"internal/relay", nil},
 	{"internal/seal", nil},
+	{"internal/standardwebhooks", nil},
 	{"internal/groupcommit", nil},
 	{"internal/localpg", nil},
 	{"internal/archtest", nil},
@@ -45,7 +46,7 @@ var charters = []charter{
 
 	{"internal/localpg/withpg", names("localpg")},
 	{"internal/mapping", names("relay")},
-	{"internal/platform", names("relay")},
+	{"internal/platform", names("relay standardwebhooks")},
 	{"internal/egress", names("relay")},
 	{"internal/sandbox", names("relay")},
 	{"internal/provider", names("relay mapping")},
