@@ -16,6 +16,10 @@ import (
 	"relay.example/relay/internal/relay"
 )
 
+// searchWindow is how much of an answer is searched at a time. What is
+// searched for is shorter.
+const searchWindow = 16 << 10
+
 // errUpgraded is what becomes of an answer that is no longer HTTP.
 var errUpgraded = errors.New("the connection was upgraded")
 
@@ -128,25 +132,53 @@ func refusal(err error) *Error {
 	return out
 }
 
-// read takes the first bytes of an answer. It reads the rest as well where
-// that is little, since only a connection whose answer was read to its end can
-// be kept.
-func read(answer *http.Response, keep int, cancel context.CancelFunc) (body []byte, truncated bool, err error) {
+// read takes the first bytes of an answer, and searches it where that is asked
+// for. It reads the rest as well where that is little, since only a connection
+// whose answer was read to its end can be kept.
+func (out *Response) read(answer *http.Response, keep int, search string, cancel context.CancelFunc) (err error) {
 	defer answer.Body.Close()
 	if answer.StatusCode == http.StatusSwitchingProtocols {
-		return nil, false, errUpgraded
+		return errUpgraded
 	}
 	if answer.ContentLength == 0 {
-		return nil, false, nil
+		return nil
 	}
-	body, err = readKept(answer.Body, answer.ContentLength, keep)
+	out.Body, err = readKept(answer.Body, answer.ContentLength, keep)
+	out.Found = search != "" && bytes.Contains(out.Body, []byte(search))
 	if errors.Is(err, io.EOF) {
-		return body, false, nil
+		return nil
 	}
 	if err != nil {
-		return nil, false, err
+		return err
 	}
-	return body, drain(answer, keep, cancel), nil
+	if search != "" && !out.Found {
+		return out.searchOn(answer.Body, []byte(search))
+	}
+	out.Truncated = drain(answer, keep, cancel)
+	return nil
+}
+
+// searchOn searches what comes after the bytes that are kept, up to MaxSearch
+// in all. It ends where the text is found: the rest is of no use.
+func (out *Response) searchOn(r io.Reader, search []byte) error {
+	window := make([]byte, 0, searchWindow)
+	window = append(window, out.Body[max(0, len(out.Body)-len(search)+1):]...) // it may begin there
+	for read := len(out.Body); read < MaxSearch; {
+		n, err := r.Read(window[len(window):cap(window)])
+		read += n
+		window = window[:len(window)+n]
+		out.Truncated = out.Truncated || n > 0
+		if out.Found = bytes.Contains(window, search); out.Found || errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		kept := copy(window, window[max(0, len(window)-len(search)+1):])
+		window = window[:kept]
+	}
+	out.Unsearched = true
+	return nil
 }
 
 // readKept reads up to keep bytes. It returns io.EOF where the answer ended

@@ -46,7 +46,8 @@ const (
 	MaxRequest  = 1 << 20   // bytes of a request's body
 	MaxResponse = 16 << 10  // bytes of an answer that are kept, unless the caller needs more
 	MaxKeep     = 128 << 10 // bytes that a caller can ask for
-	MaxDrain    = 256 << 10 // bytes of an answer that are read at all
+	MaxDrain    = 256 << 10 // bytes of an answer that are read at all, unless it is searched
+	MaxSearch   = 8 << 20   // bytes of an answer that is searched
 	MaxHeader   = 64 << 10  // bytes of an answer's headers
 
 	drainTime   = 250 * time.Millisecond // for what is read but not kept
@@ -78,6 +79,9 @@ type Request struct {
 	Body    []byte        // never to be changed again: an early answer leaves it being sent
 	Timeout time.Duration // of the whole call, its answer included; 0: DefaultTimeout
 	Keep    int           // bytes of the answer, at most MaxKeep; 0: MaxResponse
+	// Search is looked for in the whole answer, beyond what is kept, without
+	// holding it in memory; "": nothing is.
+	Search string
 }
 
 // Response is an answer, whatever its status.
@@ -86,7 +90,10 @@ type Response struct {
 	Header    http.Header
 	Body      []byte // its first Keep bytes
 	Truncated bool   // there was more
-	Duration  time.Duration
+	Found     bool   // what was searched for stands in the answer
+	// Unsearched: it was not found, in an answer longer than MaxSearch.
+	Unsearched bool
+	Duration   time.Duration
 }
 
 // New returns a Client. It opens no connection before the first call.
@@ -166,7 +173,7 @@ func (c *Client) Do(ctx context.Context, r Request) (*Response, error) {
 	}
 	out := &Response{Status: answer.StatusCode, Header: answer.Header}
 	keep := min(cmp.Or(r.Keep, MaxResponse), MaxKeep)
-	if out.Body, out.Truncated, err = read(answer, keep, cancel); err != nil {
+	if err := out.read(answer, keep, r.Search, cancel); err != nil {
 		return nil, run.failure(ctx, timed, req, err)
 	}
 	out.Duration = time.Since(start)
