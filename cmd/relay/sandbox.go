@@ -12,11 +12,14 @@ import (
 
 // sandboxCommand runs the stand-ins on their own.
 type sandboxCommand struct {
-	Address        string `default:"127.0.0.1:8090" help:"Where the stand-ins listen."`
-	CertainlyToken string `default:"sandbox-token" help:"The token that Certainly's stand-in takes."`
-	WebhookURL     string `help:"Where the pay page sends its Stripe callbacks: a stripe source's webhook_url."`
-	StripeAPIKey   string `default:"sk_test_sandbox" help:"The key that the stand-in for Stripe's API takes."`
-	WebhookSecret  string `default:"whsec_sandbox" help:"The secret that it signs them with."`
+	Address         string `default:"127.0.0.1:8090" help:"Where the stand-ins listen."`
+	CertainlyToken  string `default:"sandbox-token" help:"The token that Certainly's stand-in takes."`
+	HaptikToken     string `default:"sandbox-token" help:"The token that Haptik's stand-in takes."`
+	UserengageToken string `default:"sandbox-token" help:"The key that User.com's stand-in takes."`
+	HookSecret      string `help:"The secret (whsec_…) that calls to the bot of one's own are signed with; empty: they need not be."`
+	WebhookURL      string `help:"Where the pay page sends its Stripe callbacks: a stripe source's webhook_url."`
+	StripeAPIKey    string `default:"sk_test_sandbox" help:"The key that the stand-in for Stripe's API takes."`
+	WebhookSecret   string `default:"whsec_sandbox" help:"The secret that it signs them with."`
 }
 
 // Run serves the stand-ins until ctx is done.
@@ -30,8 +33,15 @@ func (c *sandboxCommand) Run(ctx context.Context, p *program) error {
 	if c.WebhookURL != "" {
 		stripe.WebhookURL = func() string { return c.WebhookURL }
 	}
-	box := sandbox.New(sandbox.Config{CertainlyToken: c.CertainlyToken, Stripe: stripe, Logger: newLogger(p.stderr, "text")})
+	box := sandbox.New(sandbox.Config{
+		CertainlyToken: c.CertainlyToken, HaptikToken: c.HaptikToken, UserengageToken: c.UserengageToken, WebhookSecret: c.HookSecret,
+		Stripe: stripe, Logger: newLogger(p.stderr, "text"),
+	})
 	fmt.Fprintf(p.stdout, "Certainly's stand-in: base_url %s/certainly, token %s\n", address, c.CertainlyToken)
+	fmt.Fprintf(p.stdout, "Haptik: base_url %s/haptik, token %s, any client_id and business_id\n", address, c.HaptikToken)
+	fmt.Fprintf(p.stdout, "Smartify: base_url %s/smartify, project_id %s\n", address, sandbox.SmartifyProject)
+	fmt.Fprintf(p.stdout, "User.com: base_url %s/userengage, token %s, any user\n", address, c.UserengageToken)
+	fmt.Fprintf(p.stdout, "A bot of one's own: url %s/webhook/bot\n", address)
 	fmt.Fprintf(p.stdout, "Stripe's API: base_url %s/stripe, api_key %s\n", address, c.StripeAPIKey)
 	fmt.Fprintf(p.stdout, "Pay page: %s/pay/demo   Overview: %s/\n", address, address)
 	return serveSandbox(ctx, box, listener)

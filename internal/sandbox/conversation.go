@@ -30,7 +30,9 @@ const (
 	KindPause     = "pause"     // the bot asked something and waits
 	KindResume    = "resume"    // a call moved the conversation to a module
 	KindVariables = "variables" // a call set variables and moved nothing
-	KindText      = "text"      // a call made the bot say something
+	KindText      = "text"      // a call made the bot, or an agent, say something
+	KindKnown     = "known"     // a call made its user known to the platform
+	KindOpened    = "opened"    // a call opened a conversation that nobody had begun
 	KindNotMoved  = "not_moved" // a call was answered with 200 and did nothing
 	KindRefused   = "refused"   // a call was refused, or met by a fault that does not act
 )
@@ -343,6 +345,9 @@ func (s *Sandbox) Await(ctx context.Context, platform, userID string, enough fun
 // waits: what a flow's bot does after it has registered its wait. The link
 // may be empty.
 func (s *Sandbox) Pause(platform, userID, text, link string) {
+	if platform == Haptik { // its bot has spoken with them
+		s.haptikUsers.add(userID)
+	}
 	s.book.add(key{platform, userID}, Message{
 		At: s.now().UTC(), From: FromBot, Kind: KindPause, Text: text, Link: link,
 	})
@@ -351,5 +356,6 @@ func (s *Sandbox) Pause(platform, userID, text, link string) {
 // Reset forgets all conversations and sets the counts to zero.
 func (s *Sandbox) Reset() {
 	s.book.clear()
+	s.haptikUsers.clear()
 	s.counters.reset()
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 
 	"relay.example/relay/internal/relay"
@@ -149,6 +150,26 @@ func (s *Sandbox) deleteSwitches(p *platform) func(http.ResponseWriter, *http.Re
 // switches, except that an empty token leaves the token.
 func (s *Sandbox) SwitchCertainly(sw Switches) error { return s.certainly.arm(sw) }
 
+// Switch does the same for any platform.
+func (s *Sandbox) Switch(name string, sw Switches) error {
+	for _, p := range s.platforms() {
+		if p.name == name {
+			return p.arm(sw)
+		}
+	}
+	return relay.Errorf(relay.NotFound, "platform_not_found", "there is no platform %q here", name)
+}
+
+// platforms lists those that have conversations.
+func (s *Sandbox) platforms() []*platform {
+	return []*platform{s.certainly, s.haptik, s.smartify, s.userengage, s.webhook}
+}
+
+// has reports whether a platform of that name has conversations.
+func (s *Sandbox) has(name string) bool {
+	return slices.ContainsFunc(s.platforms(), func(p *platform) bool { return p.name == name })
+}
+
 func (s *Sandbox) listConversations(w http.ResponseWriter, r *http.Request) error {
 	query := r.URL.Query()
 	limit, err := number(query, "limit", defaultListLimit, maxListLimit)
@@ -214,8 +235,8 @@ func (s *Sandbox) postPause(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	k := keyOf(r)
-	if len(k.user) > maxUserID || k.platform != Certainly {
-		return relay.Errorf(relay.NotFound, "user_not_found", "name a user of at most %d bytes, at %s", maxUserID, Certainly)
+	if len(k.user) > maxUserID || !s.has(k.platform) {
+		return relay.Errorf(relay.NotFound, "user_not_found", "name a user of at most %d bytes, at a platform that is here", maxUserID)
 	}
 	if asked.Text == "" || !isWebLink(asked.Link) {
 		return relay.Errorf(relay.Invalid, "pause_incomplete", "text is required, link is absent or an http(s) address")

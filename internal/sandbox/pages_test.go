@@ -76,7 +76,7 @@ func TestIndexLeadsToChats(t *testing.T) {
 
 func TestUnknownAddressesAreNotFound(t *testing.T) {
 	s := open(t, sandbox.Config{})
-	for _, path := range []string{"/nothing", "/certainly/", "/certainly/actionsvc/other/", "/sandbox/smartify"} {
+	for _, path := range []string{"/nothing", "/certainly/", "/certainly/actionsvc/other/", "/sandbox/nobody"} {
 		if resp, _ := s.do(t, http.MethodGet, path, "", ""); resp.StatusCode != http.StatusNotFound {
 			t.Errorf("GET %s: got %d, want 404", path, resp.StatusCode)
 		}

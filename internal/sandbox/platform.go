@@ -20,17 +20,51 @@ const maxHang = 15 * time.Minute
 // platform is one stand-in: where its calls name the user, how it answers
 // when told to fail, and its switches.
 type platform struct {
-	name      string
-	userField string
-	answers   func(name string) (answer, bool) // its own faults by name
-	token     string                           // at the start, and after a reset
-	switches  atomic.Pointer[switchboard]
+	name     string
+	user     func(*call) string               // whose conversation a call names
+	answers  func(name string) (answer, bool) // its own faults by name
+	faults   []string                         // their names
+	token    string                           // at the start, and after a reset
+	largest  int64                            // bytes of a call that it reads
+	switches atomic.Pointer[switchboard]
 }
 
-func newPlatform(name, userField string, answers func(string) (answer, bool), token string) *platform {
-	p := &platform{name: name, userField: userField, answers: answers, token: token}
+func newPlatform(name string, user func(*call) string, answers func(string) (answer, bool), token string) *platform {
+	p := &platform{name: name, user: user, answers: answers, faults: FaultNames(), token: token, largest: maxBody}
 	p.switches.Store(&switchboard{token: token})
 	return p
+}
+
+// fault is an answer that a platform can be told to give, by a name.
+type fault struct {
+	name   string
+	answer answer
+}
+
+// newPlatformWith returns a platform whose faults are listed.
+func newPlatformWith(name string, user func(*call) string, faults []fault, token string) *platform {
+	p := newPlatform(name, user, func(name string) (answer, bool) {
+		for _, f := range faults {
+			if f.name == name {
+				return f.answer, true
+			}
+		}
+		return answer{}, false
+	}, token)
+	p.faults = nil
+	for _, f := range faults {
+		p.faults = append(p.faults, f.name)
+	}
+	p.faults = append(p.faults, brokenConnections...)
+	return p
+}
+
+// field names the user by a field of the body.
+func field(name string) func(*call) string {
+	return func(c *call) string {
+		user, _ := c.text(name)
+		return user
+	}
 }
 
 // call is one received call. The fields are nil where the body is no JSON
@@ -42,6 +76,7 @@ type call struct {
 	body   []byte
 	fields map[string]json.RawMessage
 	userID string
+	value  func(string) string // of a part of the path
 }
 
 // answer is what goes back over the wire.
@@ -72,7 +107,7 @@ type reply struct {
 // know. It is recorded before it is answered.
 func (s *Sandbox) receives(p *platform, act func(*switchboard, *call) reply) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		c, err := s.receive(w, r, p.userField)
+		c, err := s.receive(w, r, p.largest, p.user)
 		if err != nil {
 			w.WriteHeader(http.StatusRequestEntityTooLarge)
 			return
@@ -88,16 +123,16 @@ func (s *Sandbox) receives(p *platform, act func(*switchboard, *call) reply) htt
 
 // receive reads a call. The error is that it is too large, or that its body
 // broke off: nobody is there to be told apart.
-func (s *Sandbox) receive(w http.ResponseWriter, r *http.Request, userField string) (*call, error) {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+func (s *Sandbox) receive(w http.ResponseWriter, r *http.Request, largest int64, user func(*call) string) (*call, error) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, largest))
 	if err != nil {
 		return nil, err
 	}
-	c := &call{at: s.now().UTC(), path: r.URL.Path, header: r.Header, body: body}
+	c := &call{at: s.now().UTC(), path: r.URL.Path, header: r.Header, body: body, value: r.PathValue}
 	if json.Unmarshal(body, &c.fields) != nil {
 		c.fields = nil
 	}
-	c.userID, _ = c.text(userField)
+	c.userID = user(c)
 	return c, nil
 }
 
@@ -119,7 +154,7 @@ func (c *call) has(field string) bool {
 // record keeps a call in the conversation it names, if it names one.
 func (s *Sandbox) record(platform string, c *call, done reply) {
 	s.counters.count(done.message.Kind)
-	if c.userID == "" || len(c.userID) > maxUserID {
+	if done.message.Kind == "" || c.userID == "" || len(c.userID) > maxUserID {
 		return
 	}
 	m := done.message
@@ -181,6 +216,15 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
+// written writes an answer of texts, numbers, times and JSON that was read.
+func written(v any) string {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return "null" // none of these gets here
+	}
+	return string(raw)
+}
+
 func jsonAnswer(status int, body string) answer {
 	return answer{
 		status: status,
@@ -188,6 +232,9 @@ func jsonAnswer(status int, body string) answer {
 		body:   []byte(body),
 	}
 }
+
+// brokenConnections are the names of brokenConnection.
+var brokenConnections = []string{"hang", "drop", "reset", "close_after_read"}
 
 // brokenConnection names the faults that are the same at every platform, and
 // whether a call that meets them takes effect.

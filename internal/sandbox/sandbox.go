@@ -34,6 +34,11 @@ type Config struct {
 	// carry. Without one every call is refused, until a switch sets it.
 	CertainlyToken string
 
+	HaptikToken     string // Bearer
+	UserengageToken string
+	WebhookSecret   string // whsec_…; without one nothing need be signed
+	Smartify        SmartifyAccount
+
 	Stripe Stripe
 	Logger *slog.Logger     // nil: silent
 	Now    func() time.Time // nil: time.Now; stamps messages and callbacks
@@ -48,6 +53,14 @@ type Sandbox struct {
 	stripe    Stripe
 	book      *book
 	certainly *platform
+
+	haptik      *platform
+	haptikUsers users
+	smartify    *platform
+	tiledesk    SmartifyAccount
+	userengage  *platform
+	webhook     *platform
+
 	stripeAPI *platform // its switches; it has no conversations
 	checkouts *checkouts
 	counters  counters
@@ -61,9 +74,15 @@ func New(c Config) *Sandbox {
 		now:       c.Now,
 		stripe:    c.Stripe.withDefaults(),
 		book:      newBook(),
-		certainly: newPlatform(Certainly, "user_id", certainlyAnswer, c.CertainlyToken),
-		stripeAPI: newPlatform(StripeAPI, "", stripeAnswer, c.Stripe.APIKey),
+		certainly: newPlatform(Certainly, field("user_id"), certainlyAnswer, c.CertainlyToken),
+		stripeAPI: newPlatform(StripeAPI, field(""), stripeAnswer, c.Stripe.APIKey),
 		checkouts: newCheckouts(),
+
+		haptik:     newPlatformWith(Haptik, haptikUser, haptikFaults, c.HaptikToken),
+		smartify:   newPlatformWith(Smartify, smartifyConversation, smartifyFaults, smartifyServerSecret),
+		tiledesk:   c.Smartify.withDefaults(),
+		userengage: newPlatformWith(Userengage, userengageConversation, userengageFaults, c.UserengageToken),
+		webhook:    newPlatformWith(Webhook, webhookUser, webhookFaults, c.WebhookSecret),
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -71,6 +90,7 @@ func New(c Config) *Sandbox {
 	if s.now == nil {
 		s.now = time.Now
 	}
+	s.smartify.largest = smartifyReads
 	s.routes()
 	return s
 }
@@ -83,9 +103,23 @@ func (s *Sandbox) routes() {
 	s.mux.HandleFunc("/certainly/actionsvc/trigger-response", http.NotFound)
 	s.mux.HandleFunc("/certainly/actionsvc/trigger-message", http.NotFound)
 
-	s.mux.Handle("PUT /sandbox/certainly", s.answers(s.putSwitches(s.certainly)))
-	s.mux.Handle("GET /sandbox/certainly", s.answers(s.getSwitches(s.certainly)))
-	s.mux.Handle("DELETE /sandbox/certainly", s.answers(s.deleteSwitches(s.certainly)))
+	s.mux.Handle("POST /haptik/v1.0/log_message_from_user/{$}", s.receives(s.haptik, s.haptikMessage))
+	s.mux.Handle("POST /haptik/v1.0/user/{$}", s.receives(s.haptik, s.haptikRegister))
+	s.mux.Handle("POST /smartify/auth/signinAnonymously", s.receives(s.smartify, s.smartifySignIn))
+	s.mux.Handle("POST /smartify/auth/signin", s.receives(s.smartify, s.smartifyPasswordSignIn))
+	s.mux.Handle("GET /smartify/{project}/requests/{conversation}/messages", s.receives(s.smartify, s.smartifyMessages))
+	s.mux.Handle("POST /smartify/{project}/requests/{conversation}/messages", s.receives(s.smartify, s.smartifyMessage))
+	s.mux.Handle("POST /userengage/api/public/message/{$}", s.receives(s.userengage, s.userengageMessage))
+	s.mux.HandleFunc("/userengage/api/public/message", http.NotFound)
+	for _, method := range []string{"POST", "PUT", "PATCH"} {
+		s.mux.Handle(method+" /webhook/{bot}", s.receives(s.webhook, s.webhookCall))
+	}
+
+	for _, p := range s.platforms() {
+		s.mux.Handle("PUT /sandbox/"+p.name, s.answers(s.putSwitches(p)))
+		s.mux.Handle("GET /sandbox/"+p.name, s.answers(s.getSwitches(p)))
+		s.mux.Handle("DELETE /sandbox/"+p.name, s.answers(s.deleteSwitches(p)))
+	}
 
 	s.mux.Handle("GET /stripe/v1/checkout/sessions", s.tells(s.listSessions))
 	s.mux.Handle("GET /stripe/v1/checkout/sessions/{id}", s.tells(s.getSession))
@@ -113,14 +147,15 @@ func (s *Sandbox) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.Serv
 // Counts are totals since the start or the last reset. They stay exact where
 // the bounds have already dropped the conversations themselves.
 type Counts struct {
-	Calls   int64 `json:"calls"`   // received by a platform, whatever came of them
-	Resumed int64 `json:"resumed"` // moved their conversation to a module
-	Texts   int64 `json:"texts"`   // said something
-	Refused int64 `json:"refused"` // did nothing: refused, or met by a fault that does not act
-	Asked   int64 `json:"asked"`   // questions to the APIs of Stripe and Mollie, whatever came of them
+	Calls   int64 `json:"calls"`    // received by a platform, whatever came of them
+	Resumed int64 `json:"resumed"`  // moved their conversation to a module
+	Texts   int64 `json:"texts"`    // said something
+	Refused int64 `json:"refused"`  // did nothing: refused, or met by a fault that does not act
+	Asked   int64 `json:"asked"`    // questions to the APIs of Stripe and Mollie, whatever came of them
+	SignIns int64 `json:"sign_ins"` // to Smartify: each makes a user of the project
 }
 
-type counters struct{ calls, resumed, texts, refused, asked atomic.Int64 }
+type counters struct{ calls, resumed, texts, refused, asked, signIns atomic.Int64 }
 
 func (c *counters) count(kind string) {
 	c.calls.Add(1)
@@ -135,7 +170,7 @@ func (c *counters) count(kind string) {
 }
 
 func (c *counters) reset() {
-	for _, n := range []*atomic.Int64{&c.calls, &c.resumed, &c.texts, &c.refused, &c.asked} {
+	for _, n := range []*atomic.Int64{&c.calls, &c.resumed, &c.texts, &c.refused, &c.asked, &c.signIns} {
 		n.Store(0)
 	}
 }
@@ -148,5 +183,6 @@ func (s *Sandbox) Counts() Counts {
 		Texts:   s.counters.texts.Load(),
 		Refused: s.counters.refused.Load(),
 		Asked:   s.counters.asked.Load(),
+		SignIns: s.counters.signIns.Load(),
 	}
 }

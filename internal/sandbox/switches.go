@@ -27,6 +27,7 @@ type Switches struct {
 	Faults       []Fault     `json:"faults,omitempty"` // the first that matches and is left applies
 	UnknownUsers []string    `json:"unknown_users,omitzero"`
 	Modules      []int64     `json:"modules,omitzero"` // those that exist; absent: all
+	Closed       []string    `json:"closed,omitzero"`  // conversations of Smartify that have ended
 	Token        string      `json:"token,omitempty"`  // write-only; absent: unchanged
 }
 
@@ -53,14 +54,13 @@ type Match struct {
 	Path   string `json:"path,omitempty"` // a part of the path, such as trigger-response
 }
 
-// FaultNames lists the answers that a fault may name, those of the platform
-// first, then those in which the connection breaks.
+// FaultNames lists the answers that a fault of Certainly may name: its own
+// first, then those in which the connection breaks. The others have their own.
 func FaultNames() []string {
-	return []string{
+	return append([]string{
 		"credentials", "unknown_user", "unknown_module", "null_message", "error_array",
 		"rate_limited", "server_error",
-		"hang", "drop", "reset", "close_after_read",
-	}
+	}, brokenConnections...)
 }
 
 // switchboard is Switches made ready for use. Only the counts of its faults
@@ -72,6 +72,7 @@ type switchboard struct {
 	faults       []*armedFault
 	unknownUsers map[string]bool
 	modules      map[int64]bool // nil: all
+	closed       map[string]bool
 }
 
 type armedFault struct {
@@ -88,7 +89,7 @@ func (p *platform) arm(sw Switches) error {
 	if err := sw.check(); err != nil {
 		return err
 	}
-	board := &switchboard{token: sw.Token, unknownUsers: setOf(sw.UnknownUsers), modules: setOf(sw.Modules)}
+	board := &switchboard{token: sw.Token, unknownUsers: setOf(sw.UnknownUsers), modules: setOf(sw.Modules), closed: setOf(sw.Closed)}
 	for _, f := range sw.Faults {
 		armed, err := p.armFault(f)
 		if err != nil {
@@ -118,7 +119,7 @@ func (sw *Switches) check() error {
 	if len(sw.Faults) > maxFaults {
 		return relay.Errorf(relay.Invalid, "too_many_faults", "give at most %d faults", maxFaults)
 	}
-	if len(sw.UnknownUsers) > maxNamed || len(sw.Modules) > maxNamed {
+	if len(sw.UnknownUsers) > maxNamed || len(sw.Closed) > maxNamed || len(sw.Modules) > maxNamed {
 		return relay.Errorf(relay.Invalid, "too_many_names", "give at most %d unknown users and %d modules", maxNamed, maxNamed)
 	}
 	return nil
@@ -163,7 +164,7 @@ func (p *platform) answerOf(f Fault) (a answer, acts bool, err error) {
 		return a, acts, nil
 	}
 	return answer{}, false, relay.Errorf(relay.Invalid, "fault_unknown",
-		"no answer is called %q: choose one of %s", f.Answer, strings.Join(FaultNames(), ", "))
+		"no answer is called %q: choose one of %s", f.Answer, strings.Join(p.faults, ", "))
 }
 
 func explicitAnswer(f Fault) (answer, error) {
