@@ -184,39 +184,21 @@ func (e *Engine) attempt(ctx context.Context, d relay.Delivery, to *directory.De
 	}
 	if d.Sent {
 		a.Class, a.Reason = relay.NoAnswer, "its node ended while it was being sent"
-		return e.judged(a, d, to, 0), true
+		return e.judged(a, d, to, "", 0), true
 	}
-	req, notes, err := e.render(ctx, d, to)
+	step, notes, err := e.render(ctx, &d, to, a.StartedAt)
 	if err != nil {
 		if ctx.Err() != nil || relay.IsKind(err, relay.Busy) {
 			return a, false // the plan could not be read just now
 		}
 		a.Class, a.Reason = relay.Permanent, "rendering: "+err.Error()
-		return e.judged(a, d, to, 0), true
+		return e.judged(a, d, to, "", 0), true
 	}
 	a.Notes = notes
 	if time.Until(d.LeaseEnds) < to.Timeout()+leaseMargin {
 		return a, false // it waited too long here: whoever claims it next sends it
 	}
-	marks := !relay.RetriesUnknown(to.OnUnknown)
-	if marks && !e.mark(ctx, d) {
-		return a, false
-	}
-	resp, err := e.cfg.Client.Do(ctx, egress.Request{
-		Method: req.Method, URL: req.URL, Header: req.Header, Body: req.Body, Timeout: to.Timeout(),
-	})
-	a.Duration = time.Since(a.StartedAt)
-	if err != nil && !marks && errors.Is(context.Cause(ctx), errShutdown) {
-		return a, false
-	}
-	if err != nil {
-		a.Class, a.Reason = unanswered(err, to)
-		return e.judged(a, d, to, 0), true
-	}
-	answer := to.Platform.Classify(platform.Response{Status: resp.Status, Header: resp.Header, Body: resp.Body}, time.Now())
-	a.Class, a.Reason, a.HTTPStatus = answer.Class, answer.Reason, resp.Status
-	a.Response = string(resp.Body[:min(len(resp.Body), maxResponse)])
-	return e.judged(a, d, to, answer.RetryAfter), true
+	return e.exchange(ctx, &d, to, step, a)
 }
 
 // mark notes in the table that the delivery is about to be sent. Where that
@@ -233,9 +215,12 @@ func (e *Engine) mark(ctx context.Context, d relay.Delivery) bool {
 }
 
 // unanswered classifies an attempt without an answer. What can never work is
-// permanent; what may have reached the other side is unknown.
-func unanswered(err error, to *directory.Destination) (relay.Class, string) {
+// permanent; what may have reached the other side, and acts there, is unknown.
+func unanswered(err error, to *directory.Destination, acts bool) (relay.Class, string) {
 	var failure *egress.Error
+	if errors.Is(err, errNoTurn) {
+		return relay.Retry, string(egress.Timeout) + ": " + err.Error()
+	}
 	if !errors.As(err, &failure) {
 		return relay.Retry, "could not be sent"
 	}
@@ -247,7 +232,7 @@ func unanswered(err error, to *directory.Destination) (relay.Class, string) {
 		reason += " (timeout of destination " + to.Name + ")"
 	}
 	switch {
-	case failure.Sent:
+	case failure.Sent && acts:
 		return relay.NoAnswer, reason
 	case failure.Permanent():
 		return relay.Permanent, reason
@@ -256,38 +241,52 @@ func unanswered(err error, to *directory.Destination) (relay.Class, string) {
 	}
 }
 
-// judged adds what follows from an attempt.
-func (e *Engine) judged(a relay.Attempt, d relay.Delivery, to *directory.Destination, retryAfter time.Duration) relay.Attempt {
-	a.Next, a.Delay = relay.NextTry(a.Class, d.Attempts+1, retryAfter, to.OnUnknown, relay.Jitter())
+// judged adds what follows from an attempt that ended with a call of that
+// name, "" for the one that acts.
+func (e *Engine) judged(a relay.Attempt, d relay.Delivery, to *directory.Destination, call string, retryAfter time.Duration) relay.Attempt {
+	policy := to.OnUnknown
+	asks := policy == relay.ConfirmUnknown
+	if asks && (a.Reason == platform.CannotTell || !to.Platform.Confirms) {
+		policy = relay.HoldUnknown // the platform is asked in vain: a person has to look
+	}
+	a.Next, a.Delay = relay.NextTry(a.Class, d.Attempts+1, retryAfter, policy, relay.Jitter())
 	if a.Class == relay.Credentials && to.Deleted {
 		a.Next = relay.Dead // nobody can give it others
+	}
+	if call != "" && a.Class != relay.OK {
+		a.Reason = call + ": " + a.Reason
 	}
 	return a
 }
 
-// render makes the request of a delivery. The same delivery renders the same
-// bytes each time.
-func (e *Engine) render(ctx context.Context, d relay.Delivery, to *directory.Destination) (req platform.Request, notes []byte, err error) {
+// render makes the first call of a delivery. The same delivery renders the
+// same bytes each time.
+func (e *Engine) render(ctx context.Context, d *relay.Delivery, to *directory.Destination, now time.Time) (step platform.Step, notes []byte, err error) {
 	p, err := e.cfg.Plans.Get(ctx, d.Wait.PlanID)
 	if err != nil {
-		return req, nil, err
+		return step, nil, err
 	}
 	if d.BodyErr != nil && p.UsesEvent() {
-		return req, nil, d.BodyErr
+		return step, nil, d.BodyErr
 	}
 	scope := plan.ScopeOf(&d.Wait, d.Outcome, d.Payment, d.Form, d.Format, d.Body)
-	call, missing, err := p.Render(d.Action, scope, plan.WaitVars(&d.Wait))
+	call, missing, err := p.Render(d.Action, scope, plan.WaitVars(&d.Wait), to.Platform)
 	if err != nil {
-		return req, nil, err
+		return step, nil, err
 	}
-	call.UserID, call.Conversation, call.DeliveryID = d.Wait.UserID, scope.Correlation.Conversation, d.ID.String()
+	call.UserID, call.Conversation, call.DeliveryID, call.At = d.Wait.UserID, scope.Correlation.Conversation, d.ID.String(), now
+	call.Doubtful = to.OnUnknown == relay.ConfirmUnknown && d.Attempts > 0
 	if len(missing) > 0 {
 		if notes, err = json.Marshal(missing); err != nil {
-			return req, nil, err
+			return step, nil, err
 		}
 	}
-	req, err = to.Platform.Build(to.Account(), call)
-	return req, notes, err
+	account := to.Account()
+	if to.Platform.Sessions {
+		account.Session = e.sessions.known(to)
+	}
+	step, err = to.Platform.Begin(account, call)
+	return step, notes, err
 }
 
 // commitAttempts records one batch. What the database cannot take now is

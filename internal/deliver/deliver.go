@@ -90,6 +90,7 @@ type Engine struct {
 	cfg      Config
 	recorder *groupcommit.Committer[relay.Attempt, store.Recorded]
 	wake     chan struct{} // a hint to poll now; polling is the promise
+	sessions sessions
 
 	mu       sync.Mutex
 	lanes    map[int64]*lane

@@ -67,7 +67,9 @@ func TestFieldsAreDocumented(t *testing.T) {
 	for _, name := range platform.Names() {
 		p, _ := platform.Lookup(name)
 		for _, setting := range p.Settings {
-			destination = append(destination, setting.Name)
+			if !slices.Contains(destination, setting.Name) {
+				destination = append(destination, setting.Name)
+			}
 		}
 	}
 	action := slices.DeleteFunc(jsonFields(relay.Action{}), func(name string) bool { return name == "destination_id" }) // ours
@@ -109,7 +111,7 @@ func TestBoundsAreDocumented(t *testing.T) {
 		{"Flow", "processing_for", list(d(relay.Duration(relay.DefaultProcessingFor)), "to "+d(relay.Duration(relay.MaxExpiresIn)))},
 		{"Flow", "retry_for", list(d(relay.Duration(relay.DefaultRetryFor)), "to "+d(relay.Duration(relay.MaxRetryFor)))},
 		{"Flow", "on_conflict", list(relay.Supersede, relay.Keep, relay.Reject)},
-		{"Action", "action", list(relay.TriggerResponse, relay.TriggerMessage, relay.NoAction)},
+		{"Action", "action", list(relay.TriggerResponse, relay.TriggerMessage, relay.SendMessage, relay.CallWebhook, relay.NoAction)},
 	} {
 		_, cells := rowsOf(sections[test.section])
 		for _, want := range test.says {

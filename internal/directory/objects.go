@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -55,6 +56,27 @@ func settingText(name string, raw json.RawMessage) (text string, err error) {
 	return text, nil
 }
 
+// settingValue reads a destination's own field of any kind, and returns it as
+// it is kept.
+func settingValue(of platform.Setting, raw json.RawMessage) (string, error) {
+	switch of.Kind {
+	case platform.Number:
+		if n, err := strconv.ParseUint(strings.Trim(string(raw), `"`), 10, 53); err == nil {
+			return strconv.FormatUint(n, 10), nil // 7, "7" and "007" are the same
+		}
+		return "", relay.Errorf(relay.Invalid, "wrong_type", "%s: want a whole number", of.Name)
+	case platform.Headers:
+		var headers map[string]string
+		if err := json.Unmarshal(raw, &headers); err != nil {
+			return "", relay.Errorf(relay.Invalid, "wrong_type", "%s: want an object of texts", of.Name)
+		}
+		kept, err := json.Marshal(headers) // in the order of names
+		return string(kept), err
+	default:
+		return settingText(of.Name, raw)
+	}
+}
+
 // destinationFields are the fields that destinations of every platform have.
 type destinationFields struct {
 	Name           string         `json:"name"`
@@ -82,7 +104,7 @@ func (e *editor) putDestination(ctx context.Context, p *Project, raw json.RawMes
 	if err != nil {
 		return f.Name, err
 	}
-	if err := e.checkDestination(f, on); err != nil {
+	if err := checkDestination(f, on); err != nil {
 		return f.Name, err
 	}
 	d := relay.Destination{
@@ -92,6 +114,9 @@ func (e *editor) putDestination(ctx context.Context, p *Project, raw json.RawMes
 	}
 	old := p.destinations[f.Name]
 	if err := fillSettings(&d, on, own, old); err != nil {
+		return f.Name, err
+	}
+	if err := e.checkAddress(accountOf(d), on); err != nil {
 		return f.Name, err
 	}
 	if err := on.CheckAccount(accountOf(d)); err != nil {
@@ -150,12 +175,19 @@ func misspelt(own map[string]json.RawMessage, known []string) string {
 	return "; there is no field " + strings.Join(unknown, ", ")
 }
 
-func (e *editor) checkDestination(f destinationFields, on *platform.Platform) error {
-	if base := cmp.Or(f.BaseURL, on.DefaultBaseURL); base == "" {
-		return relay.Errorf(relay.Invalid, "base_url_required", "base_url: %s has no address of its own: give yours", on.Name)
-	} else if err := egress.CheckURL(base, e.cfg.Policy); err != nil {
-		return relay.Errorf(relay.Invalid, "address_refused", "base_url: %s", relay.DetailOf(err))
+// checkAddress checks what a destination's calls would go to.
+func (e *editor) checkAddress(account platform.Account, on *platform.Platform) error {
+	address, field := on.Address(account), cmp.Or(on.AddressSetting, "base_url")
+	if address == "" {
+		return relay.Errorf(relay.Invalid, "base_url_required", "base_url: %s has no address of its own: give that of your account", on.Name)
 	}
+	if err := egress.CheckURL(address, e.cfg.Policy); err != nil {
+		return relay.Errorf(relay.Invalid, "address_refused", "%s: %s", field, relay.DetailOf(err))
+	}
+	return nil
+}
+
+func checkDestination(f destinationFields, on *platform.Platform) error {
 	if f.MaxConcurrency < 0 || f.MaxConcurrency > relay.MaxConcurrency {
 		return relay.Errorf(relay.Invalid, "invalid_max_concurrency", "max_concurrency: %d is not between 1 and %d", f.MaxConcurrency, relay.MaxConcurrency)
 	}
@@ -164,7 +196,10 @@ func (e *editor) checkDestination(f destinationFields, on *platform.Platform) er
 	}
 	switch f.OnUnknown {
 	case "", relay.RetryUnknown, relay.HoldUnknown:
-	case relay.ConfirmUnknown: // of no platform that there is yet
+	case relay.ConfirmUnknown:
+		if on.Confirms {
+			break
+		}
 		return relay.Errorf(relay.Invalid, "invalid_on_unknown", "on_unknown: %s cannot be asked whether it took a call: choose retry or hold", on.Name)
 	default:
 		return relay.Errorf(relay.Invalid, "invalid_on_unknown", "on_unknown: %q is none of retry, hold, confirm", f.OnUnknown)
@@ -200,7 +235,7 @@ func fillSettings(d *relay.Destination, on *platform.Platform, own map[string]js
 		value := ""
 		if given {
 			var err error
-			if value, err = settingText(setting.Name, raw); err != nil {
+			if value, err = settingValue(setting, raw); err != nil {
 				return err
 			}
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"relay.example/relay/internal/directory"
+	"relay.example/relay/internal/platform"
 	"relay.example/relay/internal/relay"
 	"relay.example/relay/internal/store"
 )
@@ -247,6 +248,13 @@ func showDestination(d *directory.Destination) map[string]any {
 	}
 	for name, value := range d.Settings {
 		out[name] = value
+	}
+	if d.Platform != nil {
+		for _, s := range d.Platform.Settings {
+			if value := d.Settings[s.Name]; s.Kind == platform.Number && value != "" {
+				out[s.Name] = json.Number(value)
+			}
+		}
 	}
 	set := slices.AppendSeq([]string{}, maps.Keys(d.Secrets)) // rather empty than null
 	slices.Sort(set)

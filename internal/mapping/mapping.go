@@ -103,6 +103,16 @@ func (v *Value) Render(s *Scope) (any, []Note) {
 	return r.node(&v.root), r.notes
 }
 
+// RenderText gives the value as a text. What expressions give goes through
+// escape, and what the author wrote does not; nil escapes nothing.
+func (v *Value) RenderText(s *Scope, escape func(string) string) (string, []Note) {
+	r := rendering{scope: s, left: MaxOutput, escape: escape}
+	if v.root.kind == kindText { // of a single expression too
+		return r.text(v.root.text), r.notes
+	}
+	return Text(r.node(&v.root)), r.notes
+}
+
 // compilation is the state of one CompileValue.
 type compilation struct {
 	expressions int

@@ -28,7 +28,8 @@ type rendering struct {
 	scope   *Scope
 	machine vm.VM // kept from one expression to the next for its stack
 	notes   []Note
-	left    int // bytes that expressions may still give
+	left    int                 // bytes that expressions may still give
+	escape  func(string) string // what they give in a text; nil: as it is
 }
 
 func (r *rendering) node(n *node) any {
@@ -62,7 +63,11 @@ func (r *rendering) text(t *template) string {
 			out.WriteString(p.text)
 			continue
 		}
-		out.WriteString(Text(r.expression(p.expr)))
+		value := Text(r.expression(p.expr))
+		if r.escape != nil {
+			value = r.escape(value)
+		}
+		out.WriteString(value)
 	}
 	return out.String()
 }

@@ -9,6 +9,7 @@ package plan
 import (
 	"encoding/json"
 	"fmt"
+	"html"
 	"math"
 	"slices"
 	"strconv"
@@ -182,6 +183,9 @@ func Check(p *relay.Plan, platforms Platforms) (*Plan, error) {
 			return nil, relay.Errorf(relay.Invalid, "unknown_destination", "on.%s: its destination is not there", name)
 		}
 		a.Action = on.DefaultAction(a)
+		if a.Action == relay.CallWebhook && a.Body == nil {
+			a.Body = webhookBody()
+		}
 		checked := a
 		if a.Action == relay.TriggerResponse {
 			checked.CustomVars = mergeVars(p.CustomVars, a.CustomVars)
@@ -195,6 +199,13 @@ func Check(p *relay.Plan, platforms Platforms) (*Plan, error) {
 		return nil, err
 	}
 	return Compile(p)
+}
+
+// webhookBody is what a webhook is told where its action does not say it.
+func webhookBody() map[string]any {
+	return map[string]any{
+		"outcome": "{{ outcome }}", "correlation": "{{ correlation }}", "payment": "{{ payment }}", "form": "{{ form }}",
+	}
 }
 
 // CheckVars holds the variables that come with a wait against the platforms
@@ -402,10 +413,11 @@ func (p *Plan) ProcessingFor() time.Duration {
 // RetryFor is how long a delivery is tried before it is dead.
 func (p *Plan) RetryFor() time.Duration { return p.Plan.RetryFor.Or(relay.DefaultRetryFor) }
 
-// Render makes the call of one action over a scope. What has no value is
-// null, and noted. waitVars are the variables given with the wait: they stand
-// above the flow's and below the action's own.
-func (p *Plan) Render(name string, s *mapping.Scope, waitVars map[string]any) (platform.Call, []mapping.Note, error) {
+// Render makes the call of one action over a scope, for the platform that it
+// is on. What has no value is null, and noted. waitVars are the variables given
+// with the wait: they stand above the flow's and below the action's own. In a
+// text that is HTML what expressions give is escaped: strangers have typed it.
+func (p *Plan) Render(name string, s *mapping.Scope, waitVars map[string]any, on *platform.Platform) (platform.Call, []mapping.Note, error) {
 	a, ok := p.actions[name]
 	if !ok {
 		return platform.Call{}, nil, fmt.Errorf("the plan has no action %q", name)
@@ -429,13 +441,19 @@ func (p *Plan) Render(name string, s *mapping.Scope, waitVars map[string]any) (p
 			}
 		}
 	}
+	var escape func(string) string
+	if on.HTMLText {
+		escape = html.EscapeString
+	}
+	text, more := a.text.RenderText(s, escape)
+	notes = append(notes, more...)
 	headers, _ := render(a.headers).(map[string]any)
 	call := platform.Call{
 		Action:     a.Action.Action,
 		ModuleID:   render(a.module),
 		WaitTime:   render(a.wait),
 		CustomVars: vars,
-		Text:       mapping.Text(render(a.text)),
+		Text:       text,
 		Body:       render(a.body),
 		Headers:    make(map[string]string, len(headers)),
 	}

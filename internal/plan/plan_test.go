@@ -325,7 +325,7 @@ func TestRenderMergesVariables(t *testing.T) {
 	})
 	w := relay.Wait{UserID: "u-1", Data: []byte(`{"module": 77}`), CustomVars: []byte(`{"b":"wait","c":"wait","e":"wait","f":"{{ payment.amount_text }}"}`)}
 	s := plan.ScopeOf(&w, relay.Completed, paid(2050, "EUR"), nil, relay.FormatJSON, nil)
-	call, notes, err := p.Render("completed", s, plan.WaitVars(&w))
+	call, notes, err := p.Render("completed", s, plan.WaitVars(&w), platforms(1))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -340,7 +340,7 @@ func TestRenderMergesVariables(t *testing.T) {
 		t.Errorf("got the notes %v, want none: nothing is missing", notes)
 	}
 	// Rendered again it is the same, and the plan is as it was.
-	again, _, err := p.Render("completed", s, nil)
+	again, _, err := p.Render("completed", s, nil, platforms(1))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -357,7 +357,7 @@ func TestRenderNotesWhatIsMissing(t *testing.T) {
 	}})
 	w := relay.Wait{UserID: "u-1"}
 	s := plan.ScopeOf(&w, relay.Completed, paid(2050, "EUR"), nil, relay.FormatJSON, nil)
-	call, notes, err := p.Render("completed", s, nil)
+	call, notes, err := p.Render("completed", s, nil, platforms(1))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -367,14 +367,14 @@ func TestRenderNotesWhatIsMissing(t *testing.T) {
 	if len(notes) != 2 || notes[0].Expression != "payment.amount / 0" || notes[1].Expression != "payment.email" {
 		t.Errorf("got the notes %+v, want one per expression without a value", notes)
 	}
-	call, notes, err = p.Render("failed", s, nil)
+	call, notes, err = p.Render("failed", s, nil, platforms(1))
 	if err != nil || call.Text != "Dear , no." || len(notes) != 1 || call.Action != relay.TriggerMessage {
 		t.Errorf("got %+v, notes %v, %v, want the text without the name", call, notes, err)
 	}
-	if _, _, err := p.Render("expired", s, nil); err == nil {
+	if _, _, err := p.Render("expired", s, nil, platforms(1)); err == nil {
 		t.Error("an action that the plan has not: got no error")
 	}
-	if _, _, err := p.Render("completed", s, map[string]any{"x": "{{ nobody }}"}); !relay.IsKind(err, relay.Invalid) {
+	if _, _, err := p.Render("completed", s, map[string]any{"x": "{{ nobody }}"}, platforms(1)); !relay.IsKind(err, relay.Invalid) {
 		t.Errorf("a wait's variable that does not compile: got %v, want a refusal", err)
 	}
 }
@@ -394,7 +394,7 @@ func TestRenderBodyAndHeaders(t *testing.T) {
 		t.Error("UsesEvent: got false, want true: the body looks at the event")
 	}
 	w := relay.Wait{UserID: "u-1"}
-	call, _, err := p.Render("completed", plan.ScopeOf(&w, relay.Completed, paid(2050, "EUR"), nil, relay.FormatJSON, []byte(`{"n":7}`)), nil)
+	call, _, err := p.Render("completed", plan.ScopeOf(&w, relay.Completed, paid(2050, "EUR"), nil, relay.FormatJSON, []byte(`{"n":7}`)), nil, platforms(1))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -521,7 +521,7 @@ func TestReadBack(t *testing.T) {
 		if o, holds := p.Judge(relay.Completed, s); o != relay.Completed || !holds {
 			t.Errorf("got %s, %v, want completed", o, holds)
 		}
-		call, _, err := p.Render("completed", s, nil)
+		call, _, err := p.Render("completed", s, nil, platforms(1))
 		if err != nil {
 			t.Fatal(err)
 		}

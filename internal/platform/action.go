@@ -2,6 +2,7 @@ package platform
 
 import (
 	"encoding/json"
+	"errors"
 	"math"
 	"slices"
 	"strconv"
@@ -31,6 +32,21 @@ func refuseFields(a relay.Action, usable []string) error {
 	}
 	return nil
 }
+
+// checkMessage checks an action that says a text, and does nothing else.
+func checkMessage(a relay.Action) error {
+	if err := refuseFields(a, []string{"text"}); err != nil {
+		return err
+	}
+	if strings.TrimSpace(a.Text) == "" {
+		return relay.Errorf(relay.Invalid, "text_required", "%s needs a text", a.Action)
+	}
+	return nil
+}
+
+// errNoText is what a text that came out empty is refused with: platforms
+// take an empty one, and show nothing.
+var errNoText = errors.New("the text came out empty")
 
 // isExpression reports whether a field's value is only known once rendered.
 func isExpression(v any) bool {

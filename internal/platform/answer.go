@@ -17,6 +17,10 @@ type Response struct {
 	Status int
 	Header http.Header
 	Body   []byte
+	// Found: what the step searches for stands in it, perhaps beyond Body.
+	Found bool
+	// Unsearched: it was too long to be searched to its end.
+	Unsearched bool
 }
 
 // Answer is what a response means. Reason comes from the list below: nothing
@@ -42,6 +46,12 @@ const (
 	PlatformFailed = "platform_failed"   // 5xx
 	Unconfirmed    = "not_confirmed"     // a 2xx that does not say it was done
 	Unexpected     = "unexpected_status" // no status that HTTP knows
+
+	Confirmed    = "confirmed"           // an earlier attempt had arrived: nothing was sent again
+	CannotTell   = "cannot_tell"         // whether an earlier attempt has arrived
+	ClosedThere  = "conversation_closed" // nobody goes on in it
+	OverQuota    = "quota_exceeded"      // of the account's plan
+	TooManyCalls = "too_many_calls"      // an exchange that comes to no end
 )
 
 // ByStatus says what an answer means by its status alone, to whoever asks for

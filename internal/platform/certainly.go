@@ -178,7 +178,7 @@ func buildCertainlyResponse(at endpoint, call Call) (Request, error) {
 
 func buildCertainlyMessage(at endpoint, call Call) (Request, error) {
 	if strings.TrimSpace(call.Text) == "" {
-		return Request{}, errors.New("the text came out empty")
+		return Request{}, errNoText
 	}
 	// The platform wants the user name `user` and, as its password, the word
 	// bearer, one space and the token.
@@ -190,20 +190,7 @@ func buildCertainlyMessage(at endpoint, call Call) (Request, error) {
 // certainlyPost keeps the slash at the end of the path: without it the
 // platform redirects, and a redirected POST loses its body.
 func certainlyPost(at endpoint, path, authorization string, body any) (Request, error) {
-	raw, err := encode(body)
-	if err != nil {
-		return Request{}, err
-	}
-	return Request{
-		Method: http.MethodPost,
-		URL:    at.base + path,
-		Header: http.Header{
-			"Authorization": {authorization},
-			"Content-Type":  {"application/json"},
-			"Accept":        {"application/json"},
-		},
-		Body: raw,
-	}, nil
+	return post(at.base+path, authorization, body)
 }
 
 func classifyCertainly(r Response) Answer {

@@ -65,7 +65,7 @@ func TestCertainlyBuild(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			account := certainlyAccount()
 			account.BaseURL = tt.base
-			got, err := lookup(t, "certainly").Build(account, tt.call)
+			got, err := build(t, "certainly", account, tt.call)
 			if err != nil {
 				t.Fatalf("Build: %v", err)
 			}
@@ -115,7 +115,7 @@ func TestCertainlyBuildRefuses(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := lookup(t, "certainly").Build(certainlyAccount(), tt.call)
+			_, err := build(t, "certainly", certainlyAccount(), tt.call)
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Fatalf("got error %v, want %q", err, tt.want)
 			}
@@ -142,7 +142,7 @@ func TestCertainlyAccountRefused(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			call := platform.Call{Action: relay.TriggerResponse, UserID: "u", ModuleID: 1}
-			_, err := lookup(t, "certainly").Build(tt.account, call)
+			_, err := build(t, "certainly", tt.account, call)
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Fatalf("got error %v, want %q", err, tt.want)
 			}
@@ -249,7 +249,7 @@ func TestCertainlyClassify(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			r := platform.Response{Status: tt.status, Header: http.Header{}, Body: []byte(tt.body)}
-			got := lookup(t, "certainly").Classify(r, time.Now())
+			got := meaning(t, "certainly", r, time.Now())
 			want := platform.Answer{Class: tt.class, Reason: tt.reason}
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("Classify (-want +got):\n%s", diff)
@@ -263,7 +263,7 @@ func FuzzCertainlyClassify(f *testing.F) {
 	f.Add(200, []byte(`{"error":[],"message":"1"}`))
 	f.Add(400, []byte(`{"error":[{"msg":"`+certainlyToken+`"}]}`))
 	f.Fuzz(func(t *testing.T, status int, body []byte) {
-		got := lookup(t, "certainly").Classify(platform.Response{Status: status, Body: body}, time.Now())
+		got := meaning(t, "certainly", platform.Response{Status: status, Body: body}, time.Now())
 		if got.Class == "" || got.Reason == "" || strings.ContainsFunc(got.Reason, func(r rune) bool { return (r < 'a' || r > 'z') && r != '_' }) {
 			t.Errorf("got %+v, want a class and a reason from the list", got)
 		}
@@ -279,7 +279,7 @@ func BenchmarkCertainlyBuild(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := p.Build(account, call); err != nil {
+		if _, err := p.Begin(account, call); err != nil {
 			b.Fatal(err)
 		}
 	}

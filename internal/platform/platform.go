@@ -1,21 +1,25 @@
 // Package platform knows the bot platforms: how a call to each is written and
 // what each means by its answer. It promises to be pure. It opens no
 // connection, reads no clock and keeps no state; what goes in decides what
-// comes out, so that a retry is the same request byte for byte, and a preview
-// is exactly what would be sent.
+// comes out, so that a retry is the same request byte for byte (but for the
+// time that a webhook is signed at), and a preview is exactly what would be
+// sent.
 //
 // Every platform is one file that declares a Platform: its settings, its
-// actions, a check for when a flow is saved, a builder and a classifier. What
-// the classifiers share stands in answer.go.
+// actions, a check for when a flow is saved, and either a builder and a
+// classifier, where one call is all that it takes, or the steps of an
+// exchange (exchange.go). What the classifiers share stands in answer.go.
 package platform
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -28,14 +32,21 @@ const MaxBody = 512 << 10
 // Platform is one kind of bot platform. It is read-only.
 type Platform struct {
 	Name           string
-	DefaultBaseURL string    // where a destination without a base_url calls
+	DefaultBaseURL string    // where a destination without a base_url calls; "": each has its own
+	AddressSetting string    // the setting that holds the whole address, where there is no base_url
 	Settings       []Setting // what a destination of this platform takes
 	Actions        []string  // what it can be asked to do
-	TextAction     string    // the one of Actions that says a text to the user
+	TextAction     string    // the one of Actions that is meant where none is named
+	HTMLText       bool      // a text is shown as HTML: what expressions give is escaped in it
+	Sessions       bool      // it may have to be signed in to; what that gives serves later exchanges too
+	Confirms       bool      // it is asked, before each send, whether an earlier one has arrived
 
-	check    func(relay.Action) error
-	build    func(endpoint, Call) (Request, error)
-	classify func(Response) Answer
+	check        func(relay.Action) error
+	checkAccount func(endpoint) error // what its settings must be besides; nil: nothing
+	build        func(endpoint, Call) (Request, error)
+	classify     func(Response) Answer
+	begin        func(endpoint, Call) (Step, error) // in place of the two above
+	foreseen     []Response                         // what leads an exchange to its action, for Preview
 }
 
 // Setting is one field of a destination.
@@ -43,12 +54,24 @@ type Setting struct {
 	Name     string
 	Required bool
 	Secret   bool // sealed at rest, never shown
+	Kind     Kind
 }
+
+// Kind is how a setting is written. All are kept as texts.
+type Kind int
+
+// The kinds.
+const (
+	Text    Kind = iota
+	Number       // a whole number, not negative
+	Headers      // an object of texts, kept as JSON
+)
 
 // Account is where a destination is and how it is let in.
 type Account struct {
 	BaseURL  string // "" for the platform's own; may have a path
 	Settings map[string]string
+	Session  string // what an earlier exchange has learned, or ""
 }
 
 // Call is one rendered action.
@@ -63,6 +86,10 @@ type Call struct {
 	Body         any
 	Headers      map[string]string
 	DeliveryID   string
+	At           time.Time // of the attempt
+	// Doubtful: an earlier attempt may have arrived, and another send is only
+	// right where the platform can say that it has not.
+	Doubtful bool
 }
 
 // Request is what goes over the wire.
@@ -77,10 +104,13 @@ type Request struct {
 type endpoint struct {
 	base     string // without a slash at its end
 	settings map[string]string
+	session  string
 }
 
 // platforms lists every platform, in the order of their names.
-func platforms() []*Platform { return []*Platform{&certainly} }
+func platforms() []*Platform {
+	return []*Platform{&certainly, &haptik, &smartify, &userengage, &webhook}
+}
 
 // Lookup returns the platform of that name.
 func Lookup(name string) (*Platform, bool) {
@@ -131,49 +161,44 @@ func (p *Platform) CheckAction(a relay.Action) error {
 	return p.check(a)
 }
 
-// Build writes the request of one call. An error means that no attempt with
-// the same input will do better; it holds no secret.
-func (p *Platform) Build(account Account, call Call) (Request, error) {
-	if !slices.Contains(p.Actions, call.Action) {
-		return Request{}, fmt.Errorf("%s has no action %q", p.Name, call.Action)
-	}
-	at, err := p.endpoint(account)
-	if err != nil {
-		return Request{}, err
-	}
-	r, err := p.build(at, call)
-	if err != nil {
-		return Request{}, fmt.Errorf("building %s for %s: %w", call.Action, p.Name, err)
-	}
-	return r, nil
-}
-
-// Classify says what an answer means for the delivery. now is for a
-// Retry-After that names a date.
-func (p *Platform) Classify(r Response, now time.Time) Answer {
-	a := p.classify(r)
-	if a.Class == relay.Retry {
-		a.RetryAfter = retryAfter(r.Header.Get("Retry-After"), now)
-	}
-	return a
-}
-
 // CheckAccount says whether an account can be called at all, before a
 // conversation waits for it. Its error names settings and never their values.
 func (p *Platform) CheckAccount(account Account) error {
-	_, err := p.endpoint(account)
-	return err
+	at, err := p.endpoint(account)
+	if err != nil {
+		return err
+	}
+	for _, s := range p.Settings {
+		value := at.settings[s.Name]
+		if _, err := strconv.ParseUint(value, 10, 53); s.Kind == Number && value != "" && err != nil {
+			return fmt.Errorf("%s must be a whole number, such as 12345", s.Name)
+		}
+	}
+	if p.checkAccount == nil {
+		return nil
+	}
+	return p.checkAccount(at)
+}
+
+// Address returns what an account's calls go to, or "" where that is missing.
+func (p *Platform) Address(account Account) string {
+	if p.AddressSetting != "" {
+		return account.Settings[p.AddressSetting]
+	}
+	return cmp.Or(account.BaseURL, p.DefaultBaseURL)
 }
 
 // endpoint checks an account. Errors name settings and never their values.
 func (p *Platform) endpoint(account Account) (endpoint, error) {
-	base := account.BaseURL
-	if base == "" {
-		base = p.DefaultBaseURL
-	}
+	base := p.Address(account)
 	u, err := url.Parse(base)
-	if err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
-		return endpoint{}, fmt.Errorf("base_url must be scheme, host and at most a path, such as %s", p.DefaultBaseURL)
+	switch {
+	case p.AddressSetting != "" && account.BaseURL != "":
+		return endpoint{}, fmt.Errorf("%s has no base_url: its whole address is its %s", p.Name, p.AddressSetting)
+	case p.AddressSetting != "" && (err != nil || u.Host == "" || u.User != nil || u.Fragment != ""):
+		return endpoint{}, fmt.Errorf("%s must be an address such as https://bots.example/hook, without a user name and without a #", p.AddressSetting)
+	case p.AddressSetting == "" && (err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != ""):
+		return endpoint{}, fmt.Errorf("base_url must be scheme, host and at most a path, such as %s", cmp.Or(p.DefaultBaseURL, "https://bots.example"))
 	}
 	for _, s := range p.Settings {
 		value := account.Settings[s.Name]
@@ -184,7 +209,10 @@ func (p *Platform) endpoint(account Account) (endpoint, error) {
 			return endpoint{}, fmt.Errorf("the destination's %s has a line break or another control character in it", s.Name)
 		}
 	}
-	return endpoint{base: strings.TrimRight(base, "/"), settings: account.Settings}, nil
+	if p.AddressSetting == "" {
+		base = strings.TrimRight(base, "/")
+	}
+	return endpoint{base: base, settings: account.Settings, session: account.Session}, nil
 }
 
 func isControl(r rune) bool { return r < ' ' || r == 0x7f }

@@ -21,6 +21,26 @@ func lookup(t *testing.T, name string) *platform.Platform {
 	return p
 }
 
+// build returns the request of a platform that needs one call.
+func build(t *testing.T, name string, account platform.Account, call platform.Call) (platform.Request, error) {
+	t.Helper()
+	step, err := lookup(t, name).Begin(account, call)
+	if err == nil && (!step.Acts || step.Ended() || step.Opens || step.Name != "") {
+		t.Errorf("Begin: got %+v, want the one call that acts", step)
+	}
+	return step.Request, err
+}
+
+// meaning returns what an answer to the one call of a platform means.
+func meaning(t *testing.T, name string, r platform.Response, now time.Time) platform.Answer {
+	t.Helper()
+	step := lookup(t, name).Next(&platform.Step{Acts: true}, r, now)
+	if !step.Ended() {
+		t.Errorf("Next: got %+v, want the end", step)
+	}
+	return step.Answer
+}
+
 func TestRegistry(t *testing.T) {
 	if _, ok := platform.Lookup("nobody"); ok {
 		t.Error("Lookup of an unknown name: got a platform, want none")
@@ -31,7 +51,11 @@ func TestRegistry(t *testing.T) {
 			if p.Name != name {
 				t.Errorf("got name %q, want %q", p.Name, name)
 			}
-			if err := p.CheckAction(relay.Action{Action: p.TextAction, Text: "hello"}); err != nil {
+			own := relay.Action{Action: p.TextAction, Text: "hello"}
+			if p.TextAction == relay.CallWebhook {
+				own = relay.Action{Action: p.TextAction, Body: "hello"}
+			}
+			if err := p.CheckAction(own); err != nil {
 				t.Errorf("its own text action: %v", err)
 			}
 			if err := p.CheckAction(relay.Action{Action: relay.NoAction}); err != nil {
@@ -85,7 +109,7 @@ func TestRetryAfter(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			r := platform.Response{Status: 429, Header: http.Header{"Retry-After": {tt.header}}}
-			got := lookup(t, "certainly").Classify(r, now)
+			got := meaning(t, "certainly", r, now)
 			want := platform.Answer{Class: relay.Retry, Reason: platform.TooMany, RetryAfter: tt.want}
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("Classify (-want +got):\n%s", diff)
@@ -96,7 +120,7 @@ func TestRetryAfter(t *testing.T) {
 
 func TestRetryAfterCountsOnlyForRetries(t *testing.T) {
 	r := platform.Response{Status: 404, Header: http.Header{"Retry-After": {"60"}}}
-	if got := lookup(t, "certainly").Classify(r, time.Now()).RetryAfter; got != 0 {
+	if got := meaning(t, "certainly", r, time.Now()).RetryAfter; got != 0 {
 		t.Errorf("got %s, want none for an answer that is final", got)
 	}
 }

@@ -72,6 +72,7 @@ const (
 	maxDelay        = 5 * time.Minute
 	maxRetryAfter   = 15 * time.Minute
 	credentialDelay = time.Second
+	confirmDelay    = 5 * time.Second // until a platform is asked about what it may still be doing
 )
 
 // NextTry says what follows attempt number n (from 1) of the given class, and
@@ -79,10 +80,16 @@ const (
 // destination asked for when that is longer. onUnknown is the destination's
 // policy for an attempt without an answer. random is uniform in [0,1).
 func NextTry(class Class, n int, retryAfter time.Duration, onUnknown string, random float64) (DeliveryStatus, time.Duration) {
-	if class == NoAnswer && !RetriesUnknown(onUnknown) {
-		return Unknown, 0
-	}
 	switch class {
+	case NoAnswer:
+		if onUnknown == HoldUnknown {
+			return Unknown, 0
+		}
+		delay := backoff(n, retryAfter, random)
+		if onUnknown == ConfirmUnknown {
+			delay = max(delay, confirmDelay) // the next attempt asks, before it sends
+		}
+		return Scheduled, delay
 	case OK:
 		return Delivered, 0
 	case Permanent:
@@ -92,13 +99,17 @@ func NextTry(class Class, n int, retryAfter time.Duration, onUnknown string, ran
 		// destination is held by then, and whoever claims it next holds it too.
 		return Scheduled, credentialDelay
 	default:
-		backoff := maxDelay
-		if n < 10 { // 1 s × 2⁹ is past the cap
-			backoff = min(maxDelay, firstDelay<<(n-1))
-		}
-		jittered := time.Duration(random * float64(backoff))
-		return Scheduled, max(jittered, min(retryAfter, maxRetryAfter))
+		return Scheduled, backoff(n, retryAfter, random)
 	}
+}
+
+func backoff(n int, retryAfter time.Duration, random float64) time.Duration {
+	longest := maxDelay
+	if n < 10 { // 1 s × 2⁹ is past the cap
+		longest = min(maxDelay, firstDelay<<(n-1))
+	}
+	jittered := time.Duration(random * float64(longest))
+	return max(jittered, min(retryAfter, maxRetryAfter))
 }
 
 // Jitter is the randomness of NextTry outside tests.

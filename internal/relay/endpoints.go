@@ -63,7 +63,7 @@ type Hold struct {
 const (
 	RetryUnknown   = "retry"   // send it again; the default
 	HoldUnknown    = "hold"    // leave it to a person
-	ConfirmUnknown = "confirm" // ask the platform
+	ConfirmUnknown = "confirm" // ask the platform, and send again only what it has not
 )
 
 // RetriesUnknown reports whether a policy sends again what may have been

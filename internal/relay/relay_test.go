@@ -177,7 +177,8 @@ func TestNextTry(t *testing.T) {
 		{"no answer is tried again", relay.NoAnswer, 1, 0, "", almost, relay.Scheduled, time.Second},
 		{"no answer is tried again by the policy", relay.NoAnswer, 1, 0, relay.RetryUnknown, almost, relay.Scheduled, time.Second},
 		{"no answer is held", relay.NoAnswer, 1, time.Hour, relay.HoldUnknown, almost, relay.Unknown, 0},
-		{"no answer is held until it can be asked for", relay.NoAnswer, 3, 0, relay.ConfirmUnknown, almost, relay.Unknown, 0},
+		{"no answer is asked for, but not at once", relay.NoAnswer, 1, 0, relay.ConfirmUnknown, almost, relay.Scheduled, 5 * time.Second},
+		{"no answer is asked for, later each time", relay.NoAnswer, 5, 0, relay.ConfirmUnknown, almost, relay.Scheduled, 16 * time.Second},
 		{"what never arrived is not held", relay.Retry, 1, 0, relay.HoldUnknown, almost, relay.Scheduled, time.Second},
 		{"what was taken is not held", relay.OK, 1, 0, relay.HoldUnknown, almost, relay.Delivered, 0},
 	} {

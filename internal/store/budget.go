@@ -57,3 +57,13 @@ func (s *Store) TakeBudget(ctx context.Context, destinationID int64, interval ti
 	b.Line = time.Duration(line * float64(time.Second))
 	return b, translate("taking from a rate budget", err)
 }
+
+// ChargeBudget takes one call out of a destination's budget that is made
+// whatever is left of it: who comes next waits the longer.
+func (s *Store) ChargeBudget(ctx context.Context, destinationID int64, interval time.Duration) error {
+	_, err := s.hot.Exec(ctx, `
+		UPDATE rate_budgets
+		SET spent_until = greatest(spent_until, clock_timestamp() - $3::float8 * interval '1 second') + $2::float8 * interval '1 second'
+		WHERE destination_id = $1`, destinationID, interval.Seconds(), max(time.Second, interval).Seconds())
+	return translate("charging a rate budget", err)
+}

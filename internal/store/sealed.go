@@ -23,6 +23,8 @@ func sourceContext(projectID int64, name string) string {
 }
 func secretContext(id uuid.UUID) string { return "source-secret/" + id.String() }
 
+func sessionContext(destinationID string) string { return "session/" + destinationID }
+
 func (s *Store) sealMap(m map[string]string, context string) ([]byte, error) {
 	if len(m) == 0 {
 		return nil, nil
@@ -58,7 +60,8 @@ type SealedCount struct {
 const sealedValues = `
 	SELECT secrets FROM destinations WHERE secrets IS NOT NULL
 	UNION ALL SELECT credentials FROM sources WHERE credentials IS NOT NULL
-	UNION ALL SELECT sealed FROM source_secrets`
+	UNION ALL SELECT sealed FROM source_secrets
+	UNION ALL SELECT sealed FROM destination_sessions`
 
 // SealedWith counts the sealed values by key.
 func (s *Store) SealedWith(ctx context.Context) ([]SealedCount, error) {
@@ -119,6 +122,11 @@ var sealedPlaces = []sealedPlace{
 		`SELECT id::text, project_id, '', sealed FROM source_secrets`,
 		`UPDATE source_secrets SET sealed = $2 WHERE id = $1::uuid`,
 		func(id string, _ int64, _ string) string { return secretContext(uuid.MustParse(id)) },
+	},
+	{
+		`SELECT destination_id::text, 0::bigint, '', sealed FROM destination_sessions`,
+		`UPDATE destination_sessions SET sealed = $2 WHERE destination_id = $1::bigint`,
+		func(id string, _ int64, _ string) string { return sessionContext(id) },
 	},
 }
 
