@@ -186,19 +186,43 @@ func (e *Engine) attempt(ctx context.Context, d relay.Delivery, to *directory.De
 		a.Class, a.Reason = relay.NoAnswer, "its node ended while it was being sent"
 		return e.judged(a, d, to, "", 0), true
 	}
-	step, notes, err := e.render(ctx, &d, to, a.StartedAt)
+	var step platform.Step
+	p, err := e.cfg.Plans.Get(ctx, d.Wait.PlanID)
+	if err == nil {
+		step, a.Notes, err = e.render(p, &d, to, a.StartedAt)
+	}
+	if a, made = e.tried(ctx, &d, to, step, err, a); made && a.Class == relay.Permanent && p != nil {
+		a.Fallback = fallbackOf(p, &d)
+	}
+	return a, made
+}
+
+// tried sends what was rendered, or says what kept it from being that.
+func (e *Engine) tried(ctx context.Context, d *relay.Delivery, to *directory.Destination, step platform.Step, err error, a relay.Attempt) (relay.Attempt, bool) {
 	if err != nil {
 		if ctx.Err() != nil || relay.IsKind(err, relay.Busy) {
-			return a, false // the plan could not be read just now
+			return a, false // the plan, or the body, cannot be read just now
 		}
 		a.Class, a.Reason = relay.Permanent, "rendering: "+err.Error()
-		return e.judged(a, d, to, "", 0), true
+		return e.judged(a, *d, to, "", 0), true
 	}
-	a.Notes = notes
 	if time.Until(d.LeaseEnds) < to.Timeout()+leaseMargin {
 		return a, false // it waited too long here: whoever claims it next sends it
 	}
-	return e.exchange(ctx, &d, to, step, a)
+	return e.exchange(ctx, d, to, step, a)
+}
+
+// fallbackOf is what is owed where a delivery has failed for good, or nil.
+func fallbackOf(p *plan.Plan, d *relay.Delivery) *relay.Delivery {
+	name, a, ok := p.Fallback(d.Action)
+	if !ok {
+		return nil
+	}
+	return &relay.Delivery{
+		ID: relay.FallbackID(d.ID), ProjectID: d.ProjectID, EventID: d.EventID, DestinationID: a.DestinationID,
+		Outcome: d.Outcome, Action: name, RetryFor: p.RetryFor(),
+		Wait: relay.Wait{ID: d.Wait.ID, UserID: d.Wait.UserID, Conversation: d.Wait.Conversation},
+	}
 }
 
 // mark notes in the table that the delivery is about to be sent. Where that
@@ -261,11 +285,7 @@ func (e *Engine) judged(a relay.Attempt, d relay.Delivery, to *directory.Destina
 
 // render makes the first call of a delivery. The same delivery renders the
 // same bytes each time.
-func (e *Engine) render(ctx context.Context, d *relay.Delivery, to *directory.Destination, now time.Time) (step platform.Step, notes []byte, err error) {
-	p, err := e.cfg.Plans.Get(ctx, d.Wait.PlanID)
-	if err != nil {
-		return step, nil, err
-	}
+func (e *Engine) render(p *plan.Plan, d *relay.Delivery, to *directory.Destination, now time.Time) (step platform.Step, notes []byte, err error) {
 	if d.BodyErr != nil && p.UsesEvent() {
 		return step, nil, d.BodyErr
 	}

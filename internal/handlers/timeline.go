@@ -263,6 +263,9 @@ func deliveryMoments(d *store.DeliveryRecord, attempts []store.AttemptRecord) []
 		at: d.CreatedAt, Step: stepDeliveryCreated, DeliveryID: &d.ID, EventID: d.EventID,
 		Detail: string(d.Outcome) + " to " + d.Destination,
 	}}
+	if relay.IsFallback(d.Action) {
+		out[0].Detail += ", as the fallback of what was refused for good"
+	}
 	for i, a := range attempts {
 		out = append(out, attemptMoments(d, a, i == 0)...)
 	}

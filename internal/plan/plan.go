@@ -43,6 +43,8 @@ type action struct {
 	text    *mapping.Value
 	body    *mapping.Value
 	headers *mapping.Value
+
+	fallback string // the name of the action behind it, or ""
 }
 
 // Platforms says on which platform a destination is: it is asked for each
@@ -72,16 +74,31 @@ func Compile(p *relay.Plan) (*Plan, error) {
 		return nil, err
 	}
 	for name, a := range p.On {
-		compiled, err := compileAction(a, p.CustomVars)
-		if err != nil {
+		if err := out.compileAction(name, a); err != nil {
 			return nil, relay.At("on."+name, err)
-		}
-		out.actions[name] = compiled
-		for _, v := range []*mapping.Value{compiled.vars, compiled.module, compiled.wait, compiled.text, compiled.body, compiled.headers} {
-			out.event = out.event || v.UsesEvent()
 		}
 	}
 	return out, nil
+}
+
+// compileAction compiles an action under its name, and those behind it.
+func (p *Plan) compileAction(name string, a relay.Action) error {
+	compiled, err := compileAction(a, p.CustomVars)
+	if err != nil {
+		return err
+	}
+	p.actions[name] = compiled
+	for _, v := range []*mapping.Value{compiled.vars, compiled.module, compiled.wait, compiled.text, compiled.body, compiled.headers} {
+		p.event = p.event || v.UsesEvent()
+	}
+	if a.Fallback == nil || a.Fallback.Action == relay.NoAction {
+		return nil
+	}
+	compiled.fallback = relay.FallbackName(name)
+	if err := p.compileAction(compiled.fallback, *a.Fallback); err != nil {
+		return relay.At("fallback", err)
+	}
+	return nil
 }
 
 func (p *Plan) compileExpect() (err error) {
@@ -175,30 +192,49 @@ func Check(p *relay.Plan, platforms Platforms) (*Plan, error) {
 			return nil, relay.Errorf(relay.Invalid, "unknown_outcome",
 				"on.%s: there is no such outcome: use one of %s", name, strings.Join(relay.ActionNames, ", "))
 		}
-		on := platforms(a.DestinationID)
-		if on == nil && a.Action == relay.NoAction {
-			continue
-		}
-		if on == nil {
-			return nil, relay.Errorf(relay.Invalid, "unknown_destination", "on.%s: its destination is not there", name)
-		}
-		a.Action = on.DefaultAction(a)
-		if a.Action == relay.CallWebhook && a.Body == nil {
-			a.Body = webhookBody()
-		}
-		checked := a
-		if a.Action == relay.TriggerResponse {
-			checked.CustomVars = mergeVars(p.CustomVars, a.CustomVars)
-		}
-		if err := on.CheckAction(checked); err != nil {
+		checked, err := checkAction(p, a, platforms, relay.MaxFallbacks)
+		if err != nil {
 			return nil, relay.At("on."+name, err)
 		}
-		p.On[name] = a
+		p.On[name] = checked
 	}
 	if err := checkExpect(p.Expect); err != nil {
 		return nil, err
 	}
 	return Compile(p)
+}
+
+// checkAction returns an action with the name of the call that it stands for,
+// and so those behind it, of which there may be as many as is left.
+func checkAction(p *relay.Plan, a relay.Action, platforms Platforms, left int) (relay.Action, error) {
+	on := platforms(a.DestinationID)
+	if on == nil && a.Action == relay.NoAction {
+		return a, nil
+	}
+	if on == nil {
+		return a, relay.Errorf(relay.Invalid, "unknown_destination", "its destination is not there")
+	}
+	a.Action = on.DefaultAction(a)
+	if a.Action == relay.CallWebhook && a.Body == nil {
+		a.Body = webhookBody()
+	}
+	checked := a
+	if a.Action == relay.TriggerResponse {
+		checked.CustomVars = mergeVars(p.CustomVars, a.CustomVars)
+	}
+	if err := on.CheckAction(checked); err != nil || a.Fallback == nil {
+		return a, err
+	}
+	if left == 0 || a.Action == relay.NoAction {
+		return a, relay.Errorf(relay.Invalid, "invalid_fallback",
+			"fallback: at most %d actions may stand behind one that calls somebody", relay.MaxFallbacks)
+	}
+	behind, err := checkAction(p, *a.Fallback, platforms, left-1)
+	if err != nil {
+		return a, relay.At("fallback", err)
+	}
+	a.Fallback = &behind
+	return a, nil
 }
 
 // webhookBody is what a webhook is told where its action does not say it.
@@ -214,13 +250,14 @@ func (p *Plan) CheckVars(vars map[string]any, platforms Platforms) error {
 	if _, err := mapping.CompileValue(vars); err != nil {
 		return relay.At("custom_vars", err)
 	}
-	for _, a := range p.On {
+	for _, a := range p.actions {
 		on := platforms(a.DestinationID)
-		if a.Action != relay.TriggerResponse || on == nil {
+		if a.Action.Action != relay.TriggerResponse || on == nil {
 			continue
 		}
-		a.CustomVars = mergeVars(vars, a.CustomVars)
-		if err := on.CheckAction(a); err != nil {
+		checked := a.Action
+		checked.CustomVars = mergeVars(vars, a.CustomVars)
+		if err := on.CheckAction(checked); err != nil {
 			return err
 		}
 	}
@@ -461,6 +498,16 @@ func (p *Plan) Render(name string, s *mapping.Scope, waitVars map[string]any, on
 		call.Headers[k] = mapping.Text(v)
 	}
 	return call, notes, nil
+}
+
+// Fallback returns the action that is called where the one of that name has
+// failed for good, with its name.
+func (p *Plan) Fallback(name string) (behind string, a relay.Action, ok bool) {
+	from := p.actions[name]
+	if from == nil || from.fallback == "" {
+		return "", a, false
+	}
+	return from.fallback, p.actions[from.fallback].Action, true
 }
 
 // Delivery returns the call that a step of a wait owes, or nil where its

@@ -611,3 +611,67 @@ func TestCacheIsBounded(t *testing.T) {
 		t.Errorf("%d plans were read again, want at least 500: no more than %d are kept", again, maxCached)
 	}
 }
+
+func TestFallbacks(t *testing.T) {
+	t.Parallel()
+	a := func(next *relay.Action) relay.Action {
+		return relay.Action{Text: "x", DestinationID: bot, Fallback: next}
+	}
+	chain := func(n int) relay.Action {
+		out := a(nil)
+		for range n {
+			next := out
+			out = a(&next)
+		}
+		return out
+	}
+	for _, tt := range []struct {
+		name   string
+		action relay.Action
+		code   string // "" where it is good
+	}{
+		{"one", chain(1), ""},
+		{"as many as there may be", chain(relay.MaxFallbacks), ""},
+		{"too many", chain(relay.MaxFallbacks + 1), "invalid_fallback"},
+		{"none behind it", a(&relay.Action{Action: relay.NoAction, DestinationID: bot}), ""},
+		{"behind none", relay.Action{Action: relay.NoAction, DestinationID: bot, Fallback: &relay.Action{Text: "x", DestinationID: bot}}, "invalid_fallback"},
+		{"an unknown destination", a(&relay.Action{Text: "x", DestinationID: 99}), "unknown_destination"},
+		{"a module of letters", a(&relay.Action{ModuleID: "x", DestinationID: bot}), "module_id_invalid"},
+		{"an expression that does not compile", a(&relay.Action{Text: "{{ nobody }}", DestinationID: bot}), "expression_invalid"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			_, err := plan.Check(&relay.Plan{On: map[string]relay.Action{"completed": tt.action}}, platforms)
+			var refusal *relay.Error
+			switch {
+			case tt.code == "" && err != nil:
+				t.Errorf("got %v, want it taken", err)
+			case tt.code != "" && (!errors.As(err, &refusal) || refusal.Code != tt.code || !strings.HasPrefix(refusal.Detail, "on.completed: ")):
+				t.Errorf("got %v, want %s", err, tt.code)
+			}
+		})
+	}
+}
+
+// A fallback renders as an action of its own, and is the last where nothing
+// stands behind it.
+func TestFallbackRenders(t *testing.T) {
+	t.Parallel()
+	p := check(t, relay.Plan{On: map[string]relay.Action{"completed": {
+		ModuleID: 7, Fallback: &relay.Action{Text: "{{ event.id }} for {{ correlation.user_id }}", DestinationID: bot},
+	}}})
+	if !p.UsesEvent() {
+		t.Error("the fallback looks at the event, and the plan does not know it")
+	}
+	name, a, ok := p.Fallback("completed")
+	if !ok || name != "completed.fallback" || a.Action != relay.TriggerMessage {
+		t.Fatalf("got %q, %+v, %t, want the text", name, a, ok)
+	}
+	call, _, err := p.Render(name, plan.ScopeOf(&relay.Wait{UserID: "u-1"}, relay.Completed, nil, nil, relay.FormatJSON, []byte(`{"id":"e"}`)), nil, platforms(bot))
+	if err != nil || call.Text != "e for u-1" || call.Action != relay.TriggerMessage {
+		t.Errorf("got %+v, %v, want the text", call, err)
+	}
+	if _, _, ok := p.Fallback(name); ok {
+		t.Error("something stands behind the last one")
+	}
+}

@@ -39,6 +39,18 @@ type Delivery struct {
 	BodyErr error  // the stored body cannot be read
 }
 
+// FallbackID is the id of the delivery that takes the place of another one: the
+// next one in the order of creation, before all that came after it. It is the
+// same each time that it is asked for, so that there can be one.
+func FallbackID(id uuid.UUID) uuid.UUID {
+	for i := len(id) - 1; i >= 0; i-- {
+		if id[i]++; id[i] != 0 {
+			break
+		}
+	}
+	return id
+}
+
 // Pointless reports whether the conversation has gone on: the wait that fired
 // the delivery on its way has ended since, and nobody asked for the call; or
 // there is nobody to be told.
@@ -61,6 +73,10 @@ type Attempt struct {
 	Reason       string
 	Response     string // its first 2 KiB
 	Notes        []byte // JSON array of expressions without a value, or nil
+
+	// Fallback is owed in the place of a delivery that this attempt has ended
+	// for good; nil: nothing is.
+	Fallback *Delivery
 
 	Next  DeliveryStatus
 	Delay time.Duration // until the next attempt, where Next is Scheduled

@@ -1,6 +1,9 @@
 package relay
 
-import "encoding/json"
+import (
+	"encoding/json"
+	"strings"
+)
 
 // Action is the call that an outcome fires, as people write it.
 type Action struct {
@@ -18,6 +21,19 @@ type Action struct {
 	// to another destination while the wait lasts.
 	DestinationID int64 `json:"destination_id,omitempty" yaml:"-"`
 }
+
+// MaxFallbacks is how many actions may stand behind one another: each is the
+// fallback of the one before.
+const MaxFallbacks = 3
+
+// FallbackName is the name of the action that stands behind the one of that
+// name: completed.fallback, completed.fallback.fallback.
+func FallbackName(action string) string { return action + fallbackSuffix }
+
+// IsFallback reports whether an action's name is that of a fallback.
+func IsFallback(action string) bool { return strings.HasSuffix(action, fallbackSuffix) }
+
+const fallbackSuffix = ".fallback"
 
 // The names that Action.Action may hold.
 const (

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
 
 	"relay.example/relay/internal/relay"
 )
@@ -145,6 +146,23 @@ func TestDurationOr(t *testing.T) {
 	}
 	if got := relay.Duration(time.Minute).Or(time.Hour); got != time.Minute {
 		t.Errorf("1m: got %s, want itself", got)
+	}
+}
+
+// The id of a fallback comes right behind that of what it stands for, and
+// before all that was made later.
+func TestFallbackID(t *testing.T) {
+	t.Parallel()
+	for range 1000 {
+		first, later := relay.NewID(), relay.NewID()
+		behind := relay.FallbackID(first)
+		if a, b, c := first.String(), behind.String(), later.String(); a >= b || b >= c {
+			t.Fatalf("got %s, %s, %s, want them in order", a, b, c)
+		}
+	}
+	full := uuid.MustParse("0193f3a1-7b5c-7def-8123-4567ffffffff")
+	if got := relay.FallbackID(full).String(); got != "0193f3a1-7b5c-7def-8123-456800000000" {
+		t.Errorf("got %s, want it carried on", got)
 	}
 }
 

@@ -146,6 +146,21 @@ type Recorded struct {
 // after the delivery's time is up makes it dead instead. A delivery that is
 // owed no more passes its slot on.
 func (s *Store) RecordAttempts(ctx context.Context, attempts []relay.Attempt) ([]Recorded, error) {
+	order := inOrderOfSlots(attempts)
+	for i := range attempts {
+		if attempts[i].Fallback != nil {
+			return s.recordWithFallbacks(ctx, attempts, order)
+		}
+	}
+	var b pgx.Batch
+	out := queueAttempts(&b, attempts, order)
+	queueEnds(&b, attempts, order, out)
+	return out, translate("recording attempts", s.hot.SendBatch(ctx, &b).Close())
+}
+
+// queueAttempts queues the record of attempts. What became of them is there
+// when the batch has been read.
+func queueAttempts(b *pgx.Batch, attempts []relay.Attempt, order []int) []Recorded {
 	n := len(attempts)
 	var (
 		projects                 = make([]int64, n)
@@ -155,10 +170,8 @@ func (s *Store) RecordAttempts(ctx context.Context, attempts []relay.Attempt) ([
 		httpStatuses             = make([]*int32, n)
 		classes, nexts           = make([]string, n), make([]string, n)
 		reasons, responses, note = make([]*string, n), make([]*string, n), make([]*string, n)
-		conversations            = make([]uuid.UUID, 0, n)
 		at                       = make(map[[2]uuid.UUID]int, n) // by delivery and lease
 	)
-	order := inOrderOfSlots(attempts)
 	for i, from := range order {
 		a := &attempts[from]
 		projects[i], ids[i], leases[i], started[i] = a.ProjectID, a.DeliveryID, a.Lease, a.StartedAt
@@ -169,16 +182,12 @@ func (s *Store) RecordAttempts(ctx context.Context, attempts []relay.Attempt) ([
 		}
 		classes[i], nexts[i], delays[i] = string(a.Class), string(a.Next), a.Delay.Microseconds()
 		reasons[i], responses[i], note[i] = optional(clean(a.Reason)), optional(cleanText(a.Response)), optional(string(a.Notes))
-		if len(conversations) == 0 || conversations[len(conversations)-1] != a.Conversation {
-			conversations = append(conversations, a.Conversation)
-		}
 		at[[2]uuid.UUID{a.DeliveryID, a.Lease}] = from
 	}
 	out := make([]Recorded, n)
 	for i := range out {
 		out[i].Stale = true
 	}
-	var b pgx.Batch
 	b.Queue(`
 		WITH given AS (
 		    SELECT *, CASE WHEN next = 'scheduled' THEN now() + delay * interval '1 microsecond' END AS next_at
@@ -213,13 +222,24 @@ func (s *Store) RecordAttempts(ctx context.Context, attempts []relay.Attempt) ([
 		})
 		return err
 	})
-	queueOvertaken(&b, attempts, order)
-	queuePassOn(&b, conversations, func(passedOn uuid.UUID) {
+	return out
+}
+
+// queueEnds queues what follows from recorded attempts: what was overtaken by
+// the end of its wait is due, and slots that are free are passed on.
+func queueEnds(b *pgx.Batch, attempts []relay.Attempt, order []int, out []Recorded) {
+	queueOvertaken(b, attempts, order)
+	conversations := make([]uuid.UUID, 0, len(attempts))
+	for _, i := range order {
+		if n := len(conversations); n == 0 || conversations[n-1] != attempts[i].Conversation {
+			conversations = append(conversations, attempts[i].Conversation)
+		}
+	}
+	queuePassOn(b, conversations, func(passedOn uuid.UUID) {
 		for _, i := range order {
 			out[i].PassedOn = out[i].PassedOn || attempts[i].Conversation == passedOn
 		}
 	})
-	return out, translate("recording attempts", s.hot.SendBatch(ctx, &b).Close())
 }
 
 // queueOvertaken makes due what is to be tried again though its wait has ended

@@ -180,7 +180,8 @@ func queueExtending(b *pgx.Batch, changes []waitChange) {
 
 // queueDeliveries queues the rows of new deliveries. Those that get the slot
 // of their conversation are born leased to this node, so that they can be
-// handed over in memory; the others wait for their turn. When the batch has
+// handed over in memory, or due at once where there is no lease; the others
+// wait for their turn. When the batch has
 // been read, the deliveries are there with what they got: see leased.
 func queueDeliveries(b *pgx.Batch, deliveries []relay.Delivery, lease uuid.UUID, leaseEnds time.Time) {
 	if len(deliveries) == 0 {
@@ -190,6 +191,10 @@ func queueDeliveries(b *pgx.Batch, deliveries []relay.Delivery, lease uuid.UUID,
 		deliveries[i].Conversation = conversationOf(&deliveries[i])
 	}
 	slices.SortFunc(deliveries, func(a, b relay.Delivery) int { return bySlot(a.Conversation, a.ID, b.Conversation, b.ID) })
+	lasts := relay.Lease
+	if lease == uuid.Nil {
+		lasts = 0
+	}
 	n := len(deliveries)
 	projects, destinations := make([]int64, n), make([]int64, n)
 	ids, waits, events := make([]uuid.UUID, n), make([]uuid.UUID, n), make([]*uuid.UUID, n)
@@ -230,7 +235,7 @@ func queueDeliveries(b *pgx.Batch, deliveries []relay.Delivery, lease uuid.UUID,
 		)
 		SELECT id FROM taken`,
 		projects, ids, waits, events, destinations, outcomes, actions, retryFor, conversations, firsts,
-		relay.Lease.Seconds(), lease, n).Query(func(rows pgx.Rows) error {
+		lasts.Seconds(), optionalID(lease), n).Query(func(rows pgx.Rows) error {
 		var id uuid.UUID
 		_, err := pgx.ForEachRow(rows, []any{&id}, func() error {
 			d := &deliveries[at[id]]

@@ -36,6 +36,9 @@ var hotStatements = map[string]string{
 	"claim a piece of what is due":    "WITH piece AS (\n",
 	"record attempts":                 "WITH given AS (",
 	"pass slots on":                   "WITH next AS",
+	"look for fallbacks":              "AS fallback (project_id, id)",
+	"keep fallbacks in sight":         "SELECT born.project_id",
+	"charge a rate's budget":          "SET spent_until = greatest(spent_until, clock_timestamp()",
 	"bring pointless ones forward":    "ELSE d.due_at END",
 	"bring overtaken ones forward":    "c.status <> 'pending' FROM",
 	"skip pointless ones":             "reason = 'its wait has closed'",
@@ -299,6 +302,14 @@ func everyHotStatement(t *testing.T, p *storetest.Project, url string) {
 		t.Fatalf("releasing: got %d deliveries, want 1", len(freed))
 	}
 	must(p.Store.TakeBudget(ctx, p.DestinationID, time.Millisecond, 3, 3))(t)
+	if err := p.Store.ChargeBudget(ctx, p.DestinationID, time.Millisecond); err != nil {
+		t.Fatal(err)
+	}
+	// One is refused for good, and another takes its place.
+	refused := tell(t, p, p.Wait(t, user+"-refused"), 1)
+	if r := must(p.Store.RecordAttempts(ctx, []relay.Attempt{withFallback(attemptAt(&refused[0], relay.Permanent), &refused[0])}))(t); r[0].Stale || !r[0].PassedOn {
+		t.Fatalf("refusing: got %+v, want it recorded with its fallback", r[0])
+	}
 	if dead := must(p.Store.GiveUp(ctx, freed))(t); len(dead) != 0 {
 		t.Fatalf("giving up: got %v dead, want none", dead)
 	}
