@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -136,4 +137,56 @@ func TestCertainlyAnswers(t *testing.T) {
 		t.Errorf("resumed: got %d released, want 1", resumed.Released)
 	}
 	await(t, patience, "the delivery that was held", func() bool { return w.delivery(t, held.Data[0].ID).Status == "delivered" })
+}
+
+// TestEveryPlatform pauses a conversation at each stand-in, pays, and looks
+// whether it has gone on: the destination made by the API, the callback
+// genuine, the calls real.
+func TestEveryPlatform(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	text := object{"text": "Paid {{ payment.amount_text }}"}
+	for _, tt := range []struct {
+		platform    string
+		destination object
+		action      object
+		calls       int64 // that the stand-in received
+		resumed     int
+		said        string // by the last message
+	}{
+		{sandbox.Certainly, object{"base_url": w.boxURL + "/certainly", "token": certainlyToken}, object{"module_id": 7}, 1, 1, ""},
+		{sandbox.Haptik, object{"base_url": w.boxURL + "/haptik", "token": certainlyToken, "client_id": "c", "business_id": 343}, text, 3, 1, "Paid 20.50"},
+		{sandbox.Smartify, object{"base_url": w.boxURL + "/smartify", "project_id": sandbox.SmartifyProject, "on_unknown": "confirm"}, text, 3, 1, "Paid 20.50"},
+		{sandbox.Userengage, object{"base_url": w.boxURL + "/userengage", "token": certainlyToken, "user": 12}, text, 1, 0, "Paid 20.50"},
+		{sandbox.Webhook, object{"url": w.boxURL + "/webhook/bot"}, object{}, 1, 1, ""},
+	} {
+		t.Run(tt.platform, func(t *testing.T) {
+			tt.destination["platform"] = tt.platform
+			w.call(t, http.MethodPut, "/v1/destinations/at-"+tt.platform, tt.destination, nil, http.StatusOK)
+			user := "47110" + strconv.Itoa(len(tt.platform))
+			if tt.platform != sandbox.Haptik { // whose users are to be registered on the way
+				w.box.Pause(tt.platform, user, "Please pay", "")
+			}
+			before := w.box.Counts().Calls
+			reg := w.register(t, "checkout", object{
+				"user_id": user, "destination": "at-" + tt.platform,
+				"on": object{
+					"completed": tt.action, "completed_late": tt.action, "attempt_failed": object{"action": "none"}, "processing": object{"action": "none"},
+					"mismatch": object{"action": "none"}, "refunded": object{"action": "none"}, "default": object{"action": "none"},
+				},
+			})
+			w.stripe(t, "checkout.session.completed", paid(reg))
+			out := w.settled(t, reg.ID)
+			if d := out.Deliveries; len(d) != 1 || d[0].Status != "delivered" || d[0].Attempts != 1 {
+				t.Fatalf("got %+v, want it delivered at once", d)
+			}
+			c, _ := w.box.Conversation(tt.platform, user)
+			if c.Resumed != tt.resumed || c.Waiting != (tt.platform == sandbox.Userengage) || c.Messages[len(c.Messages)-1].Text != tt.said {
+				t.Errorf("got the conversation %+v, want it resumed %d times and told %q", c, tt.resumed, tt.said)
+			}
+			if got := w.box.Counts().Calls - before; got != tt.calls {
+				t.Errorf("%d calls were made, want %d", got, tt.calls)
+			}
+		})
+	}
 }

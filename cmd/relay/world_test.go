@@ -280,7 +280,7 @@ func newWorld(t *testing.T) *world {
 }
 
 func (w *world) startSandbox() {
-	w.box = sandbox.New(sandbox.Config{CertainlyToken: certainlyToken, Stripe: sandbox.Stripe{APIKey: stripeKey}})
+	w.box = sandbox.New(sandbox.Config{CertainlyToken: certainlyToken, HaptikToken: certainlyToken, UserengageToken: certainlyToken, Stripe: sandbox.Stripe{APIKey: stripeKey}})
 	server := httptest.NewServer(w.box)
 	w.t.Cleanup(server.Close)
 	w.boxURL = server.URL

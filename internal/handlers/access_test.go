@@ -56,6 +56,7 @@ var routes = []route{
 	{"GET", "/v1/flows", mayRead, ""},
 	{"GET", "/v1/flows/:name", mayRead, ""},
 	{"PUT", "/v1/flows/:name", mayWrite, `{"destination": "bot", "source": "hook", "module_id": 1}`},
+	{"POST", "/v1/flows/:name/preview", mayRead, `{"outcome": "completed", "user_id": "u"}`},
 	{"DELETE", "/v1/flows/:name", mayWrite, ""},
 	{"DELETE", "/v1/sources/:name", mayAdmin, ""},
 	{"DELETE", "/v1/destinations/:name", mayAdmin, ""},

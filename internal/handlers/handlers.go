@@ -173,6 +173,7 @@ func (h *Handlers) public() *echo.Echo {
 	v1.GET("/flows", h.listFlows, read)
 	v1.GET("/flows/:name", h.getFlow, read)
 	v1.PUT("/flows/:name", h.put(directory.KindFlow, h.getFlow), write)
+	v1.POST("/flows/:name/preview", h.previewFlow, read)
 	v1.DELETE("/flows/:name", h.remove(directory.KindFlow), write)
 
 	v1.GET("/projects", h.listProjects, instance)
