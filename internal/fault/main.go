@@ -27,6 +27,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -92,8 +93,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		fmt.Fprintf(stderr, "%6.1fs  %s\n", time.Since(began).Seconds(), fmt.Sprintf(format, args...))
 	}
 	say("seed %d", o.seed)
+	shapes := []shape{alone, smallDisk, followed}
+	if !slices.ContainsFunc(shapes, func(of shape) bool { return len(o.wanted(of)) > 0 }) {
+		return fmt.Errorf("--only %q names nothing that is tried", o.only)
+	}
 	var r report
-	for _, shape := range []shape{alone, smallDisk, followed} {
+	for _, shape := range shapes {
 		if err := r.tryShape(ctx, o, shape, say); err != nil {
 			return err
 		}
