@@ -1,30 +1,119 @@
 // Package templates holds the pages that an end user meets. They work without
-// JavaScript and load nothing from anywhere.
+// JavaScript, load nothing from anywhere but the relay itself, and adapt to
+// the person's language, its direction, and a dark screen.
+//
+// layout.html is the frame of all of them. A page is a file that defines
+// "content", and a struct that embeds Page and is shown by it. What a page
+// says of its own stands in texts.json, once per language.
 package templates
 
 import (
+	"bytes"
 	"embed"
+	"encoding/json"
 	"fmt"
 	"html/template"
+	"maps"
+	"slices"
 )
 
-//go:embed *.html
+//go:embed *.html style.css texts.json *.js
 var files embed.FS
 
 // StatusPage tells what became of a wait; it renders a Status.
 const StatusPage = "status.html"
 
-// Status is what StatusPage shows.
-type Status struct {
-	State     string // a correlation's status, or "unknown"
-	ReturnURL string // the way back to the chat, or ""
+// Pages are all pages and their texts. They do not change, and are safe for
+// concurrent use.
+type Pages struct {
+	pages  map[string]*template.Template
+	texts  map[string]map[string]string // by language and key
+	style  string
+	assets map[string]Asset
 }
 
 // Parse reads all pages.
-func Parse() (*template.Template, error) {
-	t, err := template.ParseFS(files, "*.html")
+func Parse() (*Pages, error) {
+	p := &Pages{pages: map[string]*template.Template{}}
+	layout, err := template.ParseFS(files, "layout.html")
 	if err != nil {
 		return nil, fmt.Errorf("parsing the pages: %w", err)
 	}
-	return t, nil
+	for _, name := range []string{StatusPage} {
+		page, err := layout.Clone()
+		if err == nil {
+			page, err = page.ParseFS(files, name)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("parsing the page %s: %w", name, err)
+		}
+		p.pages[name] = page
+	}
+	style, err := files.ReadFile("style.css")
+	if err != nil {
+		return nil, fmt.Errorf("reading the style: %w", err)
+	}
+	p.style = string(style)
+	if p.texts, err = readTexts(); err != nil {
+		return nil, err
+	}
+	p.assets, err = readAssets()
+	return p, err
 }
+
+// Render writes a page, whole or not at all.
+func (p *Pages) Render(name string, page any) ([]byte, error) {
+	t, ok := p.pages[name]
+	if !ok {
+		return nil, fmt.Errorf("there is no page %s", name)
+	}
+	var out bytes.Buffer
+	if err := t.ExecuteTemplate(&out, "layout.html", page); err != nil {
+		return nil, fmt.Errorf("writing the page %s: %w", name, err)
+	}
+	return out.Bytes(), nil
+}
+
+// Languages lists the languages that the pages' own texts are there in, first
+// the one of those whose own is not.
+func (p *Pages) Languages() []string {
+	others := slices.DeleteFunc(slices.Sorted(maps.Keys(p.texts)), func(language string) bool { return language == fallback })
+	return append([]string{fallback}, others...)
+}
+
+// TextKeys lists the texts of the pages, which a look may replace.
+func TextKeys() ([]string, error) {
+	texts, err := readTexts()
+	return slices.Sorted(maps.Keys(texts[fallback])), err
+}
+
+func readTexts() (texts map[string]map[string]string, err error) {
+	raw, err := files.ReadFile("texts.json")
+	if err != nil {
+		return nil, fmt.Errorf("reading the texts: %w", err)
+	}
+	if err := json.Unmarshal(raw, &texts); err != nil {
+		return nil, fmt.Errorf("reading the texts: %w", err)
+	}
+	return texts, nil
+}
+
+// Status is what StatusPage shows.
+type Status struct {
+	Page
+	State     string  // a correlation's status, or "unknown"
+	ReturnURL string  // the way back to the chat, or ""
+	Typed     []Typed // what can no longer be sent, so that it is not lost
+}
+
+// Typed is one field that a person has filled in.
+type Typed struct{ Label, Value string }
+
+// Title is what the window is called.
+func (s Status) Title() (string, error) { return s.Heading() }
+
+// Heading says in short how it is.
+func (s Status) Heading() (string, error) { return s.Text(s.State + "_title") }
+
+// Says is the sentence below it.
+func (s Status) Says() (string, error) { return s.Text(s.State) }

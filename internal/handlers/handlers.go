@@ -9,7 +9,6 @@ package handlers
 import (
 	"context"
 	"errors"
-	"html/template"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -65,7 +64,7 @@ type Intake interface {
 // Handlers answers requests. It is safe for concurrent use.
 type Handlers struct {
 	cfg      Config
-	pages    *template.Template
+	pages    *templates.Pages
 	activity *activity
 	rejected *rejectedBudget
 	draining atomic.Bool
@@ -134,6 +133,7 @@ func (h *Handlers) public() *echo.Echo {
 	e.GET("/go/:token", h.goTo)
 	e.HEAD("/go/:token", h.goTo)
 	e.GET("/return/:token", h.returned)
+	e.GET("/assets/:name", h.asset)
 
 	// Bot builders and operators.
 	v1 := e.Group("/v1")

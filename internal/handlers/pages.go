@@ -1,7 +1,6 @@
 package handlers
 
 import (
-	"bytes"
 	"net/http"
 	"net/url"
 
@@ -70,17 +69,30 @@ func (h *Handlers) returned(c echo.Context) error {
 func (h *Handlers) byToken(c echo.Context) (*store.Correlation, error) {
 	token := c.Param("token")
 	if !relay.IsToken(token) {
-		return nil, h.showPage(c, http.StatusNotFound, templates.Status{State: "unknown"})
+		return nil, h.showUnknown(c)
 	}
 	w, err := h.cfg.Store.CorrelationByToken(c.Request().Context(), token)
 	if relay.IsKind(err, relay.NotFound) {
-		return nil, h.showPage(c, http.StatusNotFound, templates.Status{State: "unknown"})
+		return nil, h.showUnknown(c)
 	}
 	return w, err
 }
 
+func (h *Handlers) showUnknown(c echo.Context) error {
+	return h.showPage(c, http.StatusNotFound, templates.StatusPage, templates.Status{Page: h.beginPage(c, nil, nil), State: "unknown"})
+}
+
 // showStatus shows a wait to the person who waits.
 func (h *Handlers) showStatus(c echo.Context, w *store.Correlation) error {
+	page, code, err := h.statusOf(c, w)
+	if err != nil {
+		return err
+	}
+	return h.showPage(c, code, templates.StatusPage, page)
+}
+
+// statusOf makes the page that tells what became of a wait.
+func (h *Handlers) statusOf(c echo.Context, w *store.Correlation) (page templates.Status, code int, err error) {
 	state, code := string(w.Status), http.StatusOK
 	switch {
 	case w.LateOutcome == relay.Completed:
@@ -90,24 +102,59 @@ func (h *Handlers) showStatus(c echo.Context, w *store.Correlation) error {
 	}
 	p, err := h.cfg.Plans.Get(c.Request().Context(), w.PlanID)
 	if err != nil {
-		return err
+		return page, 0, err
 	}
 	outcome := relay.Outcome(state)
 	if !outcome.Terminal() {
 		outcome = ""
 	}
 	back := p.WayBack(plan.ScopeOf(&w.Wait, outcome, w.Payment, w.Form, relay.FormatJSON, nil))
-	return h.showPage(c, code, templates.Status{State: state, ReturnURL: back})
+	page = templates.Status{Page: h.beginPage(c, w, nil), State: state, ReturnURL: back}
+	if w.Status == relay.Pending {
+		page.Refresh = pendingRefresh
+	}
+	return page, code, nil
 }
 
-func (h *Handlers) showPage(c echo.Context, code int, page templates.Status) error {
-	var out bytes.Buffer
-	if err := h.pages.ExecuteTemplate(&out, templates.StatusPage, page); err != nil {
+// pendingRefresh is after how many seconds a page looks again whether its wait
+// has ended.
+const pendingRefresh = 3
+
+// beginPage begins a page for the person who asks. w is the wait that it is
+// about, or nil; offered are the languages of what it shows, nil where that is
+// the pages' own texts alone.
+func (h *Handlers) beginPage(c echo.Context, w *store.Correlation, offered []string) templates.Page {
+	locale := ""
+	if w != nil {
+		locale = w.Locale
+	}
+	wanted := templates.Wanted(locale, c.Request().Header.Get("Accept-Language"))
+	return h.pages.Page(wanted, offered, templates.Look{})
+}
+
+// shown is a page with what its headers need of it.
+type shown interface{ Policy() string }
+
+func (h *Handlers) showPage(c echo.Context, code int, name string, page shown) error {
+	body, err := h.pages.Render(name, page)
+	if err != nil {
 		return err
 	}
 	header := c.Response().Header()
-	header.Set("Content-Security-Policy", "default-src 'none'; style-src 'self' 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+	header.Set("Content-Security-Policy", page.Policy())
 	header.Set("Referrer-Policy", "no-referrer")
 	header.Set("X-Content-Type-Options", "nosniff")
-	return c.HTMLBlob(code, out.Bytes())
+	return c.HTMLBlob(code, body)
+}
+
+// asset serves what pages load. Its name holds its hash, so that it never
+// changes under it.
+func (h *Handlers) asset(c echo.Context) error {
+	a, ok := h.pages.Asset(c.Param("name"))
+	if !ok {
+		return relay.Errorf(relay.NotFound, "not_found", "there is no such file")
+	}
+	c.Response().Header().Set("Cache-Control", "public, max-age=31536000, immutable")
+	c.Response().Header().Set("X-Content-Type-Options", "nosniff")
+	return c.Blob(http.StatusOK, a.ContentType, a.Body)
 }

@@ -1,0 +1,81 @@
+// Hides and shows fields as the answers above them change, and sends a form
+// once. Without it everything is shown, and the server decides the same.
+(() => {
+  'use strict';
+  document.documentElement.classList.add('js');
+
+  const number = text => {
+    text = text.trim().replace(/^([^.,]*),([^.,]*)$/, '$1.$2');
+    return /^[+-]?[0-9]+(\.[0-9]+)?$/.test(text) ? Number(text) : null;
+  };
+
+  // What a field holds, as the server reads it.
+  const valueOf = field => {
+    const inputs = [...field.querySelectorAll('input, select, textarea')];
+    const ticked = inputs.filter(i => i.checked).map(i => i.value);
+    switch (field.dataset.type) {
+      case 'tick': return ticked.length > 0;
+      case 'ticks': return ticked;
+      case 'radio': return ticked[0] ?? null;
+      case 'number': return number(inputs[0].value);
+      default: return inputs[0].value.trim() || null;
+    }
+  };
+
+  const same = (a, b) => a === b && typeof a !== 'object' || a === null && b === null;
+  const ordered = (a, b) => typeof a === typeof b && (typeof a === 'number' || typeof a === 'string');
+
+  // A condition is ["=", x, y], ["field", name], ["is", literal] and so on.
+  const judge = ([op, x, y], form) => {
+    const of = c => judge(c, form);
+    switch (op) {
+      case 'is': return x;
+      case 'list': return x.map(of);
+      case 'field': return form[x] ?? null;
+      case 'not': return of(x) !== true;
+      case 'and': return of(x) === true && of(y) === true;
+      case 'or': return of(x) === true || of(y) === true;
+      case '=': return same(of(x), of(y));
+      case '<': return ordered(of(x), of(y)) && of(x) < of(y);
+      case '<=': return ordered(of(x), of(y)) && of(x) <= of(y);
+      case 'in': return Array.isArray(of(y)) && of(y).some(item => same(of(x), item));
+    }
+    return null;
+  };
+
+  document.addEventListener('DOMContentLoaded', () => {
+    const form = document.querySelector('form');
+    if (!form) return;
+    const fields = [...form.querySelectorAll('[data-name]')];
+    const show = () => {
+      const values = {};
+      for (const field of fields) {
+        const condition = field.dataset.if;
+        const on = !condition || judge(JSON.parse(condition), values) === true;
+        field.toggleAttribute('data-off', !on);
+        if (on) values[field.dataset.name] = valueOf(field);
+      }
+    };
+    form.addEventListener('input', show);
+    form.addEventListener('change', show);
+
+    const button = form.querySelector('button');
+    const label = button.textContent;
+    let sent = false;
+    form.addEventListener('submit', event => {
+      if (sent) return event.preventDefault();
+      sent = true;
+      button.setAttribute('aria-disabled', 'true');
+      button.textContent = button.dataset.sending;
+    });
+    // Also when the browser brings back a page that it has kept.
+    addEventListener('pageshow', () => {
+      sent = false;
+      button.removeAttribute('aria-disabled');
+      button.textContent = label;
+      show();
+    });
+
+    document.querySelector('.summary')?.focus();
+  });
+})();
