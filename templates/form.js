@@ -4,9 +4,11 @@
   'use strict';
   document.documentElement.classList.add('js');
 
+  // To some 1,000 and 1.000 are a thousand, to others one: it is no answer.
   const number = text => {
     text = text.trim().replace(/^([^.,]*),([^.,]*)$/, '$1.$2');
-    return /^[+-]?[0-9]+(\.[0-9]+)?$/.test(text) ? Number(text) : null;
+    const clear = /^[+-]?[0-9]{1,18}(\.[0-9]{1,15})?$/.test(text) && !/^[+-]?[1-9][0-9]{0,2}\.[0-9]{3}$/.test(text);
+    return clear ? Number(text) : null;
   };
 
   // What a field holds, as the server reads it.
@@ -26,11 +28,12 @@
   const ordered = (a, b) => typeof a === typeof b && (typeof a === 'number' || typeof a === 'string');
 
   // A condition is ["=", x, y], ["field", name], ["is", literal] and so on.
-  const judge = ([op, x, y], form) => {
+  const judge = ([op, ...operands], form) => {
     const of = c => judge(c, form);
+    const [x, y] = operands;
     switch (op) {
       case 'is': return x;
-      case 'list': return x.map(of);
+      case 'list': return operands.map(of);
       case 'field': return form[x] ?? null;
       case 'not': return of(x) !== true;
       case 'and': return of(x) === true && of(y) === true;

@@ -39,7 +39,7 @@ func Parse() (*Pages, error) {
 	if err != nil {
 		return nil, fmt.Errorf("parsing the pages: %w", err)
 	}
-	for _, name := range []string{StatusPage} {
+	for _, name := range []string{StatusPage, FormPage} {
 		page, err := layout.Clone()
 		if err == nil {
 			page, err = page.ParseFS(files, name)

@@ -114,9 +114,13 @@ func (n *node) build() (err error) {
 	if err != nil {
 		return err
 	}
+	proxies, err := n.flags.trustedProxies()
+	if err != nil {
+		return err
+	}
 	n.handlers, err = handlers.New(handlers.Config{
 		Store: n.store, Directory: n.directory, Intake: n.intake, Plans: plans,
-		HandOver: n.engine.HandOver, Wake: n.engine.Wake, PublicURL: n.url, Metrics: n.metrics, Log: n.log,
+		HandOver: n.engine.HandOver, Wake: n.engine.Wake, PublicURL: n.url, Metrics: n.metrics, Log: n.log, TrustedProxies: proxies,
 	})
 	return err
 }

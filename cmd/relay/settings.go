@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -35,6 +36,7 @@ var settings = []setting{
 	{"RELAY_ENCRYPTION_KEY", "encryption-key", "", "comma list of base64 keys of 32 bytes; the first seals, all open"},
 	{"RELAY_DATA_DIR", "data-dir", "/var/lib/relay for root, else ~/.local/share/relay", "home of the private Postgres and its encryption key"},
 	{"RELAY_ALLOW_PRIVATE_TARGETS", "allow-private-targets", "", "private networks that may be called: a CIDR list, or `true` for loopback, RFC 1918, ULA and plain http"},
+	{"RELAY_TRUSTED_PROXIES", "trusted-proxies", "", "CIDR list of the proxies before RELAY_LISTEN whose X-Forwarded-For is believed"},
 	{"RELAY_MIGRATE", "migrate", "auto", "`auto` brings the schema up at start, `check` refuses to start on another one"},
 	{"RELAY_DRAIN_DELAY", "drain-delay", "5s", "how long to serve on after SIGTERM while /readyz says 503"},
 	{"RELAY_SHUTDOWN_TIMEOUT", "shutdown-timeout", "20s", "how long requests and sends in flight may take after that"},
@@ -150,6 +152,7 @@ type nodeFlags struct {
 	PublicURL           string `help:"How the world reaches the listen address (RELAY_PUBLIC_URL)."`
 	APIKey              string `help:"A first admin key (RELAY_API_KEY)."`
 	AllowPrivateTargets string `help:"Private networks that may be called (RELAY_ALLOW_PRIVATE_TARGETS)."`
+	TrustedProxies      string `help:"Proxies whose X-Forwarded-For is believed (RELAY_TRUSTED_PROXIES)."`
 	Migrate             string `enum:"auto,check" default:"auto" help:"auto or check (RELAY_MIGRATE)."`
 	DrainDelay          span   `default:"5s" help:"Serve on for this long after SIGTERM (RELAY_DRAIN_DELAY)."`
 	ShutdownTimeout     span   `default:"20s" help:"Finish within this time (RELAY_SHUTDOWN_TIMEOUT)."`
@@ -186,6 +189,9 @@ func (f *nodeFlags) check() error {
 	if _, err := egress.ParsePolicy(f.AllowPrivateTargets); err != nil {
 		return fmt.Errorf("RELAY_ALLOW_PRIVATE_TARGETS: %w", err)
 	}
+	if _, err := f.trustedProxies(); err != nil {
+		return err
+	}
 	if f.PublicURL == "" {
 		return nil
 	}
@@ -194,6 +200,25 @@ func (f *nodeFlags) check() error {
 		return errors.New("RELAY_PUBLIC_URL must be an http or https URL without query or fragment, such as https://relay.example")
 	}
 	return nil
+}
+
+// trustedProxies are the networks of RELAY_TRUSTED_PROXIES; a lone address is
+// a network of its own.
+func (f *nodeFlags) trustedProxies() (networks []netip.Prefix, err error) {
+	for text := range strings.SplitSeq(f.TrustedProxies, ",") {
+		if text = strings.TrimSpace(text); text == "" {
+			continue
+		}
+		network, err := netip.ParsePrefix(text)
+		if address, alone := netip.ParseAddr(text); alone == nil {
+			network, err = address.Prefix(address.BitLen())
+		}
+		if err != nil {
+			return nil, fmt.Errorf("RELAY_TRUSTED_PROXIES: %q is no network: write it like 10.0.0.0/8", text)
+		}
+		networks = append(networks, network)
+	}
+	return networks, nil
 }
 
 // publicURL is how the world reaches a listener.

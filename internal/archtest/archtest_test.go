@@ -55,15 +55,16 @@ var charters = []charter{
 	{"internal/store/fill", nil},
 	{"internal/store/interleave", nil}, // for tests alone: nobody below may import it
 	{"internal/trigger", names("relay provider")},
-	{"internal/plan", names("relay mapping platform")},
+	{"internal/form", names("relay mapping")},
+	{"internal/plan", names("relay mapping platform form")},
 	{"internal/metrics", names("relay store")},
 
-	{"internal/directory", names("relay store provider platform egress plan")},
+	{"internal/directory", append(names("relay store provider platform egress plan"), "templates")},
 	{"internal/intake", names("relay store plan mapping groupcommit directory metrics")},
 	{"internal/deliver", names("relay store plan mapping platform egress groupcommit directory metrics")},
 	{"internal/sweeper", names("relay store plan directory metrics")},
 	{"internal/inquiry", names("relay store plan platform egress directory intake metrics")},
-	{"internal/handlers", append(names("relay store provider platform plan mapping directory intake egress metrics"), "templates")},
+	{"internal/handlers", append(names("relay store provider platform form plan mapping directory intake egress metrics"), "templates")},
 	{"internal/bench", names("relay store store/fill provider plan directory intake egress handlers")},
 	{"internal/fault", names("leaks localpg seal sandbox bench")},
 

@@ -23,6 +23,7 @@ import (
 	"relay.example/relay/internal/platform"
 	"relay.example/relay/internal/provider"
 	"relay.example/relay/internal/relay"
+	"relay.example/relay/templates"
 )
 
 // configurationPage reads docs/configuration.md, by section.
@@ -79,6 +80,9 @@ func TestFieldsAreDocumented(t *testing.T) {
 		"Destination": destination,
 		"Source":      append(jsonFields(directory.SourceFields{}), directory.SourceSettings()...),
 		"Flow":        append(jsonFields(relay.Flow{}), "name", "module_id"),
+		"Form":        jsonFields(relay.Form{}),
+		"Field":       jsonFields(relay.FormField{}),
+		"Look":        jsonFields(relay.Look{}),
 		"Expect":      jsonFields(relay.Expect{}),
 		"Action":      action,
 	} {
@@ -111,6 +115,16 @@ func TestBoundsAreDocumented(t *testing.T) {
 		{"Flow", "processing_for", list(d(relay.Duration(relay.DefaultProcessingFor)), "to "+d(relay.Duration(relay.MaxExpiresIn)))},
 		{"Flow", "retry_for", list(d(relay.Duration(relay.DefaultRetryFor)), "to "+d(relay.Duration(relay.MaxRetryFor)))},
 		{"Flow", "on_conflict", list(relay.Supersede, relay.Keep, relay.Reject)},
+		{"Form", "fields", list("1 to "+d(relay.MaxFormFields), d(relay.MaxFormBytes>>10)+" KiB")},
+		{"Field", "type", relay.FieldTypes},
+		{"Field", "options", list(d(relay.MaxFormOptions))},
+		{"Field", "max_length", list(d(relay.DefaultText)+";", d(relay.DefaultProse), "up to "+d(relay.MaxText))},
+		{"Look", "name", list(d(relay.MaxLookName) + " bytes")},
+		{"Look", "color", list(d(relay.MinContrast) + ":1")},
+		{"Look", "dark_color", list(relay.DarkPage)},
+		{"Look", "logo", list(d(relay.MaxLogo>>10) + " KiB")},
+		{"Look", "texts", list(d(relay.MaxLookText) + " bytes")},
+		{"Look", "embed", list(d(relay.MaxEmbed) + ";")},
 		{"Action", "action", list(relay.TriggerResponse, relay.TriggerMessage, relay.SendMessage, relay.CallWebhook, relay.NoAction)},
 	} {
 		_, cells := rowsOf(sections[test.section])
@@ -119,6 +133,15 @@ func TestBoundsAreDocumented(t *testing.T) {
 				t.Errorf("docs/configuration.md, %s.%s: got %q, want it to say %q", test.section, test.field, cells[test.field], want)
 			}
 		}
+	}
+	texts, err := templates.TextKeys()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, listed, _ := strings.Cut(sections["Look"], "The texts are: ")
+	listed, _, _ = strings.Cut(listed, ". ")
+	if want := "`" + strings.Join(texts, "`, `") + "`"; listed != want {
+		t.Errorf("docs/configuration.md, Look: got the texts %s, want %s", listed, want)
 	}
 	for _, name := range relay.ActionNames {
 		if !strings.Contains(sections["Flow"], "`"+name+"`") {
@@ -234,13 +257,18 @@ func TestExpressionsAreDocumented(t *testing.T) {
 	}
 }
 
-// TestExamplesApply applies every example of the page, each to a node of its
+// TestExamplesApply applies every example of the pages, each to a node of its
 // own, and holds that a second time changes nothing.
 func TestExamplesApply(t *testing.T) {
 	t.Parallel()
 	page, _ := configurationPage(t)
+	forms, err := os.ReadFile("../../docs/forms.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	page += string(forms)
 	examples := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(page, -1)
-	if len(examples) < 4 {
+	if len(examples) < 7 {
 		t.Fatalf("found %d examples, want them all", len(examples))
 	}
 	for i, example := range examples {

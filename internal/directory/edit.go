@@ -10,15 +10,22 @@ import (
 
 	"relay.example/relay/internal/relay"
 	"relay.example/relay/internal/store"
+	"relay.example/relay/templates"
 )
 
 // Document is what one project's configuration should be, as people write it.
 type Document struct {
-	Project      string            `json:"project"`
-	Retention    *relay.Retention  `json:"retention"` // nil leaves it as it is
+	Project string `json:"project"`
+	ProjectFields
 	Destinations []json.RawMessage `json:"destinations"`
 	Sources      []json.RawMessage `json:"sources"`
 	Flows        []json.RawMessage `json:"flows"`
+}
+
+// ProjectFields are those of a project itself. What is nil stays as it is.
+type ProjectFields struct {
+	Retention *relay.Retention `json:"retention"`
+	Look      *relay.Look      `json:"look"`
 }
 
 // Options of Apply.
@@ -105,12 +112,12 @@ func (d *Directory) Delete(ctx context.Context, project string, kind Kind, name 
 	})
 }
 
-// PutProject creates a project, or changes how long an existing one keeps
-// what. Without a retention that stays as it is: what it has cleared does not
+// PutProject creates a project, or changes the given fields of an existing
+// one. Without a retention that stays as it is: what it has cleared does not
 // come back.
-func (d *Directory) PutProject(ctx context.Context, name string, retention *relay.Retention) error {
+func (d *Directory) PutProject(ctx context.Context, name string, fields ProjectFields) error {
 	return d.change(ctx, func(e *editor) error {
-		_, err := e.project(ctx, name, retention)
+		_, err := e.project(ctx, name, fields)
 		return err
 	})
 }
@@ -156,7 +163,7 @@ func (e *editor) apply(ctx context.Context, doc Document, prune bool) error {
 	if doc.Project == "" {
 		doc.Project = relay.DefaultProject
 	}
-	projectID, err := e.project(ctx, doc.Project, doc.Retention)
+	projectID, err := e.project(ctx, doc.Project, doc.ProjectFields)
 	if err != nil {
 		return err
 	}
@@ -226,28 +233,53 @@ func uniqueNames(named [3][]string) error {
 	return nil
 }
 
-func (e *editor) project(ctx context.Context, name string, retention *relay.Retention) (id int64, err error) {
-	if retention != nil {
-		if err := retention.Check(); err != nil {
+func (e *editor) project(ctx context.Context, name string, fields ProjectFields) (id int64, err error) {
+	if fields.Retention != nil {
+		if err := fields.Retention.Check(); err != nil {
 			return 0, relay.At("retention", err)
 		}
 	}
+	if err := checkLook(fields.Look); err != nil {
+		return 0, err
+	}
 	p := e.before.Project(name)
 	if p == nil {
-		id, err = e.newProject(ctx, name)
-	} else {
-		id = p.ID
-	}
-	if err != nil || retention == nil {
-		return id, err
-	}
-	if p != nil {
-		if p.Retention == *retention {
-			return id, nil
+		p = &Project{Project: relay.Project{Name: name}}
+		if p.ID, err = e.newProject(ctx, name); err != nil {
+			return 0, err
 		}
-		e.note(KindProject, name, name, true, []string{"retention"})
 	}
-	return id, e.c.SetRetention(ctx, id, *retention)
+	changed, err := e.putProjectFields(ctx, p, fields)
+	if len(changed) > 0 && e.before.Project(name) != nil {
+		e.note(KindProject, name, name, true, changed)
+	}
+	return p.ID, err
+}
+
+// putProjectFields writes what differs from what is there, and names it.
+func (e *editor) putProjectFields(ctx context.Context, p *Project, fields ProjectFields) (changed []string, err error) {
+	if fields.Look != nil && len(changedFields(p.Look, *fields.Look)) > 0 {
+		changed, err = append(changed, "look"), e.c.SetLook(ctx, p.ID, *fields.Look)
+	}
+	if err == nil && fields.Retention != nil && *fields.Retention != p.Retention {
+		changed, err = append(changed, "retention"), e.c.SetRetention(ctx, p.ID, *fields.Retention)
+	}
+	return changed, err
+}
+
+// checkLook holds a look against the pages that it is for.
+func checkLook(l *relay.Look) error {
+	if l == nil {
+		return nil
+	}
+	texts, err := templates.TextKeys()
+	if err != nil {
+		return err
+	}
+	if err := l.Check(texts); err != nil {
+		return relay.At("look", err)
+	}
+	return nil
 }
 
 func (e *editor) newProject(ctx context.Context, name string) (int64, error) {
@@ -266,6 +298,9 @@ func (e *editor) putFlows(ctx context.Context, p *Project, flows []json.RawMessa
 	}
 	for i, raw := range flows {
 		f, err := decodeFlow(raw)
+		if err == nil {
+			err = checkLook(f.Look)
+		}
 		if err == nil {
 			_, err = now.Resolve(now.Project(p.Name), f)
 		}

@@ -236,7 +236,7 @@ func TestApplyRefuses(t *testing.T) {
 		{"link", f(`{"name":"x","module_id":5,"link":"javascript:alert(1)"}`), "invalid_link", "flows.x: link: "},
 		{"link of a source that is not the flow's", f(`{"name":"x","source":"pay","module_id":5,"link":{"form":"https://a.example"}}`), "unknown_source", "flows.x: link.form: "},
 		{"one link for two sources", f(`{"name":"x","source":["pay","form"],"module_id":5,"link":"https://a.example"}`), "ambiguous_link", "flows.x: link: "},
-		{"an outcome that never comes", f(`{"name":"x","source":"form","module_id":5,"on":{"refunded":{"text":"x"}}}`), "outcome_unreachable", "flows.x: on.refunded: "},
+		{"an outcome that never comes", f(`{"name":"x","form":{"fields":[{"name":"a","label":"A"}]},"module_id":5,"on":{"refunded":{"text":"x"}}}`), "outcome_unreachable", "flows.x: on.refunded: "},
 		{"a mismatch of nothing", f(`{"name":"x",` + on + `{"mismatch":{"text":"x"}}}`), "outcome_unreachable", "flows.x: on.mismatch: "},
 		{"expression", f(`{"name":"x",` + on + `{"completed":{"module_id":"{{ paymnt.id }}"}}}`), "expression_invalid", "flows.x: on.completed: module_id: "},
 		{"name", f(`{"name":"X","module_id":5}`), "invalid_name", "flows.X: name: "},
@@ -457,7 +457,7 @@ func TestRetention(t *testing.T) {
 		{"another one: the rest is by default", &relay.Retention{AttemptBody: days(0, 2, 0).AttemptBody}, days(30, 2, 400), "[{update project default default [retention] []}]"},
 		{"defaults end with the rows", &relay.Retention{Correlation: days(0, 0, 30).Correlation}, days(30, 14, 30), "[{update project default default [retention] []}]"},
 	} {
-		edits, err := n.Apply(t.Context(), []directory.Document{{Retention: c.given}}, directory.Options{})
+		edits, err := n.Apply(t.Context(), []directory.Document{{ProjectFields: directory.ProjectFields{Retention: c.given}}}, directory.Options{})
 		if got := n.project(t).Retention.InForce(); err != nil || got != c.want {
 			t.Errorf("%s: got %+v, %v, want %+v", c.name, got, err, c.want)
 		}
@@ -466,11 +466,11 @@ func TestRetention(t *testing.T) {
 		}
 	}
 	short := days(0, 0, 29)
-	if err := n.PutProject(t.Context(), "shop-b", &short); !isCode(err, "invalid_duration") || n.Current().Project("shop-b") != nil {
+	if err := n.PutProject(t.Context(), "shop-b", directory.ProjectFields{Retention: &short}); !isCode(err, "invalid_duration") || n.Current().Project("shop-b") != nil {
 		t.Errorf("too short: got %v, want invalid_duration and no project", err)
 	}
 	least := days(3, 1, 30)
-	if err := n.PutProject(t.Context(), "shop-b", &least); err != nil || n.Current().Project("shop-b").Retention != least {
+	if err := n.PutProject(t.Context(), "shop-b", directory.ProjectFields{Retention: &least}); err != nil || n.Current().Project("shop-b").Retention != least {
 		t.Errorf("a new project: got %v, want it with %+v", err, least)
 	}
 }
@@ -478,17 +478,17 @@ func TestRetention(t *testing.T) {
 func TestProjects(t *testing.T) {
 	t.Parallel()
 	n := configured(t)
-	if err := n.PutProject(t.Context(), "shop-b", nil); err != nil {
+	if err := n.PutProject(t.Context(), "shop-b", directory.ProjectFields{}); err != nil {
 		t.Fatal(err)
 	}
 	b := n.Current().Project("shop-b")
 	if b == nil || b.Source(relay.FormSource) == nil || b.Source("pay") != nil || n.Current().ProjectByID(b.ID) != b {
 		t.Fatalf("got %+v, want a project with its built-in source alone", b)
 	}
-	if err := n.PutProject(t.Context(), "shop-b", nil); err != nil || n.Current().Project("shop-b").ID != b.ID {
+	if err := n.PutProject(t.Context(), "shop-b", directory.ProjectFields{}); err != nil || n.Current().Project("shop-b").ID != b.ID {
 		t.Errorf("put again: got %v, want the same project", err)
 	}
-	if err := n.PutProject(t.Context(), "Shop", nil); !isCode(err, "invalid_name") {
+	if err := n.PutProject(t.Context(), "Shop", directory.ProjectFields{}); !isCode(err, "invalid_name") {
 		t.Errorf("a bad name: got %v, want invalid_name", err)
 	}
 	if err := n.DeleteProject(t.Context(), relay.DefaultProject); !isCode(err, "project_in_use") {

@@ -45,8 +45,11 @@ func (s *Snapshot) Resolve(p *Project, f relay.Flow) (*Resolved, error) {
 	for _, src := range r.Sources {
 		r.SourceIDs = append(r.SourceIDs, src.ID)
 	}
+	if err := checkForm(f, r.Sources); err != nil {
+		return nil, err
+	}
 	doc := relay.Plan{
-		CustomVars: f.CustomVars, Expect: f.Expect, When: f.When, ReturnURL: f.ReturnURL,
+		CustomVars: f.CustomVars, Expect: f.Expect, When: f.When, ReturnURL: f.ReturnURL, Form: f.Form,
 		ProcessingFor: f.ProcessingFor, RetryFor: f.RetryFor, On: map[string]relay.Action{},
 	}
 	if doc.Link, err = links(f, r.Sources); err != nil {
@@ -106,6 +109,22 @@ func CheckTimes(f relay.Flow) error {
 	return nil
 }
 
+// checkForm holds that a hosted form and its source go together: without the
+// source what is sent could end nothing, without the form nothing is sent.
+func checkForm(f relay.Flow, sources []*Source) error {
+	listens := slices.ContainsFunc(sources, func(s *Source) bool { return s.Name == relay.FormSource })
+	switch {
+	case f.Form != nil && !listens:
+		return relay.Errorf(relay.Invalid, "form_source_required",
+			"form: what is sent in by it comes from the source %q: add that to source, or leave source out", relay.FormSource)
+	case f.Form != nil && (f.Link.Any != "" && len(sources) == 1 || f.Link.BySource[relay.FormSource] != ""):
+		return relay.Errorf(relay.Invalid, "invalid_link", "link: the form has a page of its own: leave link out, or the form")
+	case f.Form == nil && listens && len(sources) == 1:
+		return relay.Errorf(relay.Invalid, "form_required", "form: the source %q tells of hosted forms: give the form", relay.FormSource)
+	}
+	return nil
+}
+
 func checkReturnURL(raw string) error {
 	if raw == "" || strings.Contains(raw, "{{") {
 		return nil
@@ -148,6 +167,9 @@ func (p *Project) pickSources(f relay.Flow) ([]*Source, error) {
 			names = append(names, name)
 		}
 		slices.Sort(names)
+	}
+	if len(names) == 0 && f.Form != nil {
+		names = []string{relay.FormSource}
 	}
 	if len(names) == 0 {
 		for _, src := range p.Sources() {

@@ -3,6 +3,7 @@ package directory
 import (
 	"cmp"
 	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"maps"
 	"net/url"
@@ -26,6 +27,7 @@ type Snapshot struct {
 	keys         map[[32]byte]*relay.APIKey
 	destinations map[int64]*Destination // deleted ones too
 	sources      map[int64]*Source
+	logos        map[string]Logo
 	releasing    []*Destination // a few, and most of the time none
 	certificates *provider.Certificates
 }
@@ -37,6 +39,20 @@ type Project struct {
 	destinations map[string]*Destination
 	flows        map[string]*Flow
 	keys         []*relay.APIKey
+	look         Look
+	looks        map[string]Look // of flows that have their own
+}
+
+// Look is how pages look, with the name of its logo.
+type Look struct {
+	relay.Look
+	LogoName string // under which Snapshot.Logo has the image; "": there is none
+}
+
+// Logo is an image, ready to be served.
+type Logo struct {
+	ContentType string
+	Image       []byte
 }
 
 // Source is an inbound endpoint, compiled.
@@ -73,10 +89,12 @@ func newSnapshot(c *store.Configuration, cfg Config) *Snapshot {
 		destinations: map[int64]*Destination{},
 		sources:      map[int64]*Source{},
 		certificates: cfg.Certificates,
+		logos:        map[string]Logo{},
 	}
 	for _, p := range c.Projects {
 		project := &Project{
 			Project: p, sources: map[string]*Source{}, destinations: map[string]*Destination{}, flows: map[string]*Flow{},
+			look: s.newLook(p.Look), looks: map[string]Look{},
 		}
 		s.projects[p.Name], s.projectsByID[p.ID] = project, project
 	}
@@ -101,9 +119,39 @@ func newSnapshot(c *store.Configuration, cfg Config) *Snapshot {
 			flow := &Flow{Flow: f}
 			flow.Resolved, flow.Err = s.Resolve(p, f)
 			p.flows[f.Name] = flow
+			if f.Look != nil {
+				p.looks[f.Name] = s.newLook(f.Look.Over(p.Look))
+			}
 		}
 	}
 	return s
+}
+
+// newLook reads the logo of a look. Its name holds its hash: it never changes
+// under it, and nobody finds one by guessing.
+func (s *Snapshot) newLook(l relay.Look) Look {
+	contentType, image, err := l.Image()
+	if err != nil {
+		return Look{Look: l} // it has none: a wrong one was refused
+	}
+	sum := sha256.Sum256(image)
+	name := hex.EncodeToString(sum[:16])
+	s.logos[name] = Logo{contentType, image}
+	return Look{l, name}
+}
+
+// Logo returns the image of that name.
+func (s *Snapshot) Logo(name string) (l Logo, ok bool) {
+	l, ok = s.logos[name]
+	return l, ok
+}
+
+// LookOf is how the pages of a flow's waits look; "" is no flow.
+func (p *Project) LookOf(flow string) Look {
+	if l, ok := p.looks[flow]; ok {
+		return l
+	}
+	return p.look
 }
 
 func (s *Snapshot) addDestination(d relay.Destination) {

@@ -15,3 +15,6 @@ func (h *Handlers) Routes() (out []string) {
 	}
 	return out
 }
+
+// AddressOf is the address that a request comes from.
+var AddressOf = addressOf

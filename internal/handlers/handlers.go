@@ -9,8 +9,11 @@ package handlers
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
+	"net/url"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -51,6 +54,10 @@ type Config struct {
 	PublicURL string           // without a slash at its end
 	Metrics   *metrics.Metrics // nil: nothing is counted, and there is no /metrics
 	Log       *slog.Logger
+
+	// TrustedProxies are those whose X-Forwarded-For is believed: a proxy of
+	// our own that stands before the public listener.
+	TrustedProxies []netip.Prefix
 }
 
 // Intake commits callbacks and registrations: the intake package's, or in a
@@ -67,10 +74,13 @@ type Handlers struct {
 	pages    *templates.Pages
 	activity *activity
 	rejected *rejectedBudget
-	draining atomic.Bool
-	shed     rate.Sometimes // tells that requests are shed, not of each
-	forged   rate.Sometimes // the same of callbacks that are not genuine
-	unproven rate.Sometimes // and of those whose certificate cannot be had
+	senders  *sendBudget
+	// pathPrefix is the path of PublicURL, where a proxy puts us below one.
+	pathPrefix string
+	draining   atomic.Bool
+	shed       rate.Sometimes // tells that requests are shed, not of each
+	forged     rate.Sometimes // the same of callbacks that are not genuine
+	unproven   rate.Sometimes // and of those whose certificate cannot be had
 }
 
 // New returns the handlers. Run flushes what they notice of sources.
@@ -83,7 +93,11 @@ func New(cfg Config) (*Handlers, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Handlers{cfg: cfg, pages: pages, activity: newActivity(), rejected: newRejectedBudget(), shed: rate.Sometimes{Interval: time.Second}, forged: rate.Sometimes{First: 1, Interval: 10 * time.Second}, unproven: rate.Sometimes{First: 1, Interval: 10 * time.Second}}, nil
+	public, err := url.Parse(cfg.PublicURL)
+	if err != nil {
+		return nil, fmt.Errorf("the public URL: %w", err)
+	}
+	return &Handlers{cfg: cfg, pages: pages, activity: newActivity(), rejected: newRejectedBudget(), senders: newSendBudget(), pathPrefix: public.EscapedPath(), shed: rate.Sometimes{Interval: time.Second}, forged: rate.Sometimes{First: 1, Interval: 10 * time.Second}, unproven: rate.Sometimes{First: 1, Interval: 10 * time.Second}}, nil
 }
 
 // Run flushes what was noticed of sources, until ctx is done.
@@ -134,6 +148,9 @@ func (h *Handlers) public() *echo.Echo {
 	e.HEAD("/go/:token", h.goTo)
 	e.GET("/return/:token", h.returned)
 	e.GET("/assets/:name", h.asset)
+	e.GET("/f/:token", h.getForm)
+	e.HEAD("/f/:token", h.getForm)
+	e.POST("/f/:token", h.postForm)
 
 	// Bot builders and operators.
 	v1 := e.Group("/v1")

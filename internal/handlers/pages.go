@@ -3,6 +3,7 @@ package handlers
 import (
 	"net/http"
 	"net/url"
+	"strconv"
 
 	"github.com/labstack/echo/v4"
 
@@ -33,6 +34,9 @@ func (h *Handlers) goTo(c echo.Context) error {
 		}
 		if asked := c.QueryParam("source"); asked != "" && asked != src.Name {
 			continue
+		}
+		if src.Name == relay.FormSource && p.HostedForm() != nil {
+			return c.Redirect(http.StatusFound, h.pathPrefix+"/f/"+w.Token)
 		}
 		link, ok := p.LinkOf(src.Name, scope)
 		if !ok {
@@ -124,12 +128,31 @@ const pendingRefresh = 3
 // about, or nil; offered are the languages of what it shows, nil where that is
 // the pages' own texts alone.
 func (h *Handlers) beginPage(c echo.Context, w *store.Correlation, offered []string) templates.Page {
-	locale := ""
+	locale, look := "", templates.Look{}
 	if w != nil {
-		locale = w.Locale
+		locale, look = w.Locale, h.lookOf(w)
 	}
 	wanted := templates.Wanted(locale, c.Request().Header.Get("Accept-Language"))
-	return h.pages.Page(wanted, offered, templates.Look{})
+	return h.pages.Page(wanted, offered, look)
+}
+
+// lookOf is how the pages of a wait look: as its flow's or its project's do now.
+func (h *Handlers) lookOf(w *store.Correlation) templates.Look {
+	p := h.cfg.Directory.Current().ProjectByID(w.ProjectID)
+	if p == nil {
+		return templates.Look{}
+	}
+	l := p.LookOf(w.Flow)
+	out := templates.Look{
+		Name: l.Name, Color: l.Color, DarkColor: l.OnDark(), Embed: l.Embed, Texts: make(map[string]templates.Texts, len(l.Texts)),
+	}
+	if l.LogoName != "" {
+		out.Logo = "assets/" + l.LogoName
+	}
+	for key, words := range l.Texts {
+		out.Texts[key] = templates.Texts(words)
+	}
+	return out
 }
 
 // shown is a page with what its headers need of it.
@@ -144,6 +167,7 @@ func (h *Handlers) showPage(c echo.Context, code int, name string, page shown) e
 	header.Set("Content-Security-Policy", page.Policy())
 	header.Set("Referrer-Policy", "no-referrer")
 	header.Set("X-Content-Type-Options", "nosniff")
+	header.Set("Content-Length", strconv.Itoa(len(body))) // said to HEAD too
 	return c.HTMLBlob(code, body)
 }
 
@@ -151,6 +175,9 @@ func (h *Handlers) showPage(c echo.Context, code int, name string, page shown) e
 // changes under it.
 func (h *Handlers) asset(c echo.Context) error {
 	a, ok := h.pages.Asset(c.Param("name"))
+	if logo, isLogo := h.cfg.Directory.Current().Logo(c.Param("name")); isLogo {
+		a, ok = templates.Asset{ContentType: logo.ContentType, Body: logo.Image}, true
+	}
 	if !ok {
 		return relay.Errorf(relay.NotFound, "not_found", "there is no such file")
 	}

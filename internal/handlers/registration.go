@@ -46,6 +46,7 @@ type flowFields struct {
 	Destination   string                  `json:"destination"`
 	Source        relay.Names             `json:"source"`
 	Link          relay.Links             `json:"link"`
+	Form          *relay.Form             `json:"form"`
 	ExpiresIn     relay.Duration          `json:"expires_in"`
 	Expect        *relay.Expect           `json:"expect"`
 	When          string                  `json:"when"`
@@ -58,7 +59,7 @@ type flowFields struct {
 
 func (f flowFields) flow() relay.Flow {
 	return relay.Flow{
-		Destination: f.Destination, Source: f.Source, Link: f.Link, ExpiresIn: f.ExpiresIn, Expect: f.Expect, When: f.When,
+		Destination: f.Destination, Source: f.Source, Link: f.Link, Form: f.Form, ExpiresIn: f.ExpiresIn, Expect: f.Expect, When: f.When,
 		OnConflict: f.OnConflict, ProcessingFor: f.ProcessingFor, RetryFor: f.RetryFor, ReturnURL: f.ReturnURL, On: f.On,
 	}
 }
@@ -66,7 +67,7 @@ func (f flowFields) flow() relay.Flow {
 // overrides reports whether anything but the wait's own fields was given.
 func (r *registration) overrides() bool {
 	f := r.flowFields
-	return r.ModuleID != nil || f.Destination != "" || f.Source != nil || !f.Link.IsZero() || f.Expect != nil || f.When != "" ||
+	return r.ModuleID != nil || f.Destination != "" || f.Source != nil || !f.Link.IsZero() || f.Form != nil || f.Expect != nil || f.When != "" ||
 		f.ProcessingFor != 0 || f.RetryFor != 0 || f.ReturnURL != "" || f.On != nil
 }
 
@@ -265,7 +266,7 @@ func (h *Handlers) showRegistered(s *directory.Snapshot, w *relay.Wait, p *relay
 
 // linkOf is what the bot shows, where there is something to lead to.
 func (h *Handlers) linkOf(w *relay.Wait, p *relay.Plan) *string {
-	if len(p.Link) == 0 {
+	if len(p.Link) == 0 && p.Form == nil {
 		return nil
 	}
 	link := h.cfg.PublicURL + "/go/" + w.Token

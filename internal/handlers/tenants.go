@@ -14,11 +14,12 @@ import (
 type project struct {
 	Name      string          `json:"name"`
 	Retention relay.Retention `json:"retention"` // in force
+	Look      relay.Look      `json:"look"`
 	CreatedAt string          `json:"created_at"`
 }
 
 func showProject(p *directory.Project) project {
-	return project{Name: p.Name, Retention: p.Retention.InForce(), CreatedAt: stamp(p.CreatedAt)}
+	return project{Name: p.Name, Retention: p.Retention.InForce(), Look: p.Look, CreatedAt: stamp(p.CreatedAt)}
 }
 
 func (h *Handlers) listProjects(c echo.Context) error {
@@ -35,8 +36,8 @@ func (h *Handlers) getProject(c echo.Context) error {
 
 func (h *Handlers) putProject(c echo.Context) error {
 	var req struct {
-		Name      string           `json:"name"`
-		Retention *relay.Retention `json:"retention"`
+		Name string `json:"name"`
+		directory.ProjectFields
 	}
 	if _, err := decode(c, &req, true); err != nil {
 		return err
@@ -45,7 +46,7 @@ func (h *Handlers) putProject(c echo.Context) error {
 	if req.Name != "" && req.Name != name {
 		return relay.Errorf(relay.Invalid, "name_differs", "name: the path says %q", name)
 	}
-	if err := h.cfg.Directory.PutProject(c.Request().Context(), name, req.Retention); err != nil {
+	if err := h.cfg.Directory.PutProject(c.Request().Context(), name, req.ProjectFields); err != nil {
 		return err
 	}
 	return h.getProject(c)

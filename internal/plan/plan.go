@@ -16,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"relay.example/relay/internal/form"
 	"relay.example/relay/internal/mapping"
 	"relay.example/relay/internal/platform"
 	"relay.example/relay/internal/relay"
@@ -29,6 +30,7 @@ type Plan struct {
 	actions map[string]*action
 	links   map[string]*mapping.Value // by source name
 	back    *mapping.Value            // return_url
+	form    *form.Form                // nil: the wait has no hosted form
 	event   bool                      // an expression looks at the raw event
 }
 
@@ -63,6 +65,11 @@ func Compile(p *relay.Plan) (*Plan, error) {
 	}
 	if out.back, err = mapping.CompileValue(p.ReturnURL); err != nil {
 		return nil, relay.At("return_url", err)
+	}
+	if p.Form != nil {
+		if out.form, err = form.Compile(p.Form); err != nil {
+			return nil, relay.At("form", err)
+		}
 	}
 	if p.When != "" {
 		if out.when, err = mapping.CompileGuard(p.When); err != nil {
@@ -179,6 +186,9 @@ func (p *Plan) WayBack(s *mapping.Scope) string {
 	back, _ := p.back.Render(s)
 	return mapping.Text(back)
 }
+
+// HostedForm is the form that the wait's user is to fill in, or nil.
+func (p *Plan) HostedForm() *form.Form { return p.form }
 
 // UsesEvent reports whether rendering or judging may look at the raw event.
 func (p *Plan) UsesEvent() bool { return p.event }
@@ -451,7 +461,8 @@ func (p *Plan) ProcessingFor() time.Duration {
 func (p *Plan) RetryFor() time.Duration { return p.Plan.RetryFor.Or(relay.DefaultRetryFor) }
 
 // Render makes the call of one action over a scope, for the platform that it
-// is on. What has no value is null, and noted. waitVars are the variables given
+// is on. What has no value is null, and noted; what a form holds and a
+// spreadsheet would compute is marked as text. waitVars are the variables given
 // with the wait: they stand above the flow's and below the action's own. In a
 // text that is HTML what expressions give is escaped: strangers have typed it.
 func (p *Plan) Render(name string, s *mapping.Scope, waitVars map[string]any, on *platform.Platform) (platform.Call, []mapping.Note, error) {
@@ -459,6 +470,7 @@ func (p *Plan) Render(name string, s *mapping.Scope, waitVars map[string]any, on
 	if !ok {
 		return platform.Call{}, nil, fmt.Errorf("the plan has no action %q", name)
 	}
+	s = s.Outbound()
 	var notes []mapping.Note
 	render := func(v *mapping.Value) any {
 		out, more := v.Render(s)
@@ -532,7 +544,7 @@ func (p *Plan) Delivery(w *relay.Wait, step relay.Step) *relay.Delivery {
 }
 
 // ScopeOf returns what expressions see of a wait and of what happened to it.
-func ScopeOf(w *relay.Wait, outcome relay.Outcome, payment *relay.Payment, form map[string]any, format relay.Format, body []byte) *mapping.Scope {
+func ScopeOf(w *relay.Wait, outcome relay.Outcome, payment *relay.Payment, fields map[string]any, format relay.Format, body []byte) *mapping.Scope {
 	c := mapping.Correlation{
 		ID: w.ID.String(), Token: w.Token, UserID: w.UserID, Conversation: w.Conversation,
 		Flow: w.Flow, Key: w.Key, Locale: w.Locale, Status: w.Status,
@@ -544,7 +556,7 @@ func ScopeOf(w *relay.Wait, outcome relay.Outcome, payment *relay.Payment, form 
 		c.Data = mapping.DecodeEvent(relay.FormatJSON, w.Data, nil)
 	}
 	c.CustomVars = WaitVars(w)
-	return &mapping.Scope{Outcome: outcome, Payment: payment, Form: form, Correlation: c, Format: format, Body: body}
+	return &mapping.Scope{Outcome: outcome, Payment: payment, Form: fields, Correlation: c, Format: format, Body: body}
 }
 
 // WaitVars returns the variables that were given with the wait itself.

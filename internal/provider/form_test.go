@@ -115,13 +115,17 @@ func TestConfiguredTokenFieldReplacesTheDefaults(t *testing.T) {
 }
 
 func TestHostedFormReadsTheTokenOfThePathAlone(t *testing.T) {
-	req := formRequest(urlencoded, "token=other&colour=red")
+	req := formRequest("application/json", `{"fields": [{"name": "colour", "label": "Which colour?", "value": "red"}, {"name": "age", "label": "Age", "value": 7},
+		{"name": "topics", "value": ["a", "b"]}, {"name": "news", "value": false}, {"name": "token", "value": "other"}]}`)
 	req.PathToken = "tok_1"
 	got := read(t, endpoint(t, "form", provider.Settings{}), req)
 	if diff := cmp.Diff([]relay.Candidate{{Place: "path", Value: "tok_1"}}, got.Candidates); diff != "" {
 		t.Errorf("candidates (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff(map[string]any{"token": "other", "colour": "red"}, got.Form); diff != "" {
+	want := map[string]any{
+		"colour": "red", "which_colour": "red", "age": int64(7), "topics": []any{"a", "b"}, "news": false,
+	}
+	if diff := cmp.Diff(want, got.Form); diff != "" {
 		t.Errorf("form (-want +got):\n%s", diff)
 	}
 }

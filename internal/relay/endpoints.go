@@ -17,6 +17,7 @@ type Project struct {
 	ID        int64
 	Name      string
 	Retention Retention // as written; InForce says what holds
+	Look      Look      // of its pages
 	CreatedAt time.Time
 }
 
@@ -170,6 +171,7 @@ type Flow struct {
 	Destination   string            `json:"destination,omitempty"`
 	Source        Names             `json:"source,omitempty"`
 	Link          Links             `json:"link,omitzero"`
+	Form          *Form             `json:"form,omitempty"`
 	ExpiresIn     Duration          `json:"expires_in,omitempty"`
 	Expect        *Expect           `json:"expect,omitempty"`
 	When          string            `json:"when,omitempty"`
@@ -179,6 +181,7 @@ type Flow struct {
 	ReturnURL     string            `json:"return_url,omitempty"`
 	CustomVars    map[string]any    `json:"custom_vars,omitempty"`
 	On            map[string]Action `json:"on,omitempty"`
+	Look          *Look             `json:"look,omitempty"` // of its pages; no part of a wait
 	CreatedAt     time.Time         `json:"-"`
 	UpdatedAt     time.Time         `json:"-"`
 }
@@ -269,6 +272,9 @@ func (f Flow) Override(over Flow) Flow {
 	}
 	if !over.Link.IsZero() {
 		f.Link = over.Link
+	}
+	if over.Form != nil {
+		f.Form = over.Form
 	}
 	if over.ExpiresIn != 0 {
 		f.ExpiresIn = over.ExpiresIn

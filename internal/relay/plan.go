@@ -60,6 +60,7 @@ type Plan struct {
 	Expect        *Expect           `json:"expect,omitempty"`
 	When          string            `json:"when,omitempty"`
 	Link          map[string]string `json:"link,omitempty"` // by source name
+	Form          *Form             `json:"form,omitempty"`
 	ReturnURL     string            `json:"return_url,omitempty"`
 	ProcessingFor Duration          `json:"processing_for,omitempty"`
 	RetryFor      Duration          `json:"retry_for,omitempty"`

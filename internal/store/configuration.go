@@ -41,12 +41,17 @@ func (s *Store) readConfiguration(ctx context.Context, tx pgx.Tx) (*Configuratio
 	if err := tx.QueryRow(ctx, `SELECT version FROM configuration`).Scan(&c.Version); err != nil {
 		return nil, err
 	}
-	rows, _ := tx.Query(ctx, `SELECT id, name, retention, created_at FROM projects WHERE deleted_at IS NULL ORDER BY name`)
+	rows, _ := tx.Query(ctx, `SELECT id, name, retention, look, created_at FROM projects WHERE deleted_at IS NULL ORDER BY name`)
 	var err error
 	c.Projects, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (p relay.Project, err error) {
-		var retention []byte
-		if err := row.Scan(&p.ID, &p.Name, &retention, &p.CreatedAt); err != nil {
+		var retention, look []byte
+		if err := row.Scan(&p.ID, &p.Name, &retention, &look, &p.CreatedAt); err != nil {
 			return p, err
+		}
+		if look != nil {
+			if err := json.Unmarshal(look, &p.Look); err != nil {
+				return p, fmt.Errorf("the look of project %d: %w", p.ID, err)
+			}
 		}
 		p.Retention, err = readRetention(retention)
 		return p, err
@@ -238,6 +243,16 @@ func (c *Change) SetRetention(ctx context.Context, id int64, r relay.Retention) 
 		return err
 	}
 	_, err = c.tx.Exec(ctx, `UPDATE projects SET retention = $2 WHERE id = $1`, id, string(doc))
+	return err
+}
+
+// SetLook says how the pages of a project look.
+func (c *Change) SetLook(ctx context.Context, id int64, l relay.Look) error {
+	doc, err := json.Marshal(l)
+	if err != nil {
+		return err
+	}
+	_, err = c.tx.Exec(ctx, `UPDATE projects SET look = $2 WHERE id = $1`, id, string(doc))
 	return err
 }
 
