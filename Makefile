@@ -8,7 +8,7 @@ SHELL      := /bin/bash
 # One package's tests may take this long with the race detector on two busy cores.
 TEST_TIMEOUT ?= 10m
 
-.PHONY: help run build test histories fault hang soak bench bench-promises bench-neighbours bench-providers check docs fmt lint formatted tidy migrations deployments portable release FORCE
+.PHONY: help run build test browser histories fault hang soak bench bench-promises bench-neighbours bench-providers check docs fmt lint formatted tidy migrations deployments portable release FORCE
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
@@ -24,6 +24,10 @@ build: ## build .bin/relay
 
 test: .bin/withpg ## test everything against a real PostgreSQL, with the race detector
 	.bin/withpg -- go test -race -timeout $(TEST_TIMEOUT) ./...
+
+browser: .bin/withpg ## install Chromium and axe-core where they are missing, and try the pages in a browser
+	@.ci/install-browser
+	CI=true .bin/withpg -- go test -race -count=1 -run '^TestBrowser' ./cmd/relay
 
 # The test ends by itself when its time is nearly up.
 FOR ?= 10m
