@@ -72,6 +72,8 @@ type bench struct {
 	best    float64 // callbacks sustained per second
 
 	sent map[string][]sending // what was accepted, by phase
+
+	openForm request // opens one form after the other
 }
 
 // check refuses a plan that cannot be measured.
@@ -100,7 +102,7 @@ func Run(ctx context.Context, t Target, p Plan) (phases []Phase, left []string, 
 		return nil, nil, err
 	}
 	b := newBench(t, p)
-	for _, step := range []func(context.Context) error{b.configure, b.warm} {
+	for _, step := range []func(context.Context) error{b.configure, b.forms, b.warm} {
 		if err := step(ctx); err != nil {
 			return nil, nil, err
 		}

@@ -63,6 +63,9 @@ func (b *bench) steps() []step {
 		{name: "callbacks, 50/s", body: body, run: b.openly(b.c.callBack, func() float64 { return lowRate }), rate: quiet},
 		{name: fmt.Sprintf("register, %d connections", registers), run: b.busily(b.c.register, registers)},
 	}
+	if !b.p.Growth {
+		out = slices.Insert(out, 2, step{name: "form pages, 200/s", run: b.openly(b.openForm, func() float64 { return pageRate })})
+	}
 	sustained := step{name: sustainedName, body: body, run: b.sustained, rate: full}
 	if b.p.Growth {
 		// Big tables have more pages than a phase changes: right after a

@@ -50,6 +50,17 @@ func (c *conn) post(path string, headers, body []byte) (status int, answer []byt
 	c.out = strconv.AppendInt(c.out, int64(len(body)), 10)
 	c.out = append(c.out, "\r\n\r\n"...)
 	c.out = append(c.out, body...)
+	return c.exchange()
+}
+
+// get asks for a page as a browser does.
+func (c *conn) get(path string) (status int, answer []byte, err error) {
+	c.out = append(append(append(c.out[:0], "GET "...), path...), " HTTP/1.1\r\nHost: relay\r\nAccept: text/html\r\nAccept-Language: de, en;q=0.5\r\n\r\n"...)
+	return c.exchange()
+}
+
+// exchange sends what stands in c.out and reads the answer.
+func (c *conn) exchange() (status int, answer []byte, err error) {
 	if _, err := c.Write(c.out); err != nil {
 		return 0, nil, fmt.Errorf("sending: %w", err)
 	}
