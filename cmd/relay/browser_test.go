@@ -60,7 +60,7 @@ func needBrowser(t *testing.T) (axe string) {
 // browser is one Chromium, of which each test has tabs of its own.
 type browser struct {
 	*world
-	ctx context.Context
+	ctx context.Context //nolint:containedctx // chromedp's name for a browser
 	axe string
 }
 
@@ -98,7 +98,7 @@ func devtools[P, R any](c cdp.Command[P, R], params P) step {
 type tab struct {
 	*browser
 	t   *testing.T
-	ctx context.Context
+	ctx context.Context //nolint:containedctx // chromedp's name for a tab
 
 	mu       sync.Mutex
 	loaded   []string

@@ -2,6 +2,7 @@ package relay_test
 
 import (
 	"encoding/base64"
+	"errors"
 	"strings"
 	"testing"
 
@@ -58,8 +59,8 @@ func TestLookChecks(t *testing.T) {
 				}
 				return
 			}
-			known, ok := err.(*relay.Error)
-			if !ok || known.Code != c.code || !strings.Contains(known.Detail, c.says) {
+			var known *relay.Error
+			if !errors.As(err, &known) || known.Code != c.code || !strings.Contains(known.Detail, c.says) {
 				t.Errorf("got %v, want %s that says %q", err, c.code, c.says)
 			}
 		})
