@@ -101,9 +101,9 @@ func readTexts() (texts map[string]map[string]string, err error) {
 // Status is what StatusPage shows.
 type Status struct {
 	Page
-	State     string  // a correlation's status, or "unknown"
-	ReturnURL string  // the way back to the chat, or ""
-	Typed     []Typed // what can no longer be sent, so that it is not lost
+	State     string       // a correlation's status, or "unknown"
+	ReturnURL template.URL // the way back to the chat, checked, or ""
+	Typed     []Typed      // what can no longer be sent, so that it is not lost
 }
 
 // Typed is one field that a person has filled in.

@@ -129,7 +129,7 @@ func checkReturnURL(raw string) error {
 	if raw == "" || strings.Contains(raw, "{{") {
 		return nil
 	}
-	return checkLink("return_url", raw)
+	return relay.CheckReturnURL(raw)
 }
 
 // checkLink refuses what a browser must not be sent to.

@@ -12,7 +12,7 @@ import (
 	"relay.example/relay/internal/store"
 )
 
-// flushInterval is how often what was noticed of sources is written.
+// flushInterval is how often what was noticed of sources and links is written.
 const flushInterval = time.Second
 
 // activity collects when sources were last heard of. It is written in the
@@ -64,9 +64,8 @@ func (a *activity) take() []store.SourceActivity {
 	return out
 }
 
-// flushActivity writes what was noticed once a second, and once more at the
-// end.
-func (h *Handlers) flushActivity(ctx context.Context) error {
+// flush writes what was noticed once a second, and once more at the end.
+func (h *Handlers) flush(ctx context.Context) error {
 	tick := time.NewTicker(flushInterval)
 	defer tick.Stop()
 	for ctx.Err() == nil {
@@ -74,17 +73,42 @@ func (h *Handlers) flushActivity(ctx context.Context) error {
 		case <-ctx.Done():
 		case <-tick.C:
 		}
-		seen := h.activity.take()
-		if len(seen) == 0 {
-			continue
-		}
-		writing, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*flushInterval)
-		if err := h.cfg.Store.NoteActivity(writing, seen); err != nil {
-			h.cfg.Log.Debug("source activity not written", "error", err)
-		}
-		cancel()
+		h.flushActivity(ctx)
+		h.flushOpenings(ctx)
 	}
 	return nil
+}
+
+// flushContext is for what is written once more when a node stops.
+func flushContext(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), 2*flushInterval)
+}
+
+func (h *Handlers) flushActivity(ctx context.Context) {
+	seen := h.activity.take()
+	if len(seen) == 0 {
+		return
+	}
+	writing, cancel := flushContext(ctx)
+	defer cancel()
+	if err := h.cfg.Store.NoteActivity(writing, seen); err != nil {
+		h.cfg.Log.Debug("source activity not written", "error", err)
+	}
+}
+
+// flushOpenings writes the links that were opened; what the database does not
+// take now is written with the next ones.
+func (h *Handlers) flushOpenings(ctx context.Context) {
+	opened := h.openings.take()
+	if len(opened) == 0 {
+		return
+	}
+	writing, cancel := flushContext(ctx)
+	defer cancel()
+	if err := h.cfg.Store.NoteOpenings(writing, opened); err != nil {
+		h.cfg.Log.Debug("openings of links not written yet", "error", err)
+		h.openings.add(opened)
+	}
 }
 
 // The budget of rejected callbacks that are kept, per source and node. What

@@ -57,6 +57,7 @@ type correlation struct {
 // correlationDetail is one wait with all that happened to it.
 type correlationDetail struct {
 	correlation
+	OpenedAt   *string    `json:"opened_at"` // when a person first opened its link
 	Deliveries []delivery `json:"deliveries"`
 	Timeline   []moment   `json:"timeline"`
 }
@@ -139,7 +140,7 @@ func (h *Handlers) getCorrelation(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	out := correlationDetail{correlation: h.showCorrelation(who, w), Deliveries: []delivery{}, Timeline: past.timeline()}
+	out := correlationDetail{correlation: h.showCorrelation(who, w), OpenedAt: optionalStamp(past.openedAt), Deliveries: []delivery{}, Timeline: past.timeline()}
 	for _, d := range past.deliveries {
 		out.Deliveries = append(out.Deliveries, showDelivery(d))
 	}

@@ -73,6 +73,7 @@ type Handlers struct {
 	cfg      Config
 	pages    *templates.Pages
 	activity *activity
+	openings *openings
 	rejected *rejectedBudget
 	senders  *sendBudget
 	// pathPrefix is the path of PublicURL, where a proxy puts us below one.
@@ -83,7 +84,7 @@ type Handlers struct {
 	unproven   rate.Sometimes // and of those whose certificate cannot be had
 }
 
-// New returns the handlers. Run flushes what they notice of sources.
+// New returns the handlers. Run writes what they notice of sources and links.
 func New(cfg Config) (*Handlers, error) {
 	if cfg.Store == nil || cfg.Directory == nil || cfg.Intake == nil || cfg.Plans == nil ||
 		cfg.HandOver == nil || cfg.Wake == nil || cfg.PublicURL == "" || cfg.Log == nil {
@@ -97,11 +98,11 @@ func New(cfg Config) (*Handlers, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the public URL: %w", err)
 	}
-	return &Handlers{cfg: cfg, pages: pages, activity: newActivity(), rejected: newRejectedBudget(), senders: newSendBudget(), pathPrefix: public.EscapedPath(), shed: rate.Sometimes{Interval: time.Second}, forged: rate.Sometimes{First: 1, Interval: 10 * time.Second}, unproven: rate.Sometimes{First: 1, Interval: 10 * time.Second}}, nil
+	return &Handlers{cfg: cfg, pages: pages, activity: newActivity(), openings: newOpenings(), rejected: newRejectedBudget(), senders: newSendBudget(), pathPrefix: public.EscapedPath(), shed: rate.Sometimes{Interval: time.Second}, forged: rate.Sometimes{First: 1, Interval: 10 * time.Second}, unproven: rate.Sometimes{First: 1, Interval: 10 * time.Second}}, nil
 }
 
-// Run flushes what was noticed of sources, until ctx is done.
-func (h *Handlers) Run(ctx context.Context) error { return h.flushActivity(ctx) }
+// Run writes what was noticed of sources and links, until ctx is done.
+func (h *Handlers) Run(ctx context.Context) error { return h.flush(ctx) }
 
 // Drain makes /readyz say that this node wants no more requests.
 func (h *Handlers) Drain() { h.draining.Store(true) }
@@ -147,6 +148,7 @@ func (h *Handlers) public() *echo.Echo {
 	e.GET("/go/:token", h.goTo)
 	e.HEAD("/go/:token", h.goTo)
 	e.GET("/return/:token", h.returned)
+	e.GET("/return/:project/:source", h.returnedFrom)
 	e.GET("/assets/:name", h.asset)
 	e.GET("/f/:token", h.getForm)
 	e.HEAD("/f/:token", h.getForm)

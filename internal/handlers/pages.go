@@ -1,19 +1,23 @@
 package handlers
 
 import (
+	"html/template"
 	"net/http"
 	"net/url"
 	"strconv"
+	"time"
 
 	"github.com/labstack/echo/v4"
 
+	"relay.example/relay/internal/directory"
 	"relay.example/relay/internal/plan"
 	"relay.example/relay/internal/relay"
 	"relay.example/relay/internal/store"
 	"relay.example/relay/templates"
 )
 
-// goTo leads from the link in the chat to where the wait is fulfilled.
+// goTo leads from the link in the chat to where the wait is fulfilled. What it
+// notes of that is written later: nobody waits for it.
 func (h *Handlers) goTo(c echo.Context) error {
 	w, err := h.byToken(c)
 	if err != nil || w == nil {
@@ -22,9 +26,32 @@ func (h *Handlers) goTo(c echo.Context) error {
 	if w.Status != relay.Pending {
 		return h.showStatus(c, w)
 	}
-	p, err := h.cfg.Plans.Get(c.Request().Context(), w.PlanID)
+	to, err := h.placeOf(c, w)
 	if err != nil {
 		return err
+	}
+	if to == nil {
+		return h.showStatus(c, w)
+	}
+	if byPerson(c.Request()) {
+		h.openings.note(&w.Wait, time.Now())
+		h.remember(c, w, to.source)
+	}
+	return c.Redirect(http.StatusFound, to.link)
+}
+
+// place is where a wait is fulfilled.
+type place struct {
+	source *directory.Source
+	link   string
+}
+
+// placeOf finds the link of a wait, of the source that the query names or the
+// first that has one; nil where there is none.
+func (h *Handlers) placeOf(c echo.Context, w *store.Correlation) (*place, error) {
+	p, err := h.cfg.Plans.Get(c.Request().Context(), w.PlanID)
+	if err != nil {
+		return nil, err
 	}
 	scope := plan.ScopeOf(&w.Wait, "", nil, nil, relay.FormatJSON, nil)
 	for _, id := range w.SourceIDs {
@@ -36,7 +63,7 @@ func (h *Handlers) goTo(c echo.Context) error {
 			continue
 		}
 		if src.Name == relay.FormSource && p.HostedForm() != nil {
-			return c.Redirect(http.StatusFound, h.pathPrefix+"/f/"+w.Token)
+			return &place{src, h.pathPrefix + "/f/" + w.Token}, nil
 		}
 		link, ok := p.LinkOf(src.Name, scope)
 		if !ok {
@@ -47,26 +74,17 @@ func (h *Handlers) goTo(c echo.Context) error {
 			continue
 		}
 		if link, err = src.Endpoint.Preset().PlaceToken(link, w.Token, src.TokenField); err != nil {
-			return err
+			return nil, err
 		}
-		return c.Redirect(http.StatusFound, link)
+		return &place{src, link}, nil
 	}
-	return h.showStatus(c, w)
+	return nil, nil //nolint:nilnil // many waits have no link
 }
 
 // isWebLink tells what a browser may be sent to.
 func isWebLink(link string) bool {
 	u, err := url.Parse(link)
 	return err == nil && u.Host != "" && (u.Scheme == "https" || u.Scheme == "http")
-}
-
-// returned tells what is true of a wait, not what a redirect claims.
-func (h *Handlers) returned(c echo.Context) error {
-	w, err := h.byToken(c)
-	if err != nil || w == nil {
-		return err
-	}
-	return h.showStatus(c, w)
 }
 
 // byToken finds the wait of the path, or has answered that there is none.
@@ -82,6 +100,7 @@ func (h *Handlers) byToken(c echo.Context) (*store.Correlation, error) {
 	return w, err
 }
 
+// showUnknown answers whoever comes with a link that leads to no wait.
 func (h *Handlers) showUnknown(c echo.Context) error {
 	return h.showPage(c, http.StatusNotFound, templates.StatusPage, templates.Status{Page: h.beginPage(c, nil, nil), State: "unknown"})
 }
@@ -113,7 +132,10 @@ func (h *Handlers) statusOf(c echo.Context, w *store.Correlation) (page template
 		outcome = ""
 	}
 	back := p.WayBack(plan.ScopeOf(&w.Wait, outcome, w.Payment, w.Form, relay.FormatJSON, nil))
-	page = templates.Status{Page: h.beginPage(c, w, nil), State: state, ReturnURL: back}
+	if relay.CheckReturnURL(back) != nil { // rendered from what came with the wait
+		back = ""
+	}
+	page = templates.Status{Page: h.beginPage(c, w, nil), State: state, ReturnURL: template.URL(back)} //nolint:gosec // checked right above
 	if w.Status == relay.Pending {
 		page.Refresh = pendingRefresh
 	}

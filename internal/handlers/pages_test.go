@@ -6,10 +6,14 @@ import (
 	"testing"
 )
 
+// aBrowser is what a person's browser calls itself.
+const aBrowser = "Mozilla/5.0 (Linux; Android 15; CUBOT NOTE 50) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0 Mobile Safari/537.36"
+
 // visit opens a page as a browser does.
-func (n *node) visit(path string) *answer {
+func (n *node) visit(path string, settings ...setting) *answer {
 	n.t.Helper()
-	return n.send(http.MethodGet, strings.TrimPrefix(path, publicURL), nil, header("Accept", "text/html"))
+	all := []setting{header("Accept", "text/html"), header("User-Agent", aBrowser)}
+	return n.send(http.MethodGet, strings.TrimPrefix(path, publicURL), nil, append(all, settings...)...)
 }
 
 func TestGoPlacesTheToken(t *testing.T) {

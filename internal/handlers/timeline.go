@@ -25,6 +25,7 @@ type step string
 
 const (
 	stepRegistered      step = "registered"
+	stepOpened          step = "opened"
 	stepReceived        step = "received"
 	stepExtended        step = "deadline_extended"
 	stepReconciling     step = "reconciling"
@@ -67,6 +68,7 @@ type tried struct {
 type history struct {
 	wait       *store.Correlation
 	next       store.Neighbours
+	openedAt   *time.Time              // nil: nobody has opened its link
 	events     []*store.EventRecord    // newest first
 	deliveries []*store.DeliveryRecord // oldest first
 	attempts   map[uuid.UUID][]store.AttemptRecord
@@ -79,6 +81,9 @@ func (h *Handlers) historyOf(ctx context.Context, w *store.Correlation) (*histor
 	out := &history{wait: w, attempts: map[uuid.UUID][]store.AttemptRecord{}}
 	var err error
 	if out.next, err = h.cfg.Store.NeighboursOf(ctx, w); err != nil {
+		return nil, err
+	}
+	if out.openedAt, err = h.cfg.Store.OpenedAt(ctx, w.ID); err != nil {
 		return nil, err
 	}
 	if out.events, err = h.cfg.Store.EventsOf(ctx, &w.Wait, maxHistory); err != nil {
@@ -108,6 +113,9 @@ func (h *Handlers) historyOf(ctx context.Context, w *store.Correlation) (*histor
 // keeps the order in which it is told here.
 func (h *history) timeline() []moment {
 	out := []moment{h.registered()}
+	if h.openedAt != nil {
+		out = append(out, moment{at: *h.openedAt, Step: stepOpened, Detail: "its link"})
+	}
 	for _, e := range slices.Backward(h.events) {
 		out = append(out, h.eventMoments(e)...)
 	}

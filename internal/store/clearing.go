@@ -379,6 +379,9 @@ func deleteWaits(ctx context.Context, tx pgx.Tx, ids []uuid.UUID) (rows int, err
 	if err := deleteQuestions(ctx, tx, waits, events); err != nil {
 		return 0, err
 	}
+	if _, err := tx.Exec(ctx, `DELETE FROM openings WHERE correlation_id = ANY($1)`, waits); err != nil {
+		return 0, err
+	}
 	rows = len(waits) + len(deliveries) + int(attempts.RowsAffected()) + len(events)
 	return rows, deletePlans(ctx, tx, plans)
 }

@@ -15,6 +15,7 @@ var ages = map[string]struct{ ids, times []string }{
 	"parked_refs":      {[]string{"event_id"}, []string{"parked_at"}},
 	"deliveries":       {[]string{"id", "correlation_id", "event_id"}, []string{"created_at", "finished_at", "started_at", "give_up_at", "due_at"}},
 	"attempts":         {[]string{"delivery_id"}, []string{"started_at"}},
+	"openings":         {[]string{"correlation_id"}, []string{"opened_at"}},
 	"questions":        {[]string{"event_id", "correlation_id"}, []string{"created_at", "asked_at", "due_at", "give_up_at"}},
 }
 
