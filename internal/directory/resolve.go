@@ -58,6 +58,9 @@ func (s *Snapshot) Resolve(p *Project, f relay.Flow) (*Resolved, error) {
 	if err := checkReturnURL(f.ReturnURL); err != nil {
 		return nil, err
 	}
+	if doc.Nudge, err = p.nudges(f, destination); err != nil {
+		return nil, err
+	}
 	for name, a := range f.On {
 		if doc.On[name], err = p.withDestination(a, destination); err != nil {
 			return nil, relay.At("on."+name, err)
@@ -264,6 +267,21 @@ func (p *Project) withDestination(a relay.Action, flows *Destination) (relay.Act
 		a.Fallback = &next
 	}
 	return a, nil
+}
+
+// nudges checks the nudges of a flow, and puts the ids of their destinations
+// into them.
+func (p *Project) nudges(f relay.Flow, destination *Destination) (out relay.Nudges, err error) {
+	if err := f.Nudge.Check(f.ExpiresIn.Or(relay.DefaultExpiresIn)); err != nil {
+		return nil, err
+	}
+	for i, n := range f.Nudge {
+		if n.Action, err = p.withDestination(n.Action, destination); err != nil {
+			return nil, relay.At(fmt.Sprintf("nudge[%d]", i), err)
+		}
+		out = append(out, n)
+	}
+	return out, nil
 }
 
 // PlatformOf returns the platform of a destination, or nil.

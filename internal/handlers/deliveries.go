@@ -74,7 +74,7 @@ var deliveryStatuses = []relay.DeliveryStatus{
 
 // deliveryOutcomes lists what may have fired a delivery.
 var deliveryOutcomes = []relay.Outcome{
-	relay.Completed, relay.Failed, relay.Cancelled, relay.Expired, relay.AttemptFailed,
+	relay.Completed, relay.Failed, relay.Cancelled, relay.Expired, relay.AttemptFailed, relay.Nudged,
 	relay.Processing, relay.Mismatch, relay.Refunded, relay.Disputed, relay.PaidAgain,
 }
 

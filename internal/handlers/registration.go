@@ -54,13 +54,14 @@ type flowFields struct {
 	ProcessingFor relay.Duration          `json:"processing_for"`
 	RetryFor      relay.Duration          `json:"retry_for"`
 	ReturnURL     string                  `json:"return_url"`
+	Nudge         relay.Nudges            `json:"nudge"`
 	On            map[string]relay.Action `json:"on"`
 }
 
 func (f flowFields) flow() relay.Flow {
 	return relay.Flow{
 		Destination: f.Destination, Source: f.Source, Link: f.Link, Form: f.Form, ExpiresIn: f.ExpiresIn, Expect: f.Expect, When: f.When,
-		OnConflict: f.OnConflict, ProcessingFor: f.ProcessingFor, RetryFor: f.RetryFor, ReturnURL: f.ReturnURL, On: f.On,
+		OnConflict: f.OnConflict, ProcessingFor: f.ProcessingFor, RetryFor: f.RetryFor, ReturnURL: f.ReturnURL, Nudge: f.Nudge, On: f.On,
 	}
 }
 
@@ -68,7 +69,7 @@ func (f flowFields) flow() relay.Flow {
 func (r *registration) overrides() bool {
 	f := r.flowFields
 	return r.ModuleID != nil || f.Destination != "" || f.Source != nil || !f.Link.IsZero() || f.Form != nil || f.Expect != nil || f.When != "" ||
-		f.ProcessingFor != 0 || f.RetryFor != 0 || f.ReturnURL != "" || f.On != nil
+		f.ProcessingFor != 0 || f.RetryFor != 0 || f.ReturnURL != "" || f.Nudge != nil || f.On != nil
 }
 
 // postCorrelation registers a wait.
@@ -221,6 +222,9 @@ func newRegistration(
 		onConflict = req.OnConflict
 	}
 	reg = store.Registration{Wait: w, ExpiresIn: expiresIn.Or(relay.DefaultExpiresIn), OnConflict: onConflict, Plan: resolved.Plan}
+	for _, n := range resolved.Compiled.Nudge {
+		reg.Nudges = append(reg.Nudges, time.Duration(n.After))
+	}
 	if err := checkOverrides(req); err != nil {
 		return reg, err
 	}

@@ -80,6 +80,11 @@ func Compile(p *relay.Plan) (*Plan, error) {
 	if err := out.compileExpect(); err != nil {
 		return nil, err
 	}
+	for i, n := range p.Nudge {
+		if err := out.compileAction(relay.NudgeAction(i), n.Action); err != nil {
+			return nil, relay.At(fmt.Sprintf("nudge[%d]", i), err)
+		}
+	}
 	for name, a := range p.On {
 		if err := out.compileAction(name, a); err != nil {
 			return nil, relay.At("on."+name, err)
@@ -207,6 +212,14 @@ func Check(p *relay.Plan, platforms Platforms) (*Plan, error) {
 			return nil, relay.At("on."+name, err)
 		}
 		p.On[name] = checked
+	}
+	p.Nudge = slices.Clone(p.Nudge)
+	for i, n := range p.Nudge {
+		checked, err := checkAction(p, n.Action, platforms, relay.MaxFallbacks)
+		if err != nil {
+			return nil, relay.At(fmt.Sprintf("nudge[%d]", i), err)
+		}
+		p.Nudge[i].Action = checked
 	}
 	if err := checkExpect(p.Expect); err != nil {
 		return nil, err
@@ -538,6 +551,23 @@ func (p *Plan) Delivery(w *relay.Wait, step relay.Step) *relay.Delivery {
 		DestinationID: a.DestinationID,
 		Outcome:       step.Fires,
 		Action:        name,
+		RetryFor:      p.RetryFor(),
+		Wait:          *w,
+	}
+}
+
+// NudgeOf returns the call that a nudge of a wait owes, or nil where there is
+// nothing to be called.
+func (p *Plan) NudgeOf(w *relay.Wait, number int) *relay.Delivery {
+	if number >= len(p.Nudge) || p.Nudge[number].Action.Action == relay.NoAction {
+		return nil
+	}
+	return &relay.Delivery{
+		ID:            relay.NewID(),
+		ProjectID:     w.ProjectID,
+		DestinationID: p.Nudge[number].DestinationID,
+		Outcome:       relay.Nudged,
+		Action:        relay.NudgeAction(number),
 		RetryFor:      p.RetryFor(),
 		Wait:          *w,
 	}

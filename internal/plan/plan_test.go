@@ -675,3 +675,35 @@ func TestFallbackRenders(t *testing.T) {
 		t.Error("something stands behind the last one")
 	}
 }
+
+// A nudge is a call like any other, of its own name.
+func TestNudgeOf(t *testing.T) {
+	t.Parallel()
+	to := func(a relay.Action) relay.Action {
+		a.DestinationID = bot
+		return a
+	}
+	p := check(t, relay.Plan{CustomVars: map[string]any{"plan": "pro"}, Nudge: relay.Nudges{
+		{Action: to(relay.Action{Text: "{{ correlation.user_id }}: {{ outcome }}"})}, {Action: to(relay.Action{ModuleID: 5.0})}, {Action: to(relay.Action{Action: relay.NoAction})},
+	}})
+	w := &relay.Wait{ID: relay.NewID(), ProjectID: 7, UserID: "jo", Status: relay.Pending}
+	d := p.NudgeOf(w, 0)
+	if d == nil || d.Outcome != relay.Nudged || d.DestinationID != bot || d.ProjectID != 7 || !d.Outcome.OnTheWay() {
+		t.Fatalf("got %+v, want a delivery on the way", d)
+	}
+	scope := plan.ScopeOf(w, d.Outcome, nil, nil, relay.FormatJSON, nil)
+	if call, _, err := p.Render(d.Action, scope, nil, platforms(bot)); err != nil || call.Action != relay.TriggerMessage || call.Text != "jo: nudge" {
+		t.Errorf("got %+v, %v, want the text", call, err)
+	}
+	call, _, err := p.Render(p.NudgeOf(w, 1).Action, scope, nil, platforms(bot))
+	if err != nil || call.Action != relay.TriggerResponse || call.CustomVars["plan"] != "pro" {
+		t.Errorf("got %+v, %v, want the module with the flow's variables", call, err)
+	}
+	if p.NudgeOf(w, 2) != nil || p.NudgeOf(w, 3) != nil {
+		t.Error("got a call of a nudge that is none, or not there")
+	}
+	err = p.CheckVars(map[string]any{"no name": 1}, platforms)
+	if got := relay.DetailOf(err); got == "" {
+		t.Error("variables that the nudge's platform does not take are not refused")
+	}
+}

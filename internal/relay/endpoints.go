@@ -180,6 +180,7 @@ type Flow struct {
 	RetryFor      Duration          `json:"retry_for,omitempty"`
 	ReturnURL     string            `json:"return_url,omitempty"`
 	CustomVars    map[string]any    `json:"custom_vars,omitempty"`
+	Nudge         Nudges            `json:"nudge,omitempty"`
 	On            map[string]Action `json:"on,omitempty"`
 	Look          *Look             `json:"look,omitempty"` // of its pages; no part of a wait
 	CreatedAt     time.Time         `json:"-"`
@@ -296,6 +297,9 @@ func (f Flow) Override(over Flow) Flow {
 	}
 	if over.ReturnURL != "" {
 		f.ReturnURL = over.ReturnURL
+	}
+	if over.Nudge != nil {
+		f.Nudge = over.Nudge
 	}
 	f.On = merge(f.On, over.On)
 	f.CustomVars = merge(f.CustomVars, over.CustomVars)

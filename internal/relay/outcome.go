@@ -21,6 +21,10 @@ const (
 	PaidAgain Outcome = "paid_again" // a second payment for a completed wait
 )
 
+// Nudged is what a delivery says that no callback fires: it reminds somebody
+// who waits. No provider tells of it.
+const Nudged Outcome = "nudge"
+
 // CompletedLate is no outcome of its own: it is the name under which a plan
 // may give another action to `completed` on a wait that had already closed.
 const CompletedLate = "completed_late"
@@ -46,7 +50,7 @@ func (o Outcome) Terminal() bool { return o.rank() < 4 }
 
 // OnTheWay reports whether o arrives while the wait is still open, so that
 // its action is pointless once the wait has closed.
-func (o Outcome) OnTheWay() bool { return o == AttemptFailed || o == Processing }
+func (o Outcome) OnTheWay() bool { return o == AttemptFailed || o == Processing || o == Nudged }
 
 // rank orders outcomes that are applied to one wait together.
 func (o Outcome) rank() int {

@@ -62,6 +62,7 @@ type Plan struct {
 	Link          map[string]string `json:"link,omitempty"` // by source name
 	Form          *Form             `json:"form,omitempty"`
 	ReturnURL     string            `json:"return_url,omitempty"`
+	Nudge         Nudges            `json:"nudge,omitempty"`
 	ProcessingFor Duration          `json:"processing_for,omitempty"`
 	RetryFor      Duration          `json:"retry_for,omitempty"`
 }

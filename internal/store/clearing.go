@@ -379,8 +379,13 @@ func deleteWaits(ctx context.Context, tx pgx.Tx, ids []uuid.UUID) (rows int, err
 	if err := deleteQuestions(ctx, tx, waits, events); err != nil {
 		return 0, err
 	}
-	if _, err := tx.Exec(ctx, `DELETE FROM openings WHERE correlation_id = ANY($1)`, waits); err != nil {
-		return 0, err
+	for _, sql := range []string{
+		`DELETE FROM openings WHERE correlation_id = ANY($1)`,
+		`DELETE FROM nudges WHERE correlation_id = ANY($1)`,
+	} {
+		if _, err := tx.Exec(ctx, sql, waits); err != nil {
+			return 0, err
+		}
 	}
 	rows = len(waits) + len(deliveries) + int(attempts.RowsAffected()) + len(events)
 	return rows, deletePlans(ctx, tx, plans)

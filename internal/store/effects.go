@@ -95,7 +95,7 @@ const bringForward = `
 	UPDATE deliveries d
 	SET due_at = CASE WHEN d.lease IS NULL THEN clock_timestamp() ELSE d.due_at END
 	FROM (SELECT project_id, id FROM deliveries
-	      WHERE outcome IN ('attempt_failed', 'processing') AND status = 'scheduled'
+	      WHERE outcome IN ('attempt_failed', 'processing', 'nudge') AND status = 'scheduled'
 	        AND coalesce(due_at > clock_timestamp(), false) AND NOT by_hand AND correlation_id = ANY (`
 
 const broughtForward = `)

@@ -117,6 +117,9 @@ func erase(ctx context.Context, tx pgx.Tx, projectID int64, waits erasing) (e Er
 	if e.Cancelled, err = waits.cancel(ctx, tx); err != nil {
 		return e, err
 	}
+	if _, err := tx.Exec(ctx, `DELETE FROM nudges WHERE correlation_id = ANY($1)`, waits.ids()); err != nil {
+		return e, err
+	}
 	if e.Deliveries, e.Skipped, err = waits.blankDeliveries(ctx, tx); err != nil {
 		return e, err
 	}

@@ -74,11 +74,14 @@ var hotStatements = map[string]string{
 	"learn what can be asked for":     "SET asks = x.asks",
 	"claim questions about waits":     "correlation_id IS NOT NULL AND source_id <> ALL",
 	"claim questions about events":    "event_id IS NOT NULL AND source_id <> ALL",
+	"note what is to be nudged":       "INSERT INTO nudges",
+	"find due nudges":                 "FROM nudges n JOIN correlations",
+	"take nudges off":                 "DELETE FROM nudges n USING",
 }
 
 // bigTables have 1e5 rows in TestPlans.
 var bigTables = []string{
-	"correlations", "deadlines", "correlation_refs", "events", "deliveries", "attempts", "idempotency_keys", "plans", "parked_refs", "questions",
+	"correlations", "deadlines", "correlation_refs", "events", "deliveries", "attempts", "idempotency_keys", "plans", "parked_refs", "questions", "nudges", "openings",
 }
 
 // maxBlocks is how many 8 KiB blocks one hot statement over one to three rows
@@ -128,6 +131,7 @@ func TestPlans(t *testing.T) {
 			everyHotStatement(t, p, url) // nothing else is due
 			storetest.Exec(t, url, `UPDATE deadlines SET expires_at = expires_at - interval '50000 seconds' WHERE project_id = 99`)
 			storetest.Exec(t, url, `UPDATE deliveries SET due_at = due_at - interval '50000 seconds' WHERE project_id = 99`)
+			storetest.Exec(t, url, `UPDATE nudges SET due_at = due_at - interval '50000 seconds' WHERE project_id = 99`)
 			storetest.Exec(t, url, analyzed.sql)
 			everyHotStatement(t, p, url) // half of them are
 			for _, of := range []string{"event_id", "correlation_id"} {
@@ -237,6 +241,20 @@ func everyHotStatement(t *testing.T, p *storetest.Project, url string) {
 			t.Fatal(err)
 		}
 	}
+	// A nudge whose time has come.
+	nudged := p.Registration(t, user+"-nudged", p.Plan())
+	nudged.Nudges = []time.Duration{time.Minute, time.Hour}
+	nudged.Wait = p.Register(t, nudged)
+	storetest.Exec(t, url, `UPDATE nudges SET due_at = now() - interval '2 days' WHERE correlation_id = $1 AND number = 0`, nudged.Wait.ID)
+	_, _, err = p.Store.NudgeDue(ctx, uuid.New(), 3, func(_ context.Context, due []*store.DueNudge) ([]relay.Delivery, error) {
+		if due[0].ID != nudged.Wait.ID || !due[0].Needed(relay.UnlessOpened) {
+			t.Errorf("nudging: got %+v first, want the wait's", due[0])
+		}
+		return nil, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	// Questions: of the wait before the event's; one of each is left.
 	questions := must(p.Store.ClaimQuestions(ctx, uuid.New(), 3, []int64{-1}))(t)
 	if len(questions) != 2 || questions[0].CorrelationID == uuid.Nil || questions[1].EventID != parked.ID || questions[1].Moot {
@@ -321,8 +339,9 @@ func everyHotStatement(t *testing.T, p *storetest.Project, url string) {
 	}
 }
 
-// What providers are asked costs nothing where nobody is asked: no statement of
-// an ordinary callback, or of a deadline, touches it.
+// What providers are asked costs nothing where nobody is asked, and nudges and
+// openings nothing where there are none: no statement of an ordinary
+// registration, of a callback or of a deadline touches them.
 func TestOrdinaryWorkAsksNothing(t *testing.T) {
 	t.Parallel()
 	url := storetest.URL(t, true)
@@ -347,7 +366,7 @@ func TestOrdinaryWorkAsksNothing(t *testing.T) {
 	if len(seen.of("INSERT INTO events")) == 0 || len(seen.of("WHERE c.id = ANY (ARRAY(")) == 0 {
 		t.Fatal("the server explained nothing of what was done")
 	}
-	for _, part := range []string{"questions", "SET asks", "SET reconciled"} {
+	for _, part := range []string{"questions", "SET asks", "SET reconciled", "nudges", "openings"} {
 		if plans := seen.of(part); len(plans) != 0 {
 			t.Errorf("ordinary work ran %d statements with %q, want none: %s", len(plans), part, plans[0].Query)
 		}
@@ -395,6 +414,9 @@ func fill(t *testing.T, url string) {
 		`INSERT INTO questions (id, project_id, source_id, correlation_id, about, due_at, give_up_at)
 		 SELECT gen_random_uuid(), 99, 99, id, 'cs_1', now() + row_number() OVER () * interval '1 second' + interval '1 hour', now() + interval '2 days'
 		 FROM correlations WHERE project_id = 99`,
+		`INSERT INTO nudges (correlation_id, number, project_id, due_at)
+		 SELECT id, 0, project_id, expires_at FROM correlations WHERE project_id = 99`,
+		`INSERT INTO openings (correlation_id, project_id, opened_at) SELECT id, project_id, now() FROM correlations WHERE project_id = 99`,
 		`INSERT INTO idempotency_keys (key, project_id, request, correlation_id)
 		 SELECT gen_random_uuid(), project_id, '\x00', id FROM correlations WHERE project_id = 99`,
 	} {

@@ -18,8 +18,9 @@ import (
 type Registration struct {
 	Wait       relay.Wait // ID, Token, PlanID and all that the caller gave
 	ExpiresIn  time.Duration
-	OnConflict string // supersede, keep or reject
-	Plan       []byte // the document behind Wait.PlanID
+	OnConflict string          // supersede, keep or reject
+	Plan       []byte          // the document behind Wait.PlanID
+	Nudges     []time.Duration // after the registration, in the order of the plan
 
 	IdempotencyKey uuid.UUID // IdempotencyHash, or zero
 	Request        [32]byte  // SHA-256 of the body that came with it
@@ -80,6 +81,7 @@ func (s *Store) Register(ctx context.Context, regs []Registration) ([]Registrati
 	var b pgx.Batch
 	queueSuperseded(&b, superseded)
 	queueRegistrations(&b, regs, fresh, results)
+	queueNudges(&b, regs, fresh)
 	queueIdempotency(&b, regs, results)
 	b.Queue("COMMIT")
 	return results, translate("registering waits", conn.SendBatch(ctx, &b).Close())

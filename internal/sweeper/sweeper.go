@@ -1,5 +1,5 @@
 // Package sweeper does what no request asks for: it ends the waits whose
-// deadline has passed, clears away what was promised to be kept only so long,
+// deadline has passed, nudges those who have not come that far, clears away what was promised to be kept only so long,
 // and passes on slots of conversations that an older program has left. Any
 // number of nodes sweep side by side; each row is taken by one.
 //
@@ -29,6 +29,8 @@ import (
 const (
 	expireInterval = 250 * time.Millisecond
 	expireBatch    = 500 // waits per transaction
+	nudgeInterval  = time.Second
+	nudgeBatch     = 200 // nudges per transaction
 	clearInterval  = time.Minute
 	clearBatch     = 5_000 // rows per transaction
 	parkedInterval = 5 * time.Second
@@ -89,6 +91,10 @@ func (s *Sweeper) Run(ctx context.Context) error {
 	var g errgroup.Group
 	g.Go(func() error {
 		s.every(ctx, expireInterval, "expiring waits", s.ExpireOnce, expireBatch)
+		return nil
+	})
+	g.Go(func() error {
+		s.every(ctx, nudgeInterval, "nudging", s.NudgeOnce, nudgeBatch)
 		return nil
 	})
 	g.Go(func() error {
@@ -193,6 +199,43 @@ func (s *Sweeper) expire(ctx context.Context, waits []*store.Overdue) ([]store.E
 		endings = append(endings, store.Ending{Wait: w.Wait, Step: step, By: "deadline", Fires: p.Delivery(w.Wait, step)})
 	}
 	return endings, nil
+}
+
+// NudgeOnce makes one batch of the nudges whose time has come and returns how
+// many it took.
+func (s *Sweeper) NudgeOnce(ctx context.Context) (int, error) {
+	n, deliveries, err := s.cfg.Store.NudgeDue(ctx, uuid.New(), nudgeBatch, s.nudge)
+	if err != nil {
+		return 0, err
+	}
+	s.cfg.HandOver(deliveries)
+	return n, nil
+}
+
+// nudge decides which of the nudges that are due are still of use. One whose
+// plan cannot be used is given up: it is worth less than what stands behind it.
+func (s *Sweeper) nudge(ctx context.Context, due []*store.DueNudge) (deliveries []relay.Delivery, err error) {
+	for _, n := range due {
+		if n.Status != relay.Pending {
+			continue
+		}
+		p, err := s.cfg.Plans.Get(ctx, n.PlanID)
+		if relay.IsKind(err, relay.Busy) {
+			return nil, err
+		}
+		if err != nil {
+			s.cfg.Log.Error("nudge given up: the plan of its wait cannot be used",
+				"correlation_id", n.ID, "project_id", n.ProjectID, "plan_id", n.PlanID, "error", err)
+			continue
+		}
+		if n.Number >= len(p.Nudge) || !n.Needed(p.Nudge[n.Number].Unless) {
+			continue
+		}
+		if d := p.NudgeOf(n.Wait, n.Number); d != nil {
+			deliveries = append(deliveries, *d)
+		}
+	}
+	return deliveries, nil
 }
 
 // question is what the provider is to be asked before a wait expires, or nil.

@@ -14,7 +14,6 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
 
-	"relay.example/relay/internal/intake"
 	"relay.example/relay/internal/leaks"
 	"relay.example/relay/internal/plan"
 	"relay.example/relay/internal/relay"
@@ -134,21 +133,7 @@ func TestExpiryMeetsCompletion(t *testing.T) {
 	t.Parallel()
 	p, url := project(t)
 	n := newNode(t, storetest.Open(t, url, storetest.Keys(t)))
-	in, err := intake.New(intake.Config{
-		Store: p.Store, Plans: plan.NewCache(p.Store.Plan), HandOver: func([]relay.Delivery) {}, Log: leaks.Logger(t),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	stopped := make(chan error, 1)
-	go func() { stopped <- in.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-stopped; err != nil {
-			t.Errorf("intake ended with %v", err)
-		}
-	})
+	in := newIntake(t, p.Store)
 	const rounds, each = 20, 8
 	for round := range rounds {
 		all, ids := waits(t, p, each)

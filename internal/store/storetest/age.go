@@ -16,6 +16,7 @@ var ages = map[string]struct{ ids, times []string }{
 	"deliveries":       {[]string{"id", "correlation_id", "event_id"}, []string{"created_at", "finished_at", "started_at", "give_up_at", "due_at"}},
 	"attempts":         {[]string{"delivery_id"}, []string{"started_at"}},
 	"openings":         {[]string{"correlation_id"}, []string{"opened_at"}},
+	"nudges":           {[]string{"correlation_id"}, []string{"due_at"}},
 	"questions":        {[]string{"event_id", "correlation_id"}, []string{"created_at", "asked_at", "due_at", "give_up_at"}},
 }
 
