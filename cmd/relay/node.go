@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"relay.example/relay/internal/checkout"
 	"relay.example/relay/internal/deliver"
 	"relay.example/relay/internal/directory"
 	"relay.example/relay/internal/egress"
@@ -121,6 +122,7 @@ func (n *node) build() (err error) {
 	n.handlers, err = handlers.New(handlers.Config{
 		Store: n.store, Directory: n.directory, Intake: n.intake, Plans: plans,
 		HandOver: n.engine.HandOver, Wake: n.engine.Wake, PublicURL: n.url, Metrics: n.metrics, Log: n.log, TrustedProxies: proxies,
+		Checkouts: checkout.New(n.client),
 	})
 	return err
 }

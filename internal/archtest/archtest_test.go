@@ -59,17 +59,18 @@ var charters = []charter{
 	{"internal/plan", names("relay mapping platform form")},
 	{"internal/metrics", names("relay store")},
 
-	{"internal/directory", append(names("relay store provider platform egress plan"), "templates")},
+	{"internal/checkout", names("relay egress")},
+	{"internal/directory", append(names("relay store provider platform egress plan checkout"), "templates")},
 	{"internal/intake", names("relay store plan mapping groupcommit directory metrics")},
 	{"internal/deliver", names("relay store plan mapping platform egress groupcommit directory metrics")},
 	{"internal/sweeper", names("relay store plan directory metrics")},
 	{"internal/inquiry", names("relay store plan platform egress directory intake metrics")},
-	{"internal/handlers", append(names("relay store provider platform form plan mapping directory intake egress metrics"), "templates")},
+	{"internal/handlers", append(names("relay store provider platform form plan mapping directory intake egress metrics checkout"), "templates")},
 	{"internal/bench", names("relay store store/fill provider plan directory intake egress handlers")},
 	{"internal/fault", names("leaks localpg seal sandbox bench")},
 
 	{"cmd/relay", append(names("relay seal groupcommit localpg mapping platform egress sandbox provider "+
-		"store plan metrics directory intake deliver sweeper inquiry handlers store/fill bench trigger"), "migrations", "templates")},
+		"store plan metrics directory intake deliver sweeper inquiry handlers checkout store/fill bench trigger"), "migrations", "templates")},
 }
 
 // names writes out a list of packages under internal.
@@ -92,6 +93,7 @@ var keepers = []struct {
 	{"github.com/labstack/echo", []string{"internal/handlers"}},
 	{"github.com/expr-lang/expr", []string{"internal/mapping"}},
 	{"github.com/prometheus", []string{"internal/metrics", "cmd/relay"}},
+	{"github.com/stripe/stripe-go", []string{"internal/checkout"}},
 	{"github.com/Shopify/toxiproxy", []string{"internal/fault"}},
 }
 

@@ -43,9 +43,13 @@ func (s *Source) QuestionURL(q *relay.Question) string {
 	return s.apiURL(path)
 }
 
-func (s *Source) apiURL(path string) string {
-	return cmp.Or(s.Settings["base_url"], s.Endpoint.API()) + path
-}
+func (s *Source) apiURL(path string) string { return s.API() + path }
+
+// API is where the provider of s is called, without a slash at its end.
+func (s *Source) API() string { return cmp.Or(s.Settings["base_url"], s.Endpoint.API()) }
+
+// APIKey is what its provider is called with.
+func (s *Source) APIKey() string { return s.Credentials["api_key"] }
 
 // FetchURL is where what a callback is about is asked for, as QuestionURL;
 // false: the callback, as it is read today, does not say it.

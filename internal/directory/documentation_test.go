@@ -84,7 +84,10 @@ func TestFieldsAreDocumented(t *testing.T) {
 		"Field":       jsonFields(relay.FormField{}),
 		"Look":        jsonFields(relay.Look{}),
 		"Expect":      jsonFields(relay.Expect{}),
-		"Action":      action,
+		"Nudge": slices.DeleteFunc(jsonFields(relay.Nudge{}), func(name string) bool {
+			return slices.Contains(jsonFields(relay.Action{}), name)
+		}),
+		"Action": action,
 	} {
 		got, _ := rowsOf(sections[section])
 		slices.Sort(got)
@@ -125,6 +128,9 @@ func TestBoundsAreDocumented(t *testing.T) {
 		{"Look", "logo", list(d(relay.MaxLogo>>10) + " KiB")},
 		{"Look", "texts", list(d(relay.MaxLookText) + " bytes")},
 		{"Look", "embed", list(d(relay.MaxEmbed) + ";")},
+		{"Flow", "nudge", list("at most " + d(relay.MaxNudges))},
+		{"Nudge", "after", list(d(relay.Duration(relay.MinExpiresIn)) + " to " + d(relay.Duration(relay.MaxExpiresIn)))},
+		{"Nudge", "unless", list(relay.UnlessOpened, relay.UnlessFinished)},
 		{"Action", "action", list(relay.TriggerResponse, relay.TriggerMessage, relay.SendMessage, relay.CallWebhook, relay.NoAction)},
 	} {
 		_, cells := rowsOf(sections[test.section])

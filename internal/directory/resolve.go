@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"relay.example/relay/internal/checkout"
 	"relay.example/relay/internal/plan"
 	"relay.example/relay/internal/platform"
 	"relay.example/relay/internal/relay"
@@ -23,6 +24,7 @@ type Resolved struct {
 	PlanID    uuid.UUID
 	Plan      []byte // the document behind PlanID
 	Compiled  *plan.Plan
+	Creator   *Source // at whose provider the flow creates what is paid by; nil: at none
 	CanFire   []relay.Outcome
 	Warnings  []string
 	Scope     string // with the user: what a newer wait supersedes
@@ -58,6 +60,10 @@ func (s *Snapshot) Resolve(p *Project, f relay.Flow) (*Resolved, error) {
 	if err := checkReturnURL(f.ReturnURL); err != nil {
 		return nil, err
 	}
+	if r.Creator, err = creator(f, r.Sources); err != nil {
+		return nil, err
+	}
+	doc.Create = f.Create
 	if doc.Nudge, err = p.nudges(f, destination); err != nil {
 		return nil, err
 	}
@@ -267,6 +273,28 @@ func (p *Project) withDestination(a relay.Action, flows *Destination) (relay.Act
 		a.Fallback = &next
 	}
 	return a, nil
+}
+
+// creator finds the source at whose provider a flow creates what is paid by.
+func creator(f relay.Flow, sources []*Source) (*Source, error) {
+	if f.Create == nil {
+		return nil, nil //nolint:nilnil // most flows create nothing
+	}
+	if err := checkout.Check(f.Create); err != nil {
+		return nil, err
+	}
+	if !f.Link.IsZero() {
+		return nil, relay.Errorf(relay.Invalid, "invalid_create", "create: the flow has a link already: give one of the two")
+	}
+	able := slices.DeleteFunc(slices.Clone(sources), func(s *Source) bool { return s.Provider != "stripe" })
+	switch {
+	case len(able) != 1:
+		return nil, relay.Errorf(relay.Invalid, "invalid_create", "create: the flow has %d sources of the provider stripe: give it one", len(able))
+	case !able[0].CanAsk():
+		return nil, relay.Errorf(relay.Invalid, "invalid_create",
+			"create: the source %s has no api_key: give it one that may write Checkout Sessions and Payment Links", able[0].Name)
+	}
+	return able[0], nil
 }
 
 // nudges checks the nudges of a flow, and puts the ids of their destinations

@@ -21,6 +21,7 @@ import (
 	"github.com/labstack/echo/v4"
 	"golang.org/x/time/rate"
 
+	"relay.example/relay/internal/checkout"
 	"relay.example/relay/internal/directory"
 	"relay.example/relay/internal/metrics"
 	"relay.example/relay/internal/plan"
@@ -58,6 +59,9 @@ type Config struct {
 	// TrustedProxies are those whose X-Forwarded-For is believed: a proxy of
 	// our own that stands before the public listener.
 	TrustedProxies []netip.Prefix
+
+	// Checkouts makes what flows create. nil: such a wait is not registered.
+	Checkouts *checkout.Maker
 }
 
 // Intake commits callbacks and registrations: the intake package's, or in a
@@ -82,6 +86,7 @@ type Handlers struct {
 	shed       rate.Sometimes // tells that requests are shed, not of each
 	forged     rate.Sometimes // the same of callbacks that are not genuine
 	unproven   rate.Sometimes // and of those whose certificate cannot be had
+	uncreated  rate.Sometimes // tells that nothing is made to pay by
 }
 
 // New returns the handlers. Run writes what they notice of sources and links.
@@ -98,7 +103,7 @@ func New(cfg Config) (*Handlers, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the public URL: %w", err)
 	}
-	return &Handlers{cfg: cfg, pages: pages, activity: newActivity(), openings: newOpenings(), rejected: newRejectedBudget(), senders: newSendBudget(), pathPrefix: public.EscapedPath(), shed: rate.Sometimes{Interval: time.Second}, forged: rate.Sometimes{First: 1, Interval: 10 * time.Second}, unproven: rate.Sometimes{First: 1, Interval: 10 * time.Second}}, nil
+	return &Handlers{cfg: cfg, pages: pages, activity: newActivity(), openings: newOpenings(), rejected: newRejectedBudget(), senders: newSendBudget(), pathPrefix: public.EscapedPath(), shed: rate.Sometimes{Interval: time.Second}, forged: rate.Sometimes{First: 1, Interval: 10 * time.Second}, unproven: rate.Sometimes{First: 1, Interval: 10 * time.Second}, uncreated: rate.Sometimes{First: 1, Interval: 10 * time.Second}}, nil
 }
 
 // Run writes what was noticed of sources and links, until ctx is done.

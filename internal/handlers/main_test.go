@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"relay.example/relay/internal/checkout"
 	"relay.example/relay/internal/directory"
 	"relay.example/relay/internal/egress"
 	"relay.example/relay/internal/handlers"
@@ -113,12 +114,15 @@ func newNode(t *testing.T, with ...options) *node {
 	n.directory, err = directory.New(directory.Config{Store: n.store, PublicURL: publicURL, Policy: policy, Certificates: o.certificates, Log: log})
 	must(t, err)
 	must(t, n.directory.Load(t.Context()))
+	client := egress.New(egress.Config{Policy: policy})
+	t.Cleanup(client.Close)
 	plans := plan.NewCache(n.store.Plan)
 	n.intake, err = intake.New(intake.Config{Store: n.store, Plans: plans, Directory: n.directory, HandOver: n.handOver, Log: log})
 	must(t, err)
 	n.handlers, err = handlers.New(handlers.Config{
 		Store: n.store, Directory: n.directory, Intake: n.intake, Plans: plans,
 		HandOver: n.handOver, Wake: n.wake, PublicURL: publicURL, Log: log,
+		Checkouts: checkout.New(client),
 	})
 	must(t, err)
 	n.run()

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -65,6 +66,9 @@ func (h *Handlers) placeOf(c echo.Context, w *store.Correlation) (*place, error)
 		if src.Name == relay.FormSource && p.HostedForm() != nil {
 			return &place{src, h.pathPrefix + "/f/" + w.Token}, nil
 		}
+		if p.Create != nil && src.Provider == "stripe" {
+			return h.createdPlace(c, w, src)
+		}
 		link, ok := p.LinkOf(src.Name, scope)
 		if !ok {
 			continue
@@ -79,6 +83,20 @@ func (h *Handlers) placeOf(c echo.Context, w *store.Correlation) (*place, error)
 		return &place{src, link}, nil
 	}
 	return nil, nil //nolint:nilnil // many waits have no link
+}
+
+// createdPlace finds what was made at a source for a wait to be paid by.
+func (h *Handlers) createdPlace(c echo.Context, w *store.Correlation, src *directory.Source) (*place, error) {
+	made, err := h.cfg.Store.CheckoutOf(c.Request().Context(), w.ID)
+	if relay.IsKind(err, relay.NotFound) || err == nil && made.SourceID != src.ID {
+		return nil, nil //nolint:nilnil // it was erased
+	}
+	// A session carries the token itself, and its address bears no addition.
+	if err != nil || strings.HasPrefix(made.Object, "cs_") {
+		return &place{src, made.URL}, err
+	}
+	link, err := src.Endpoint.Preset().PlaceToken(made.URL, w.Token, src.TokenField)
+	return &place{src, link}, err
 }
 
 // isWebLink tells what a browser may be sent to.

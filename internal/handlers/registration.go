@@ -47,6 +47,7 @@ type flowFields struct {
 	Source        relay.Names             `json:"source"`
 	Link          relay.Links             `json:"link"`
 	Form          *relay.Form             `json:"form"`
+	Create        *relay.Create           `json:"create"`
 	ExpiresIn     relay.Duration          `json:"expires_in"`
 	Expect        *relay.Expect           `json:"expect"`
 	When          string                  `json:"when"`
@@ -60,7 +61,7 @@ type flowFields struct {
 
 func (f flowFields) flow() relay.Flow {
 	return relay.Flow{
-		Destination: f.Destination, Source: f.Source, Link: f.Link, Form: f.Form, ExpiresIn: f.ExpiresIn, Expect: f.Expect, When: f.When,
+		Destination: f.Destination, Source: f.Source, Link: f.Link, Form: f.Form, Create: f.Create, ExpiresIn: f.ExpiresIn, Expect: f.Expect, When: f.When,
 		OnConflict: f.OnConflict, ProcessingFor: f.ProcessingFor, RetryFor: f.RetryFor, ReturnURL: f.ReturnURL, Nudge: f.Nudge, On: f.On,
 	}
 }
@@ -68,7 +69,7 @@ func (f flowFields) flow() relay.Flow {
 // overrides reports whether anything but the wait's own fields was given.
 func (r *registration) overrides() bool {
 	f := r.flowFields
-	return r.ModuleID != nil || f.Destination != "" || f.Source != nil || !f.Link.IsZero() || f.Form != nil || f.Expect != nil || f.When != "" ||
+	return r.ModuleID != nil || f.Destination != "" || f.Source != nil || !f.Link.IsZero() || f.Form != nil || f.Create != nil || f.Expect != nil || f.When != "" ||
 		f.ProcessingFor != 0 || f.RetryFor != 0 || f.ReturnURL != "" || f.Nudge != nil || f.On != nil
 }
 
@@ -92,9 +93,8 @@ func (h *Handlers) postCorrelation(c echo.Context) error {
 		return err
 	}
 	h.cfg.Plans.Put(reg.Wait.PlanID, resolved.Compiled)
-	ctx, cancel := context.WithTimeoutCause(c.Request().Context(), answerTimeout, errAnswerTimeout)
-	defer cancel()
-	done, err := h.cfg.Intake.Register(ctx, reg)
+	ctx := c.Request().Context()
+	done, err := h.register(ctx, reg, resolved)
 	if err != nil {
 		return err
 	}
@@ -107,6 +107,22 @@ func (h *Handlers) postCorrelation(c echo.Context) error {
 		return err
 	}
 	return c.JSON(status, h.showRegistered(who.snapshot, &done.Wait, &p.Plan))
+}
+
+// register commits a wait, after what its flow creates was made.
+func (h *Handlers) register(ctx context.Context, reg store.Registration, resolved *directory.Resolved) (store.Registered, error) {
+	if resolved.Creator != nil {
+		there, err := h.create(ctx, &reg, resolved)
+		if err != nil {
+			return store.Registered{}, err
+		}
+		if there != nil {
+			return store.Registered{Wait: *there}, nil
+		}
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, answerTimeout, errAnswerTimeout)
+	defer cancel()
+	return h.cfg.Intake.Register(ctx, reg)
 }
 
 func (r *registration) check() error {
@@ -270,7 +286,7 @@ func (h *Handlers) showRegistered(s *directory.Snapshot, w *relay.Wait, p *relay
 
 // linkOf is what the bot shows, where there is something to lead to.
 func (h *Handlers) linkOf(w *relay.Wait, p *relay.Plan) *string {
-	if len(p.Link) == 0 && p.Form == nil {
+	if len(p.Link) == 0 && p.Form == nil && p.Create == nil {
 		return nil
 	}
 	link := h.cfg.PublicURL + "/go/" + w.Token

@@ -31,6 +31,7 @@ type Plan struct {
 	links   map[string]*mapping.Value // by source name
 	back    *mapping.Value            // return_url
 	form    *form.Form                // nil: the wait has no hosted form
+	create  *mapping.Value            // the parameters; nil: nothing is created
 	event   bool                      // an expression looks at the raw event
 }
 
@@ -69,6 +70,12 @@ func Compile(p *relay.Plan) (*Plan, error) {
 	if p.Form != nil {
 		if out.form, err = form.Compile(p.Form); err != nil {
 			return nil, relay.At("form", err)
+		}
+	}
+	if p.Create != nil {
+		kind, parameters, _ := p.Create.What()
+		if out.create, err = mapping.CompileValue(parameters); err != nil {
+			return nil, relay.At("create."+string(kind), err)
 		}
 	}
 	if p.When != "" {
@@ -184,6 +191,15 @@ func (p *Plan) LinkOf(source string, s *mapping.Scope) (string, bool) {
 	}
 	link, _ := v.Render(s)
 	return mapping.Text(link), true
+}
+
+// Creation renders what is to be made at the provider when a wait is
+// registered. It is for plans that have a Create.
+func (p *Plan) Creation(s *mapping.Scope) (relay.CreateKind, map[string]any) {
+	kind, _, _ := p.Create.What()
+	rendered, _ := p.create.Render(s)
+	parameters, _ := rendered.(map[string]any)
+	return kind, parameters
 }
 
 // WayBack renders the link that leads from our pages to the chat, or "".

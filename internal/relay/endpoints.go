@@ -172,6 +172,7 @@ type Flow struct {
 	Source        Names             `json:"source,omitempty"`
 	Link          Links             `json:"link,omitzero"`
 	Form          *Form             `json:"form,omitempty"`
+	Create        *Create           `json:"create,omitempty"`
 	ExpiresIn     Duration          `json:"expires_in,omitempty"`
 	Expect        *Expect           `json:"expect,omitempty"`
 	When          string            `json:"when,omitempty"`
@@ -276,6 +277,9 @@ func (f Flow) Override(over Flow) Flow {
 	}
 	if over.Form != nil {
 		f.Form = over.Form
+	}
+	if over.Create != nil {
+		f.Create = over.Create
 	}
 	if over.ExpiresIn != 0 {
 		f.ExpiresIn = over.ExpiresIn

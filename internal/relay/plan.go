@@ -61,6 +61,7 @@ type Plan struct {
 	When          string            `json:"when,omitempty"`
 	Link          map[string]string `json:"link,omitempty"` // by source name
 	Form          *Form             `json:"form,omitempty"`
+	Create        *Create           `json:"create,omitempty"`
 	ReturnURL     string            `json:"return_url,omitempty"`
 	Nudge         Nudges            `json:"nudge,omitempty"`
 	ProcessingFor Duration          `json:"processing_for,omitempty"`

@@ -11,7 +11,9 @@
 package relay
 
 import (
+	"crypto/hmac"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -35,6 +37,20 @@ const tokenAlphabet = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstu
 func NewToken() string {
 	var raw [16]byte
 	_, _ = rand.Read(raw[:])
+	return tokenOf(raw)
+}
+
+// RepeatedToken returns the token of a wait whose registration may have to be
+// repeated before there is a row of it: always the same for one id, and known
+// to nobody without the secret.
+func RepeatedToken(secret string, id uuid.UUID) string {
+	mac := hmac.New(sha256.New, []byte(secret))
+	mac.Write([]byte("token\x00"))
+	mac.Write(id[:])
+	return tokenOf([16]byte(mac.Sum(nil)))
+}
+
+func tokenOf(raw [16]byte) string {
 	n := new(big.Int).SetBytes(raw[:])
 	base, digit := big.NewInt(int64(len(tokenAlphabet))), new(big.Int)
 	var out [TokenLength]byte

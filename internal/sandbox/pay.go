@@ -64,6 +64,10 @@ type checkout struct {
 	Reference string // the token, "" when none came along
 	Session   string
 	Intent    string
+	Amount    int64  // 0: what every link costs
+	Currency  string // "": that of every link
+	Back      string // where the session leads who gives up; "": nowhere
+	after     string // and who has paid
 }
 
 // payPage is what the page shows.
@@ -85,6 +89,9 @@ func (s *Sandbox) showPay(w http.ResponseWriter, r *http.Request) error {
 	if !linkOK.MatchString(visit.Link) {
 		return relay.Errorf(relay.NotFound, "link_not_found", "a payment link is up to 64 letters, digits, - and _")
 	}
+	if made, ok := s.created.get(r.URL.Query().Get("session"), visit.Link); ok {
+		visit = made.visit(visit)
+	}
 	// The provider drops a reference that it does not like without a word.
 	if reference := r.URL.Query().Get("client_reference_id"); referenceOK.MatchString(reference) {
 		visit.Reference = reference
@@ -93,7 +100,7 @@ func (s *Sandbox) showPay(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Sandbox) showCheckout(w http.ResponseWriter, status int, page payPage) error {
-	page.Amount = amountText(s.stripe.Amount, s.stripe.Currency)
+	page.Amount = amountText(s.priceOf(page.checkout))
 	return showPage(w, status, "pay.html", page)
 }
 
@@ -101,7 +108,7 @@ func (s *Sandbox) showCheckout(w http.ResponseWriter, status int, page payPage) 
 // it.
 func (s *Sandbox) pay(w http.ResponseWriter, r *http.Request) error {
 	r.Body = http.MaxBytesReader(w, r.Body, maxPayForm)
-	visit, choice, err := readCheckout(r)
+	visit, choice, err := s.readCheckout(r)
 	if err != nil {
 		return err
 	}
@@ -115,7 +122,7 @@ func (s *Sandbox) pay(w http.ResponseWriter, r *http.Request) error {
 	case declined:
 		return s.showCheckout(w, http.StatusOK, payPage{checkout: visit, Title: "Card declined", Declined: true})
 	}
-	if back := s.returnURL(visit.Session); back != "" {
+	if back := s.returnURL(visit); back != "" {
 		http.Redirect(w, r, back, http.StatusSeeOther)
 		return nil
 	}
@@ -123,7 +130,7 @@ func (s *Sandbox) pay(w http.ResponseWriter, r *http.Request) error {
 }
 
 // readCheckout reads the page's form, which anybody could have written.
-func readCheckout(r *http.Request) (visit checkout, choice string, err error) {
+func (s *Sandbox) readCheckout(r *http.Request) (visit checkout, choice string, err error) {
 	if err := r.ParseForm(); err != nil {
 		if isTooLarge(err) {
 			return checkout{}, "", relay.Errorf(relay.TooLarge, "body_too_large", "send at most %d bytes", maxPayForm)
@@ -142,15 +149,20 @@ func readCheckout(r *http.Request) (visit checkout, choice string, err error) {
 		!intentOK.MatchString(visit.Intent) || (visit.Reference != "" && !referenceOK.MatchString(visit.Reference)) {
 		return checkout{}, "", relay.Errorf(relay.Invalid, "form_invalid", "open the payment link again and press one of its buttons")
 	}
+	if made, ok := s.created.get(visit.Session, visit.Link); ok {
+		visit = made.visit(visit)
+	}
 	return visit, choice, nil
 }
 
-// checkoutEvent is the callback of a visit. A declined card carries no token:
-// a payment link passes none on to the payment intent.
+// checkoutEvent is the callback of a visit. A declined card of a link carries no
+// token: a payment link passes none on to the payment intent.
 func (s *Sandbox) checkoutEvent(visit checkout, declined bool) []byte {
 	opts := s.checkoutOptions(visit, declined)
 	if declined {
-		opts.Token = ""
+		if visit.Link != sessionLink { // a created one has it in its intent's metadata
+			opts.Token = ""
+		}
 		return StripeEvent("payment_intent.payment_failed", opts)
 	}
 	return StripeEvent("checkout.session.completed", opts)
@@ -159,11 +171,14 @@ func (s *Sandbox) checkoutEvent(visit checkout, declined bool) []byte {
 // checkoutOptions is the session of a visit, as the API knows it.
 func (s *Sandbox) checkoutOptions(visit checkout, declined bool) StripeOptions {
 	o := StripeOptions{
-		Token:  visit.Reference,
-		Amount: s.stripe.Amount, Currency: s.stripe.Currency,
+		Token:     visit.Reference,
 		SessionID: visit.Session, IntentID: visit.Intent,
 		PaymentLink: "plink_" + visit.Link, At: s.now(),
 	}
+	if visit.Link == sessionLink {
+		o.PaymentLink = ""
+	}
+	o.Amount, o.Currency = s.priceOf(visit)
 	if !declined {
 		o.PaymentStatus = "paid"
 	}
@@ -205,9 +220,18 @@ func withoutURL(err error) error {
 	return err
 }
 
-func (s *Sandbox) returnURL(session string) string {
-	if s.stripe.ReturnURL == nil {
-		return ""
+// priceOf is what a visit costs.
+func (s *Sandbox) priceOf(visit checkout) (amount int64, currency string) {
+	if visit.Amount != 0 {
+		return visit.Amount, visit.Currency
 	}
-	return strings.ReplaceAll(s.stripe.ReturnURL(), "{CHECKOUT_SESSION_ID}", session)
+	return s.stripe.Amount, s.stripe.Currency
+}
+
+func (s *Sandbox) returnURL(visit checkout) string {
+	back := visit.after
+	if back == "" && s.stripe.ReturnURL != nil {
+		back = s.stripe.ReturnURL()
+	}
+	return strings.ReplaceAll(back, "{CHECKOUT_SESSION_ID}", visit.Session)
 }

@@ -63,6 +63,7 @@ type Sandbox struct {
 
 	stripeAPI *platform // its switches; it has no conversations
 	checkouts *checkouts
+	created   *created
 	counters  counters
 }
 
@@ -77,6 +78,7 @@ func New(c Config) *Sandbox {
 		certainly: newPlatform(Certainly, field("user_id"), certainlyAnswer, c.CertainlyToken),
 		stripeAPI: newPlatform(StripeAPI, field(""), stripeAnswer, c.Stripe.APIKey),
 		checkouts: newCheckouts(),
+		created:   newCreated(),
 
 		haptik:     newPlatformWith(Haptik, haptikUser, haptikFaults, c.HaptikToken),
 		smartify:   newPlatformWith(Smartify, smartifyConversation, smartifyFaults, smartifyServerSecret),
@@ -124,6 +126,8 @@ func (s *Sandbox) routes() {
 	s.mux.Handle("GET /stripe/v1/checkout/sessions", s.tells(s.listSessions))
 	s.mux.Handle("GET /stripe/v1/checkout/sessions/{id}", s.tells(s.getSession))
 	s.mux.HandleFunc("GET /mollie/v2/payments/{id}", func(w http.ResponseWriter, r *http.Request) { s.getMolliePayment(r).write(w, r) })
+	s.mux.Handle("POST /stripe/v1/checkout/sessions", s.tells(s.postSession))
+	s.mux.Handle("POST /stripe/v1/payment_links", s.tells(s.postPaymentLink))
 	s.mux.Handle("PUT /sandbox/stripe", s.answers(s.putSwitches(s.stripeAPI)))
 	s.mux.Handle("GET /sandbox/stripe", s.answers(s.getSwitches(s.stripeAPI)))
 	s.mux.Handle("DELETE /sandbox/stripe", s.answers(s.deleteSwitches(s.stripeAPI)))

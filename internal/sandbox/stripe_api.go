@@ -14,8 +14,9 @@ import (
 )
 
 // StripeAPI is the name of the stand-in for Stripe's API, which lives under
-// /stripe: a source's base_url ends in that. It serves what the relay asks:
-// the Checkout Sessions of a payment intent, and one by its id.
+// /stripe: a source's base_url ends in that. It serves what the relay asks,
+// the Checkout Sessions of a payment intent, and one by its id; and what the
+// relay creates, sessions and payment links.
 const StripeAPI = "stripe"
 
 // maxCheckouts is how many sessions are remembered; beyond, the oldest are

@@ -100,3 +100,84 @@ func TestPayPageIsKnownToTheAPI(t *testing.T) {
 		}
 	}
 }
+
+// create posts a form to the API.
+func (s stand) create(t *testing.T, path, key string, form url.Values) (int, map[string]any) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.url+"/stripe"+path, strings.NewReader(form.Encode()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+stripeKey)
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	req.Header.Set("Idempotency-Key", key)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var object map[string]any
+	if err := json.NewDecoder(resp.Body).Decode(&object); err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, object
+}
+
+// Sessions and links that are created can be paid.
+func TestStripeCreates(t *testing.T) {
+	t.Parallel()
+	s := open(t, sandbox.Config{Stripe: sandbox.Stripe{APIKey: stripeKey}})
+	form := url.Values{
+		"client_reference_id": {"tok"}, "success_url": {"https://relay.test/return/tok"}, "cancel_url": {"https://relay.test/return/tok?back"},
+		"line_items[0][price_data][currency]": {"usd"}, "line_items[0][price_data][unit_amount]": {"700"}, "line_items[0][quantity]": {"3"},
+	}
+	status, session := s.create(t, "/v1/checkout/sessions", "key-1", form)
+	id, _ := session["id"].(string)
+	if status != http.StatusOK || !strings.HasPrefix(id, "cs_test_") || session["status"] != "open" || session["amount_total"] != 2100.0 || session["client_reference_id"] != "tok" {
+		t.Fatalf("got %d %v, want an open session", status, session)
+	}
+	if status, again := s.create(t, "/v1/checkout/sessions", "key-1", form); status != http.StatusOK || again["id"] != id {
+		t.Errorf("with the same key: got %d %v, want the same session", status, again["id"])
+	}
+	other := url.Values{}
+	for name, values := range form {
+		other[name] = values
+	}
+	other.Set("line_items[0][quantity]", "4")
+	if status, _ := s.create(t, "/v1/checkout/sessions", "key-1", other); status != http.StatusBadRequest {
+		t.Errorf("with the same key and other parameters: got %d, want 400", status)
+	}
+	for name, change := range map[string][2]string{
+		"no success_url":  {"success_url", ""},
+		"ends too soon":   {"expires_at", "1"},
+		"nothing to sell": {"line_items[0][price_data][currency]", ""},
+		"an odd price":    {"line_items[0][price]", "chair"},
+		"an odd amount":   {"line_items[0][price_data][unit_amount]", "-1"},
+	} {
+		bad := url.Values{}
+		for name, values := range form {
+			bad[name] = values
+		}
+		bad.Set(change[0], change[1])
+		if status, refusal := s.create(t, "/v1/checkout/sessions", "", bad); status != http.StatusBadRequest || refusal["error"] == nil {
+			t.Errorf("%s: got %d %v, want 400", name, status, refusal)
+		}
+	}
+	page, _ := session["url"].(string)
+	_, body := s.do(t, http.MethodGet, strings.TrimPrefix(page, s.url), "", "")
+	for _, want := range []string{"21.00 USD", `value="` + id + `"`, `value="tok"`, "https://relay.test/return/tok?back"} {
+		if !strings.Contains(body, want) {
+			t.Errorf("the page: got %s, want %s in it", body, want)
+		}
+	}
+	status, link := s.create(t, "/v1/payment_links", "key-2", url.Values{
+		"line_items[0][price]": {"price_1"}, "after_completion[redirect][url]": {"https://relay.test/return/tok"},
+	})
+	address, _ := link["url"].(string)
+	if status != http.StatusOK || !strings.HasPrefix(address, s.url+"/pay/") || s.Created() != 2 {
+		t.Fatalf("got %d %v and %d created, want a link", status, link, s.Created())
+	}
+	if _, body := s.do(t, http.MethodGet, strings.TrimPrefix(address, s.url)+"?client_reference_id=tok", "", ""); !strings.Contains(body, "20.50 EUR") || !strings.Contains(body, `value="tok"`) {
+		t.Errorf("the link's page: got %s", body)
+	}
+}

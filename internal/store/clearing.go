@@ -382,6 +382,7 @@ func deleteWaits(ctx context.Context, tx pgx.Tx, ids []uuid.UUID) (rows int, err
 	for _, sql := range []string{
 		`DELETE FROM openings WHERE correlation_id = ANY($1)`,
 		`DELETE FROM nudges WHERE correlation_id = ANY($1)`,
+		`DELETE FROM checkouts WHERE correlation_id = ANY($1)`,
 	} {
 		if _, err := tx.Exec(ctx, sql, waits); err != nil {
 			return 0, err

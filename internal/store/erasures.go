@@ -117,8 +117,10 @@ func erase(ctx context.Context, tx pgx.Tx, projectID int64, waits erasing) (e Er
 	if e.Cancelled, err = waits.cancel(ctx, tx); err != nil {
 		return e, err
 	}
-	if _, err := tx.Exec(ctx, `DELETE FROM nudges WHERE correlation_id = ANY($1)`, waits.ids()); err != nil {
-		return e, err
+	for _, sql := range []string{`DELETE FROM nudges WHERE correlation_id = ANY($1)`, `DELETE FROM checkouts WHERE correlation_id = ANY($1)`} {
+		if _, err := tx.Exec(ctx, sql, waits.ids()); err != nil {
+			return e, err
+		}
 	}
 	if e.Deliveries, e.Skipped, err = waits.blankDeliveries(ctx, tx); err != nil {
 		return e, err

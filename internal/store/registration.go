@@ -21,6 +21,7 @@ type Registration struct {
 	OnConflict string          // supersede, keep or reject
 	Plan       []byte          // the document behind Wait.PlanID
 	Nudges     []time.Duration // after the registration, in the order of the plan
+	Checkout   *Checkout       // what was made to pay by; nil: nothing was
 
 	IdempotencyKey uuid.UUID // IdempotencyHash, or zero
 	Request        [32]byte  // SHA-256 of the body that came with it
@@ -82,6 +83,7 @@ func (s *Store) Register(ctx context.Context, regs []Registration) ([]Registrati
 	queueSuperseded(&b, superseded)
 	queueRegistrations(&b, regs, fresh, results)
 	queueNudges(&b, regs, fresh)
+	queueCheckouts(&b, regs, fresh)
 	queueIdempotency(&b, regs, results)
 	b.Queue("COMMIT")
 	return results, translate("registering waits", conn.SendBatch(ctx, &b).Close())
@@ -217,7 +219,8 @@ func (o *older) judge(regs []Registration) (results []RegistrationResult, fresh 
 	results = make([]RegistrationResult, len(regs))
 	for i := range regs {
 		r := &regs[i]
-		if seen, ok := o.replays[r.IdempotencyKey]; ok && seen.wait != r.Wait.ID {
+		// The same id: it was reserved (see Reserve), and is fresh until it is there.
+		if seen, ok := o.replays[r.IdempotencyKey]; ok && (seen.wait != r.Wait.ID || o.waits[seen.wait] != nil) {
 			results[i] = o.replayed(seen, r)
 			continue
 		}
