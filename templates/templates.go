@@ -101,7 +101,8 @@ func readTexts() (texts map[string]map[string]string, err error) {
 // Status is what StatusPage shows.
 type Status struct {
 	Page
-	State     string       // a correlation's status, or "unknown"
+	State     string       // a correlation's status, or confirming, processing, unpaid or unknown
+	Now       string       // what its script is told while that is so; "": it has none
 	ReturnURL template.URL // the way back to the chat, checked, or ""
 	Typed     []Typed      // what can no longer be sent, so that it is not lost
 }

@@ -1,11 +1,20 @@
 package handlers
 
+import "github.com/google/uuid"
+
 // MaxBody and RejectedBurst are bounds that tests go up to.
 const (
 	MaxBody       = maxBody
 	MaxHeaders    = maxHeaders
 	RejectedBurst = rejectedBurst
 )
+
+// FillNews takes the places of all streams but so many, until the test ends.
+func (h *Handlers) FillNews(but int) {
+	for range maxStreams - but {
+		h.news.join(uuid.New(), "")
+	}
+}
 
 // Routes lists the public routes as "METHOD pattern", so that a matrix over
 // all of them notices a new one.

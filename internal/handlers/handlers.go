@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/labstack/echo/v4"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
 
 	"relay.example/relay/internal/checkout"
@@ -78,6 +79,7 @@ type Handlers struct {
 	pages    *templates.Pages
 	activity *activity
 	openings *openings
+	news     *news
 	rejected *rejectedBudget
 	senders  *sendBudget
 	// pathPrefix is the path of PublicURL, where a proxy puts us below one.
@@ -103,14 +105,24 @@ func New(cfg Config) (*Handlers, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the public URL: %w", err)
 	}
-	return &Handlers{cfg: cfg, pages: pages, activity: newActivity(), openings: newOpenings(), rejected: newRejectedBudget(), senders: newSendBudget(), pathPrefix: public.EscapedPath(), shed: rate.Sometimes{Interval: time.Second}, forged: rate.Sometimes{First: 1, Interval: 10 * time.Second}, unproven: rate.Sometimes{First: 1, Interval: 10 * time.Second}, uncreated: rate.Sometimes{First: 1, Interval: 10 * time.Second}}, nil
+	return &Handlers{cfg: cfg, pages: pages, activity: newActivity(), openings: newOpenings(), news: newNews(), rejected: newRejectedBudget(), senders: newSendBudget(), pathPrefix: public.EscapedPath(), shed: rate.Sometimes{Interval: time.Second}, forged: rate.Sometimes{First: 1, Interval: 10 * time.Second}, unproven: rate.Sometimes{First: 1, Interval: 10 * time.Second}, uncreated: rate.Sometimes{First: 1, Interval: 10 * time.Second}}, nil
 }
 
-// Run writes what was noticed of sources and links, until ctx is done.
-func (h *Handlers) Run(ctx context.Context) error { return h.flush(ctx) }
+// Run writes what was noticed of sources and links, and looks for news of the
+// waits whose page is open, until ctx is done.
+func (h *Handlers) Run(ctx context.Context) error {
+	var g errgroup.Group
+	g.Go(func() error { return h.flush(ctx) })
+	g.Go(func() error { return h.lookForNews(ctx) })
+	return g.Wait()
+}
 
-// Drain makes /readyz say that this node wants no more requests.
-func (h *Handlers) Drain() { h.draining.Store(true) }
+// Drain makes /readyz say that this node wants no more requests, and ends those
+// that would not end by themselves: pages that wait for news ask another node.
+func (h *Handlers) Drain() {
+	h.draining.Store(true)
+	h.news.close()
+}
 
 // Server returns the public server, without an address.
 func (h *Handlers) Server() *http.Server {
@@ -247,8 +259,11 @@ var errRequestTimeout = errors.New("the request took too long")
 func within(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		limit, cause := requestTimeout, errRequestTimeout
-		if strings.HasPrefix(c.Path(), "/in/") {
+		switch {
+		case strings.HasPrefix(c.Path(), "/in/"):
 			limit, cause = answerTimeout, errAnswerTimeout
+		case strings.HasPrefix(c.Path(), "/return/") && wantsNews(c.Request()):
+			limit, cause = newsFor, errNewsFor
 		}
 		ctx, cancel := context.WithTimeoutCause(c.Request().Context(), limit, cause)
 		defer cancel()

@@ -4,6 +4,7 @@ import (
 	"html/template"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -156,6 +157,8 @@ func (h *Handlers) statusOf(c echo.Context, w *store.Correlation) (page template
 	page = templates.Status{Page: h.beginPage(c, w, nil), State: state, ReturnURL: template.URL(back)} //nolint:gosec // checked right above
 	if w.Status == relay.Pending {
 		page.Refresh = pendingRefresh
+		page.Now, page.Script, page.Live = stateOf(&w.Wait), h.pages.Script("return.js"), true
+		page.State = h.pendingState(c, w)
 	}
 	return page, code, nil
 }
@@ -163,6 +166,32 @@ func (h *Handlers) statusOf(c echo.Context, w *store.Correlation) (page template
 // pendingRefresh is after how many seconds a page looks again whether its wait
 // has ended.
 const pendingRefresh = 3
+
+// pendingState says what a wait that is pending waits for.
+func (h *Handlers) pendingState(c echo.Context, w *store.Correlation) string {
+	switch {
+	case w.Extended:
+		return "processing"
+	case c.QueryParams().Has(gaveUp):
+		return "unpaid"
+	case h.ofMoney(w):
+		return "confirming"
+	default:
+		return string(relay.Pending)
+	}
+}
+
+// ofMoney reports whether a source of the wait tells of payments: who can give
+// one back was given one.
+func (h *Handlers) ofMoney(w *store.Correlation) bool {
+	for _, id := range w.SourceIDs {
+		if src := h.cfg.Directory.Current().SourceByID(id); src != nil && src.Err == nil &&
+			slices.Contains(src.Endpoint.Preset().Outcomes(), relay.Refunded) {
+			return true
+		}
+	}
+	return false
+}
 
 // beginPage begins a page for the person who asks. w is the wait that it is
 // about, or nil; offered are the languages of what it shows, nil where that is
@@ -173,7 +202,11 @@ func (h *Handlers) beginPage(c echo.Context, w *store.Correlation, offered []str
 		locale, look = w.Locale, h.lookOf(w)
 	}
 	wanted := templates.Wanted(locale, c.Request().Header.Get("Accept-Language"))
-	return h.pages.Page(wanted, offered, look)
+	page := h.pages.Page(wanted, offered, look)
+	if c.Param("source") != "" { // its address is one deeper than that of others
+		page.Root = "../../"
+	}
+	return page
 }
 
 // lookOf is how the pages of a wait look: as its flow's or its project's do now.

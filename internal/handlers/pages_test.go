@@ -89,7 +89,7 @@ func TestReturnPages(t *testing.T) {
 		status int
 		title  string
 	}{
-		{"pending", wait("u-0"), http.StatusOK, "Not confirmed yet"},
+		{"pending", wait("u-0"), http.StatusOK, "Confirming your payment"},
 		{"completed", end(wait("u-1"), "completed"), http.StatusOK, "Done"},
 		{"failed", end(wait("u-2"), "failed"), http.StatusOK, "Not completed"},
 		{"cancelled", end(wait("u-3"), "cancelled"), http.StatusGone, "Cancelled"},

@@ -21,6 +21,10 @@ const (
 	rememberFor  = 2 * time.Hour // a checkout that takes longer comes back to a page that asks for the newest link
 )
 
+// gaveUp stands in the query of the address to which checkouts that the relay
+// creates send back who has not paid. It chooses words, and nothing else.
+const gaveUp = "back"
+
 // remember gives the browser the cookie for its way back from a source.
 func (h *Handlers) remember(c echo.Context, w *store.Correlation, src *directory.Source) {
 	project := h.cfg.Directory.Current().ProjectByID(w.ProjectID)
@@ -45,6 +49,14 @@ func (h *Handlers) returned(c echo.Context) error {
 	if err != nil || w == nil {
 		return err
 	}
+	return h.showOrTell(c, w)
+}
+
+// showOrTell shows the page, or tells its script the news.
+func (h *Handlers) showOrTell(c echo.Context, w *store.Correlation) error {
+	if wantsNews(c.Request()) {
+		return h.tellNews(c, w)
+	}
 	return h.showStatus(c, w)
 }
 
@@ -58,7 +70,7 @@ func (h *Handlers) returnedFrom(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	return h.showStatus(c, w)
+	return h.showOrTell(c, w)
 }
 
 // byReturn finds the wait of somebody who comes back from a source: by the

@@ -97,7 +97,7 @@ func TestReturnFromSource(t *testing.T) {
 			t.Errorf("%s: got %s, want the title %q", a.asked, a.Body, title)
 		}
 	}
-	const unknown, pending, done = "Unknown link", "Not confirmed yet", "Done"
+	const unknown, pending, done = "Unknown link", "Confirming your payment", "Done"
 	w := n.wait(`{"user_id": "u-1", "flow": "checkout", "key": "order-1"}`)
 	cookie := n.visit(w["url"].(string)).want(http.StatusFound).Header.Get("Set-Cookie")
 	for _, part := range []string{"relay_wait=" + w["token"].(string), "Path=/return/default/stripe;", "Max-Age=7200", "HttpOnly", "Secure", "SameSite=Lax"} {

@@ -7,6 +7,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+
+	"relay.example/relay/internal/relay"
 )
 
 // Opening says when a person opened the link of a wait.
@@ -61,4 +63,16 @@ func (s *Store) WaitByReference(ctx context.Context, projectID int64, ref uuid.U
 	c, err := pgx.CollectExactlyOneRow(rows, scanCorrelation)
 	c, err = oneOrNotFound(c, err, "reference")
 	return c, translate("reading a correlation", err)
+}
+
+// StatesOf returns how some waits stand: of each its ID, Status, Extended and
+// LateOutcome.
+func (s *Store) StatesOf(ctx context.Context, waits []uuid.UUID) ([]relay.Wait, error) {
+	rows, _ := s.pool.Query(ctx, `
+		SELECT id, status, extended, coalesce(late_outcome, '') FROM correlations WHERE id = ANY($1)`, waits)
+	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (w relay.Wait, err error) {
+		err = row.Scan(&w.ID, &w.Status, &w.Extended, &w.LateOutcome)
+		return w, err
+	})
+	return list, translate("looking how waits stand", err)
 }
