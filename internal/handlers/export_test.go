@@ -7,6 +7,7 @@ const (
 	MaxBody       = maxBody
 	MaxHeaders    = maxHeaders
 	RejectedBurst = rejectedBurst
+	MaxOfWait     = maxOfWait
 )
 
 // FillNews takes the places of all streams but so many, until the test ends.

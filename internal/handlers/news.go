@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -24,6 +26,7 @@ import (
 // The bounds of the news.
 const (
 	maxStreams   = 1000                   // open pages, per node; the others look again by themselves
+	maxOfWait    = 10                     // of them of one wait: whoever has a link leaves room for others
 	newsFor      = 2 * time.Minute        // then the browser connects anew, maybe to another node
 	newsInterval = 500 * time.Millisecond // between two looks at all waits together
 	newsTimeout  = 2 * time.Second        // of one look
@@ -61,22 +64,24 @@ type stream struct {
 type news struct {
 	mu     sync.Mutex
 	open   map[*stream]struct{}
-	closed chan struct{} // no more news
+	waits  map[uuid.UUID]int // how many of them are of a wait
+	closed chan struct{}     // no more news
 }
 
 func newNews() *news {
-	return &news{open: map[*stream]struct{}{}, closed: make(chan struct{})}
+	return &news{open: map[*stream]struct{}{}, waits: map[uuid.UUID]int{}, closed: make(chan struct{})}
 }
 
 // join opens a stream, unless there is no room, or the node stops.
 func (n *news) join(wait uuid.UUID, state string) (*stream, bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if len(n.open) >= maxStreams || n.isClosed() {
+	if len(n.open) >= maxStreams || n.waits[wait] >= maxOfWait || n.isClosed() {
 		return nil, false
 	}
 	s := &stream{wait: wait, state: state, told: make(chan string, 1)}
 	n.open[s] = struct{}{}
+	n.waits[wait]++
 	return s, true
 }
 
@@ -84,6 +89,9 @@ func (n *news) leave(s *stream) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	delete(n.open, s)
+	if n.waits[s.wait]--; n.waits[s.wait] == 0 {
+		delete(n.waits, s.wait)
+	}
 }
 
 func (n *news) isClosed() bool {
@@ -104,19 +112,11 @@ func (n *news) close() {
 	}
 }
 
-// waits lists the waits of the open pages, each once.
-func (n *news) waits() []uuid.UUID {
+// awaited lists the waits of the open pages.
+func (n *news) awaited() []uuid.UUID {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	seen := make(map[uuid.UUID]bool, len(n.open))
-	ids := make([]uuid.UUID, 0, len(n.open))
-	for s := range n.open {
-		if !seen[s.wait] {
-			seen[s.wait] = true
-			ids = append(ids, s.wait)
-		}
-	}
-	return ids
+	return slices.Collect(maps.Keys(n.waits))
 }
 
 // tell tells each open page what is news to it.
@@ -155,7 +155,7 @@ func (h *Handlers) lookForNews(ctx context.Context) error {
 
 // lookOnce looks at the waits of all open pages.
 func (h *Handlers) lookOnce(ctx context.Context) error {
-	ids := h.news.waits()
+	ids := h.news.awaited()
 	if len(ids) == 0 {
 		return nil
 	}

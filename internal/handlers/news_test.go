@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"relay.example/relay/internal/handlers"
 )
 
 // listener reads a stream as a browser's script does.
@@ -167,7 +169,13 @@ func TestStreamsAreBounded(t *testing.T) {
 	stream := header("Accept", "text/event-stream")
 	n.visit("/return/AAAAAAAAAAAAAAAAAAAAAA", stream).want(http.StatusNotFound)
 	n.visit("/return/default/stripe", stream).want(http.StatusNotFound)
-	n.handlers.FillNews(1)
+	var ofOne []*listener
+	crowd := "/return/" + n.wait(`{"user_id": "u-2", "flow": "checkout"}`)["token"].(string)
+	for range handlers.MaxOfWait {
+		ofOne = append(ofOne, n.listen(crowd))
+	}
+	n.visit(crowd, stream).refused(http.StatusServiceUnavailable, "too_many_streams")
+	n.handlers.FillNews(1 + len(ofOne))
 	l := n.listen(page)
 	l.hears("pending")
 	if a := n.visit(page, stream); a.Header.Get("Retry-After") == "" {
@@ -178,5 +186,7 @@ func TestStreamsAreBounded(t *testing.T) {
 	n.shows(page, http.StatusOK, "<h1>Confirming your payment") // it looks again by itself
 	n.handlers.Drain()
 	l.ends()
+	ofOne[0].hears("pending")
+	ofOne[0].ends()
 	n.visit(page, stream).refused(http.StatusServiceUnavailable, "too_many_streams")
 }
