@@ -157,8 +157,10 @@ func (h *Handlers) statusOf(c echo.Context, w *store.Correlation) (page template
 	page = templates.Status{Page: h.beginPage(c, w, nil), State: state, ReturnURL: template.URL(back)} //nolint:gosec // checked right above
 	if w.Status == relay.Pending {
 		page.Refresh = pendingRefresh
-		page.Now, page.Script, page.Live = stateOf(&w.Wait), h.pages.Script("return.js"), true
 		page.State = h.pendingState(c, w)
+		if strings.HasPrefix(c.Path(), "/return/") { // where its script can ask for news
+			page.Now, page.Script, page.Live = stateOf(&w.Wait), h.pages.Script("return.js"), true
+		}
 	}
 	return page, code, nil
 }
