@@ -113,7 +113,7 @@ func TestCreateSession(t *testing.T) {
 		t.Errorf("before it expires Stripe is asked for %s, want %s", got, id)
 	}
 	declined := `{"id": "evt_1", "type": "checkout.session.expired", "livemode": false, "data": {"object": {"object": "checkout.session", "id": "` + id + `", "payment_link": null}}}`
-	n.send(http.MethodPost, "/in/default/stripe", strings.NewReader(declined), header("Stripe-Signature", stripeSignature(stripeSecret, declined))).wantAccepted()
+	n.send(http.MethodPost, "/in/default/stripe", strings.NewReader(declined), header("Stripe-Signature", stripeSignature(declined))).wantAccepted()
 	if got := n.get("/v1/correlations/" + w["id"].(string)).object()["status"]; got != "expired" {
 		t.Errorf("by its session alone: got %v, want it expired", got)
 	}

@@ -336,9 +336,9 @@ func sign(secret, body string) string {
 	return hex.EncodeToString(mac.Sum(nil))
 }
 
-func stripeSignature(secret, body string) string {
+func stripeSignature(body string) string {
 	now := strconv.FormatInt(time.Now().Unix(), 10)
-	return "t=" + now + ",v1=" + sign(secret, now+"."+body)
+	return "t=" + now + ",v1=" + sign(stripeSecret, now+"."+body)
 }
 
 // want checks the status.

@@ -139,7 +139,7 @@ func (n *node) pay(w map[string]any, session string) {
 	n.t.Helper()
 	body := `{"id": "evt_` + session + `", "type": "checkout.session.completed", "livemode": false, "data": {"object": {"object": "checkout.session", "id": "` + session + `",
 		"payment_status": "paid", "payment_intent": "pi_` + session + `", "amount_total": 2050, "currency": "eur", "client_reference_id": "` + w["token"].(string) + `"}}}`
-	n.send(http.MethodPost, "/in/default/stripe", strings.NewReader(body), header("Stripe-Signature", stripeSignature(stripeSecret, body))).wantAccepted()
+	n.send(http.MethodPost, "/in/default/stripe", strings.NewReader(body), header("Stripe-Signature", stripeSignature(body))).wantAccepted()
 }
 
 // The way back leads to a chat, by the web or into an app.
