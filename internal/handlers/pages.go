@@ -37,7 +37,7 @@ func (h *Handlers) goTo(c echo.Context) error {
 	}
 	if byPerson(c.Request()) {
 		h.openings.note(&w.Wait, time.Now())
-		h.remember(c, w, to.source)
+		h.setReturnCookie(c, w, to.source)
 	}
 	return c.Redirect(http.StatusFound, to.link)
 }

@@ -25,8 +25,8 @@ const (
 // creates send back who has not paid. It chooses words, and nothing else.
 const gaveUp = "back"
 
-// remember gives the browser the cookie for its way back from a source.
-func (h *Handlers) remember(c echo.Context, w *store.Correlation, src *directory.Source) {
+// setReturnCookie gives the browser the cookie for its way back from a source.
+func (h *Handlers) setReturnCookie(c echo.Context, w *store.Correlation, src *directory.Source) {
 	project := h.cfg.Directory.Current().ProjectByID(w.ProjectID)
 	if project == nil {
 		return
