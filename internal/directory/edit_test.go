@@ -237,6 +237,11 @@ func TestApplyRefuses(t *testing.T) {
 		{"link of a source that is not the flow's", f(`{"name":"x","source":"pay","module_id":5,"link":{"form":"https://a.example"}}`), "unknown_source", "flows.x: link.form: "},
 		{"one link for two sources", f(`{"name":"x","source":["pay","form"],"module_id":5,"link":"https://a.example"}`), "ambiguous_link", "flows.x: link: "},
 		{"an outcome that never comes", f(`{"name":"x","form":{"fields":[{"name":"a","label":"A"}]},"module_id":5,"on":{"refunded":{"text":"x"}}}`), "outcome_unreachable", "flows.x: on.refunded: "},
+		{"an expectation of a form", document(nil, list(`{"name":"contact","provider":"html-form"}`), list(`{"name":"x","source":"contact","module_id":5,"expect":{"currency":"EUR"}}`)), "expect_unreachable", "flows.x: expect: its sources never tell of a payment"},
+		{"any expectation of a form", document(nil, list(`{"name":"contact","provider":"typeform"}`), list(`{"name":"x","source":"contact","module_id":5,"expect":{}}`)), "expect_unreachable", "flows.x: expect: "},
+		{"an expectation where no payment is told", f(`{"name":"x","source":"pay","module_id":5,"expect":{"amount":20.5}}`), "expect_unreachable", "flows.x: expect: "},
+		{"a field that is never told", document(nil, list(`{"name":"sq","provider":"square"}`), list(`{"name":"x","source":"sq","module_id":5,"expect":{"currency":"EUR","live":true}}`)), "expect_unreachable", "flows.x: expect.live: its sources never tell it"},
+		{"an api_key of a provider that is asked nothing", s(`{"name":"s","provider":"generic-hmac","api_key":"k"}`), "api_key_unused", "sources.s: api_key: generic-hmac is asked nothing"},
 		{"a mismatch of nothing", f(`{"name":"x",` + on + `{"mismatch":{"text":"x"}}}`), "outcome_unreachable", "flows.x: on.mismatch: "},
 		{"expression", f(`{"name":"x",` + on + `{"completed":{"module_id":"{{ paymnt.id }}"}}}`), "expression_invalid", "flows.x: on.completed: module_id: "},
 		{"name", f(`{"name":"X","module_id":5}`), "invalid_name", "flows.X: name: "},
@@ -284,6 +289,88 @@ func TestSecretsAreKept(t *testing.T) {
 		if strings.Contains(everything(t, n), sealed) {
 			t.Errorf("%s stands in the database in clear", sealed)
 		}
+	}
+}
+
+// TestCredentialsAreKept holds that what a source is called or asked with stays
+// while it is left out or empty, with the name that goes with it, and that null
+// takes it away.
+func TestCredentialsAreKept(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name, provider, before, fields string
+		want                           string // username, password, api_key, client_id, client_secret
+	}{
+		{"left out", "stripe", `"api_key":"k"`, `"tolerance":"1m"`, ",,k,,"},
+		{"empty", "stripe", `"api_key":"k"`, `"api_key":""`, ",,k,,"},
+		{"null", "stripe", `"api_key":"k"`, `"api_key":null`, ",,,,"},
+		{"Basic left out", "adyen", `"username":"u","password":"p"`, `"tolerance":"1m"`, "u,p,,,"},
+		{"an empty password", "adyen", `"username":"u","password":"p"`, `"password":""`, "u,p,,,"},
+		{"an empty password of the same user", "adyen", `"username":"u","password":"p"`, `"username":"u","password":""`, "u,p,,,"},
+		{"another user", "adyen", `"username":"u","password":"p"`, `"username":"v"`, "v,p,,,"},
+		{"another password", "adyen", `"username":"u","password":"p"`, `"password":"q"`, "u,q,,,"},
+		{"both empty", "adyen", `"username":"u","password":"p"`, `"username":"","password":""`, "u,p,,,"},
+		{"the password null", "adyen", `"username":"u","password":"p"`, `"password":null`, ",,,,"},
+		{"the username null", "adyen", `"username":"u","password":"p"`, `"username":null`, ",,,,"},
+		{"a client's secret empty", "stripe", `"client_id":"c","client_secret":"s"`, `"client_secret":""`, ",,,c,s"},
+		{"a client's secret null", "stripe", `"client_id":"c","client_secret":"s"`, `"client_secret":null`, ",,,,"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			n := newNode(t)
+			for _, fields := range list(test.before, test.fields) {
+				n.apply(t, document(nil, list(`{"name":"s","provider":"`+test.provider+`",`+fields+`}`), nil), directory.Options{})
+			}
+			src := n.project(t).Source("s")
+			got := strings.Join(list(src.Settings["username"], src.Credentials["password"], src.Credentials["api_key"],
+				src.Settings["client_id"], src.Credentials["client_secret"]), ",")
+			if got != test.want {
+				t.Errorf("got %q, want %q", got, test.want)
+			}
+		})
+	}
+	// A user name without a password to go with it proves nothing.
+	n := newNode(t)
+	n.apply(t, document(nil, list(`{"name":"s","provider":"adyen","username":"u","password":"p"}`), nil), directory.Options{})
+	doc := document(nil, list(`{"name":"s","provider":"adyen","username":"u","password":null}`), nil)
+	if _, err := n.Apply(t.Context(), []directory.Document{doc}, directory.Options{}); !isCode(err, "invalid_credentials") {
+		t.Errorf("a username whose password is taken away: got %v, want invalid_credentials", err)
+	}
+	// The same of a destination.
+	for fields, want := range map[string]string{`"username":"u","password":""`: "p", `"password":null`: ""} {
+		n.apply(t, document(list(`{"name":"d","platform":"smartify","project_id":"x","username":"u","password":"p"}`), nil, nil), directory.Options{})
+		n.apply(t, document(list(`{"name":"d","platform":"smartify","project_id":"x",`+fields+`}`), nil, nil), directory.Options{})
+		if got := n.project(t).Destination("d").Account().Settings["password"]; got != want {
+			t.Errorf("a destination, %s: got the password %q, want %q", fields, got, want)
+		}
+	}
+}
+
+// TestAnotherProvider holds that what was given for one provider is not taken
+// for the secret of another, nor sent to it.
+func TestAnotherProvider(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	put := func(source string) error {
+		_, err := n.Apply(t.Context(), []directory.Document{document(nil, list(source), nil)}, directory.Options{})
+		return err
+	}
+	if err := put(`{"name":"s","provider":"stripe","secret":"whsec_!!","api_key":"sk_1"}`); err != nil {
+		t.Fatal(err)
+	}
+	for _, provider := range list("svix", "adyen", "html-form", "paypal") {
+		if err := put(`{"name":"s","provider":"` + provider + `"}`); !isCode(err, "unusable_secret") {
+			t.Errorf("%s with the secret of stripe: got %v, want unusable_secret", provider, err)
+		}
+	}
+	if src := n.project(t).Source("s"); src.Provider != "stripe" || src.Credentials["api_key"] != "sk_1" {
+		t.Errorf("got the provider %s and %v after refusals, want it as it was", src.Provider, src.Credentials)
+	}
+	if err := put(`{"name":"s","provider":"square","secret":"of-square"}`); err != nil {
+		t.Fatal(err)
+	}
+	if src := n.project(t).Source("s"); !slices.Equal(plain(src), list("of-square")) || src.CanAsk() {
+		t.Errorf("got the secrets %v and the credentials %v, want its own secret and not stripe's api_key", plain(src), src.Credentials)
 	}
 }
 

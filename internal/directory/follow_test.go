@@ -294,10 +294,11 @@ func TestCanFire(t *testing.T) {
 	for fields, want := range map[string]string{
 		`"source":"contact"`:                  "completed cancelled expired paid_again",
 		`"source":"pay"`:                      "completed failed cancelled expired processing paid_again",
-		`"source":"pay"` + e:                  "completed failed cancelled expired processing mismatch paid_again",
+		`"source":"stripe"` + e:               "completed failed cancelled expired attempt_failed processing mismatch refunded disputed paid_again",
 		`"source":"stripe"`:                   "completed failed cancelled expired attempt_failed processing refunded disputed paid_again",
 		`"source":["contact","stripe"]`:       "completed failed cancelled expired attempt_failed processing refunded disputed paid_again",
-		`"source":["contact","contact"]` + e:  "completed cancelled expired mismatch paid_again",
+		`"source":["contact","stripe"]` + e:   "completed failed cancelled expired attempt_failed processing mismatch refunded disputed paid_again",
+		`"source":["contact","contact"]`:      "completed cancelled expired paid_again",
 		`"link":{"contact":"https://a.test"}`: "completed cancelled expired paid_again",
 	} {
 		n.apply(t, document(nil, nil, list(`{"name":"x","module_id":1,`+fields+`}`)), directory.Options{})
@@ -323,7 +324,7 @@ func TestCanFire(t *testing.T) {
 func TestWarnings(t *testing.T) {
 	t.Parallel()
 	n := newNode(t)
-	n.apply(t, document(list(bot), list(pay, `{"name":"contact","provider":"html-form"}`, `{"name":"stripe","provider":"stripe"}`), nil),
+	n.apply(t, document(list(bot), list(pay, `{"name":"contact","provider":"html-form"}`, `{"name":"stripe","provider":"stripe","secret":"whsec_1"}`), nil),
 		directory.Options{})
 	for on, want := range map[string][]string{
 		`{}`:                            list("completed, expired, cancelled, failed: no action"),
@@ -346,6 +347,54 @@ func TestWarnings(t *testing.T) {
 		if diff := cmp.Diff(list(want), n.project(t).Flow("x").Resolved.Warnings); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", source, diff)
 		}
+	}
+}
+
+// TestWarningsOfSources holds that what keeps callbacks from being of use is
+// told before somebody waits for one.
+func TestWarningsOfSources(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ name, sources, flow, want string }{
+		{"no secret", `{"name":"s","provider":"typeform"}`, ``, "s: it has no secret yet, so that all its callbacks are answered 401"},
+		{"no webhook_ids", `{"name":"s","provider":"paypal"}`, ``, "s: it has no webhook_ids yet, so that all its callbacks are answered 401"},
+		{"nothing signed", `{"name":"s","provider":"html-form"}`, ``, ""},
+		{"nothing but what to ask for", `{"name":"s","provider":"mollie-classic"}`, ``, "s: its callbacks decide nothing without an api_key"},
+		{"the same with a key", `{"name":"s","provider":"mollie-classic","api_key":"live_1"}`, ``, ""},
+		{"attempts of Stripe", `{"name":"s","provider":"stripe","secret":"whsec_1"}`, `"on":{"attempt_failed":{"text":"x"},"default":{"module_id":1}}`, "s: a failed attempt may name nobody"},
+		{"attempts that nobody is told of", `{"name":"s","provider":"stripe","secret":"whsec_1"}`, `"on":{"attempt_failed":{"action":"none"},"default":{"module_id":1}}`, ""},
+		{"attempts of Stripe, with a key", `{"name":"s","provider":"stripe","secret":"whsec_1","api_key":"rk_1"}`, `"on":{"attempt_failed":{"text":"x"},"default":{"module_id":1}}`, ""},
+		{"attempts of one that names whose", `{"name":"s","provider":"adyen","secret":"` + strings.Repeat("a1", 32) + `"}`, `"on":{"attempt_failed":{"text":"x"},"default":{"module_id":1}}`, ""},
+		{"an expectation without an action", `{"name":"s","provider":"stripe","secret":"whsec_1"}`, `"expect":{"currency":"EUR"}`, "mismatch: no action"},
+		{"an expectation with one", `{"name":"s","provider":"stripe","secret":"whsec_1"}`, `"expect":{"currency":"EUR"},"on":{"mismatch":{"text":"x"},"default":{"module_id":1}}`, ""},
+		{"a link without a place", `{"name":"s","provider":"generic-hmac","secret":"x"}`, `"link":"https://a.example/pay"`, "s: its link carries no token"},
+		{"a link with the token", `{"name":"s","provider":"generic-hmac","secret":"x"}`, `"link":"https://a.example/pay?t={{ correlation.token }}"`, ""},
+		{"a link with the key", `{"name":"s","provider":"generic-hmac","secret":"x"}`, `"link":"https://a.example/{{ correlation.key }}"`, ""},
+		{"a link with a place", `{"name":"s","provider":"stripe","secret":"whsec_1"}`, `"link":"https://a.example/pay"`, ""},
+		{"a callback's own URL", `{"name":"s","provider":"html-form"}`, `"link":"https://a.example/pay"`, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			n := newNode(t)
+			fields := test.flow
+			if !strings.Contains(fields, `"on"`) {
+				fields = strings.TrimPrefix(fields+`,"on":{"default":{"module_id":1}}`, ",")
+			}
+			n.apply(t, document(list(bot), list(test.sources), list(`{"name":"x","source":"s",`+fields+`}`)), directory.Options{})
+			got := strings.Join(n.project(t).Flow("x").Resolved.Warnings, "\n")
+			if (test.want == "") != (got == "") || !strings.HasPrefix(got, test.want) || strings.Contains(got, "\n") {
+				t.Errorf("got the warnings %q, want %q alone", got, test.want)
+			}
+		})
+	}
+	// One of several sources.
+	n := newNode(t)
+	n.apply(t, document(list(bot), list(`{"name":"stripe","provider":"stripe","secret":"whsec_1"}`, `{"name":"square","provider":"square","secret":"x"}`,
+		`{"name":"contact","provider":"html-form"}`),
+		list(`{"name":"x","source":["stripe","square","contact"],"expect":{"live":true},"on":{"mismatch":{"text":"x"},"default":{"module_id":1}}}`)), directory.Options{})
+	want := list("square: it never tells payment.live, which is expected: each of its payments or forms is a mismatch",
+		"contact: it never tells of a payment, which is expected: each of its payments or forms is a mismatch")
+	if diff := cmp.Diff(want, n.project(t).Flow("x").Resolved.Warnings); diff != "" {
+		t.Errorf("several sources (-want +got):\n%s", diff)
 	}
 }
 

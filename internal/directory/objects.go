@@ -16,6 +16,7 @@ import (
 
 	"relay.example/relay/internal/egress"
 	"relay.example/relay/internal/platform"
+	"relay.example/relay/internal/provider"
 	"relay.example/relay/internal/relay"
 )
 
@@ -46,6 +47,9 @@ func split(raw json.RawMessage, common ...string) (known json.RawMessage, own ma
 	known, err = json.Marshal(all)
 	return known, own, err
 }
+
+// isNull reports whether a field was given as null.
+func isNull(raw json.RawMessage) bool { return string(raw) == "null" }
 
 // settingText reads a field of a platform's or provider's own: they are all
 // strings.
@@ -227,7 +231,7 @@ func (r rate) check() error {
 }
 
 // fillSettings sorts a destination's own fields into public and secret ones.
-// A secret that is left out stays what it was.
+// A secret that is left out, or empty, stays what it was; null takes it away.
 func fillSettings(d *relay.Destination, on *platform.Platform, own map[string]json.RawMessage, old *Destination) error {
 	for _, setting := range on.Settings {
 		raw, given := own[setting.Name]
@@ -244,6 +248,7 @@ func fillSettings(d *relay.Destination, on *platform.Platform, own map[string]js
 			d.Secrets[setting.Name] = value
 		case given && !setting.Secret:
 			d.Settings[setting.Name] = value
+		case isNull(raw): // taken away
 		case setting.Secret && old != nil && old.Platform == on && old.Secrets[setting.Name] != "":
 			d.Secrets[setting.Name] = old.Secrets[setting.Name]
 		}
@@ -308,7 +313,7 @@ func (e *editor) putSource(ctx context.Context, p *Project, raw json.RawMessage)
 		return f.Name, err
 	}
 	secrets := givenSecrets(f)
-	if err := checkSource(src, secrets); err != nil {
+	if err := checkSource(src, old, secrets); err != nil {
 		return f.Name, err
 	}
 	if err := e.checkAPI(&src); err != nil {
@@ -402,6 +407,13 @@ func readProvider(raw json.RawMessage, own map[string]json.RawMessage) (name str
 	return relay.InlineProvider, raw, nil
 }
 
+// credentialsOf names the setting that goes with a secret one: both are one
+// credential.
+var credentialsOf = map[string]string{"password": "username", "client_secret": "client_id"}
+
+// fillSourceSettings sorts a source's own fields into public and secret ones.
+// A secret that is left out, or empty, stays what it was, and so does the name
+// that goes with it; null takes both away.
 func fillSourceSettings(src *relay.Source, own map[string]json.RawMessage, old *Source) error {
 	for name, raw := range own {
 		setting, ok := sourceSettings[name]
@@ -409,28 +421,36 @@ func fillSourceSettings(src *relay.Source, own map[string]json.RawMessage, old *
 			return relay.Errorf(relay.Invalid, "unknown_field", "%s: a source has no such field", name)
 		}
 		value, err := settingText(name, raw)
-		if err != nil {
-			return err
-		}
 		switch {
-		case setting.secret && value != "":
+		case err != nil:
+			return err
+		case value == "":
+		case setting.secret:
 			src.Credentials[name] = value
-		case !setting.secret:
+		default:
 			src.Settings[name] = value
 		}
 	}
-	if old != nil {
-		for name, value := range old.Credentials {
-			if _, given := own[name]; !given {
-				src.Credentials[name] = value
-			}
+	// What was given for one provider is not sent to another.
+	if old == nil || old.Provider != src.Provider {
+		return nil
+	}
+	for name, value := range old.Credentials {
+		if src.Credentials[name] == "" && !isNull(own[name]) && !isNull(own[credentialsOf[name]]) {
+			src.Credentials[name] = value
+		}
+	}
+	for secret, name := range credentialsOf {
+		if value := old.Settings[name]; value != "" && src.Settings[name] == "" && src.Credentials[secret] != "" {
+			src.Settings[name] = value
 		}
 	}
 	return nil
 }
 
-// checkSource compiles a source as a callback will use it.
-func checkSource(src relay.Source, secrets []string) error {
+// checkSource compiles a source as a callback will use it. old is what it was,
+// or nil.
+func checkSource(src relay.Source, old *Source, secrets []string) error {
 	preset, err := PresetOf(src)
 	if err != nil {
 		return relay.At("provider", asInvalid("unknown_provider", err))
@@ -438,7 +458,8 @@ func checkSource(src relay.Source, secrets []string) error {
 	if preset.Internal {
 		return relay.Errorf(relay.Invalid, "unknown_provider", "provider: %q is built in and needs no source", preset.Name)
 	}
-	if _, err := preset.Endpoint(settingsOf(src)); err != nil {
+	endpoint, err := preset.Endpoint(settingsOf(src))
+	if err != nil {
 		return asInvalid("invalid_source", err)
 	}
 	if src.Tolerance < 0 || time.Duration(src.Tolerance) > 24*time.Hour {
@@ -449,9 +470,29 @@ func checkSource(src relay.Source, secrets []string) error {
 			return err
 		}
 	}
+	if src.Credentials["api_key"] != "" && endpoint.API() == "" {
+		return relay.Errorf(relay.Invalid, "api_key_unused", "api_key: %s is asked nothing: leave it out, or give null where it is kept", preset.Name)
+	}
+	return checkSecrets(preset, old, secrets)
+}
+
+// checkSecrets checks the secrets that a source is given, else those that it
+// keeps: its provider may be another one now.
+func checkSecrets(preset *provider.Preset, old *Source, secrets []string) error {
 	for _, secret := range secrets {
 		if err := preset.CheckSecret(secret); err != nil {
 			return relay.At("secret", asInvalid("invalid_secret", err))
+		}
+	}
+	if len(secrets) > 0 || old == nil {
+		return nil
+	}
+	for _, secret := range standingSecrets(old) {
+		err := preset.CheckSecret(secret)
+		if err != nil && old.Err == nil && old.Endpoint.Preset().CheckSecret(secret) == nil {
+			return relay.Errorf(relay.Invalid, "unusable_secret",
+				"provider: the source keeps the secret of %s, which is none of %s: give the one of the new provider with it, "+
+					"or delete the old one first", old.Endpoint.Preset().Name, preset.Name)
 		}
 	}
 	return nil

@@ -75,6 +75,9 @@ func (s *Snapshot) Resolve(p *Project, f relay.Flow) (*Resolved, error) {
 	if r.Compiled, err = plan.Check(&doc, s.PlatformOf); err != nil {
 		return nil, err
 	}
+	if err := expectable(f.Expect, r.Sources); err != nil {
+		return nil, err
+	}
 	r.CanFire = canFire(f.Expect, r.Sources)
 	if err := reachable(doc.On, r.CanFire); err != nil {
 		return nil, err
@@ -83,7 +86,7 @@ func (s *Snapshot) Resolve(p *Project, f relay.Flow) (*Resolved, error) {
 		return nil, err
 	}
 	r.PlanID = store.PlanID(p.ID, r.Plan)
-	r.Warnings = append(Warnings(&doc), keyless(r.Sources)...)
+	r.Warnings = Warnings(&doc, r.Sources, "")
 	if r.Scope = "flow/" + f.Name; f.Name == "" {
 		r.Scope = scopeWithoutFlow(&doc, destination)
 	}
@@ -362,33 +365,4 @@ func reachable(on map[string]relay.Action, can []relay.Outcome) error {
 		return relay.Errorf(relay.Invalid, "outcome_unreachable", "on.%s: %s", name, detail)
 	}
 	return nil
-}
-
-// keyless names the sources whose callbacks decide nothing as they are.
-func keyless(sources []*Source) (warnings []string) {
-	for _, src := range sources {
-		if src.Endpoint.NeedsKey() && !src.CanAsk() {
-			warnings = append(warnings, src.Name+": its callbacks decide nothing without an api_key to ask its provider with: give the source one")
-		}
-	}
-	return warnings
-}
-
-// Warnings names the terminal outcomes that a plan would pass in silence: also
-// those that its sources never tell of, because a person can end a wait with
-// any of them.
-func Warnings(doc *relay.Plan) []string {
-	if _, ok := doc.On[relay.DefaultAction]; ok {
-		return []string{}
-	}
-	var silent []string
-	for _, o := range []relay.Outcome{relay.Completed, relay.Expired, relay.Cancelled, relay.Failed} {
-		if _, ok := doc.On[string(o)]; !ok {
-			silent = append(silent, string(o))
-		}
-	}
-	if len(silent) == 0 {
-		return []string{}
-	}
-	return []string{strings.Join(silent, ", ") + ": no action"}
 }

@@ -79,6 +79,7 @@ type source struct {
 	KeyField       *string         `json:"key_field"`
 	PublicURL      *string         `json:"public_url"`
 	WebhookIDs     []string        `json:"webhook_ids"`
+	Username       *string         `json:"username"` // of the Basic credentials; the password is not shown
 	BaseURL        *string         `json:"base_url"` // null: the provider's own
 	CanAsk         bool            `json:"can_ask"`  // its provider, with its api_key
 	LastEventAt    *string         `json:"last_event_at"`
@@ -103,8 +104,8 @@ func showSecret(s relay.SourceSecret) secret {
 func showSource(s *directory.Source) source {
 	out := source{
 		Name: s.Name, Provider: s.Provider, TokenField: nullable(s.TokenField), KeyField: nullable(s.KeyField),
-		PublicURL: nullable(s.PublicURL), WebhookIDs: append([]string{}, s.WebhookIDs...), BaseURL: nullable(s.Settings["base_url"]), CanAsk: s.CanAsk(),
-		AwaitingSecret: s.AwaitsSecret(), Events: []string{}, Setup: []string{},
+		PublicURL: nullable(s.PublicURL), WebhookIDs: append([]string{}, s.WebhookIDs...), Username: nullable(s.Settings["username"]),
+		BaseURL: nullable(s.Settings["base_url"]), CanAsk: s.CanAsk(), AwaitingSecret: s.AwaitsSecret(), Events: []string{}, Setup: []string{},
 		Secrets: all(s.Secrets, showSecret).Data, CreatedAt: stamp(s.CreatedAt), UpdatedAt: stamp(s.UpdatedAt),
 	}
 	if s.Provider == relay.InlineProvider {

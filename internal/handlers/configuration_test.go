@@ -26,6 +26,12 @@ func TestSources(t *testing.T) {
 			t.Errorf("got the secret %v, want its %s", secrets[0], field)
 		}
 	}
+	// What proves that it is the provider is shown but for what is secret.
+	n.secret("basic-password-of-the-tests")
+	n.put("/v1/sources/basic", `{"provider": "generic-basic", "username": "shop", "password": "basic-password-of-the-tests"}`).want(http.StatusOK)
+	if basic := n.put("/v1/sources/basic", `{"provider": "generic-basic"}`).want(http.StatusOK).object(); basic["username"] != "shop" || basic["awaiting_secret"] != false {
+		t.Errorf("got the username %v, awaiting %v, want its credentials kept and the name shown", basic["username"], basic["awaiting_secret"])
+	}
 	if form := n.get("/v1/sources/form").want(http.StatusOK).object(); form["webhook_url"] != nil {
 		t.Errorf("got the webhook_url %v of the built-in source, want none", form["webhook_url"])
 	}
@@ -240,7 +246,7 @@ func TestFlows(t *testing.T) {
 		{
 			"stripe with something expected", `{"destination": "bot", "source": "stripe", "expect": {"currency": "EUR"}, "module_id": 1}`,
 			[]any{"completed", "failed", "cancelled", "expired", "attempt_failed", "processing", "mismatch", "refunded", "disputed", "paid_again"},
-			[]any{"expired, cancelled, failed: no action"},
+			[]any{"expired, cancelled, failed: no action", "mismatch: no action"},
 		},
 		{
 			"a form", `{"destination": "bot", "source": "contact", "on": {"completed": {"module_id": 1}, "expired": {"module_id": 2}}}`,

@@ -170,7 +170,7 @@ func (h *Handlers) resolveCorrelation(c echo.Context) error {
 		return err
 	}
 	if !slices.Contains(relay.TerminalOutcomes, req.Outcome) {
-		return relay.Errorf(relay.Invalid, "invalid_outcome", "outcome: %q is none of %v", req.Outcome, relay.TerminalOutcomes)
+		return relay.Errorf(relay.Invalid, "invalid_outcome", "outcome: %q is none of %s", req.Outcome, listed(relay.TerminalOutcomes))
 	}
 	paid, err := req.Payment.normal()
 	if err != nil {

@@ -174,7 +174,7 @@ func (h *Handlers) retryDeliveries(c echo.Context) error {
 		return relay.Errorf(relay.Invalid, "invalid_status", "status: %q is none of dead, held, unknown", req.Status)
 	}
 	if req.Outcome != "" && !slices.Contains(deliveryOutcomes, req.Outcome) {
-		return relay.Errorf(relay.Invalid, "invalid_outcome", "outcome: %q is none of %v", req.Outcome, deliveryOutcomes)
+		return relay.Errorf(relay.Invalid, "invalid_outcome", "outcome: %q is none of %s", req.Outcome, listed(deliveryOutcomes))
 	}
 	if err := checkText("destination", req.Destination, maxUserID); err != nil {
 		return err

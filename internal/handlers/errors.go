@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strconv"
+	"strings"
 
 	"github.com/labstack/echo/v4"
 
@@ -67,13 +68,18 @@ func (h *Handlers) answerError(err error, c echo.Context) {
 	case http.StatusServiceUnavailable:
 		c.Response().Header().Set("Retry-After", strconv.Itoa(retryAfter))
 	case http.StatusUnauthorized:
-		c.Response().Header().Set("WWW-Authenticate", `Bearer realm="relay", Basic realm="relay"`)
+		if !isCallback(c) { // providers have no API key to send
+			c.Response().Header().Set("WWW-Authenticate", `Bearer realm="relay", Basic realm="relay"`)
+		}
 	}
 	c.Response().Header().Set(echo.HeaderContentType, "application/problem+json")
 	if err := c.JSON(p.Status, p); err != nil {
 		h.cfg.Log.Debug("answer not written", "route", c.Path(), "error", err)
 	}
 }
+
+// isCallback reports whether the request's route is that of callbacks.
+func isCallback(c echo.Context) bool { return strings.HasPrefix(c.Path(), "/in/") }
 
 func (h *Handlers) problemOf(err error, c echo.Context) problem {
 	var known *relay.Error

@@ -417,7 +417,10 @@ func TestRejectedDetail(t *testing.T) {
 	send := func(settings ...setting) *answer {
 		return n.hook("/in/default/stripe", `{"id": "evt_1"}`, settings...)
 	}
-	send().refused(http.StatusUnauthorized, "missing_header", "the header Stripe-Signature is missing")
+	bare := send().refused(http.StatusUnauthorized, "missing_header", "the header Stripe-Signature is missing")
+	if got := bare.Header.Get("WWW-Authenticate"); got != "" {
+		t.Errorf("got WWW-Authenticate %q, want none: an API key is no way in here", got)
+	}
 	send(header("Stripe-Signature", "t=1,v1=00")).refused(http.StatusUnauthorized, "signature_mismatch", "compare the secret")
 }
 

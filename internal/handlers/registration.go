@@ -280,8 +280,18 @@ func (h *Handlers) showRegistered(s *directory.Snapshot, w *relay.Wait, p *relay
 	return registered{
 		ID: w.ID, Token: w.Token, Status: w.Status, Flow: nullable(w.Flow), UserID: w.UserID, Key: nullable(w.Key),
 		URL: h.linkOf(w, p), CallbackURL: h.callbackURL(s, w), ModuleID: p.On[string(relay.Completed)].ModuleID,
-		ExpiresAt: stamp(w.ExpiresAt), CreatedAt: stamp(w.CreatedAt), Warnings: directory.Warnings(p),
+		ExpiresAt: stamp(w.ExpiresAt), CreatedAt: stamp(w.CreatedAt), Warnings: directory.Warnings(p, sourcesOf(s, w), w.Key),
 	}
+}
+
+// sourcesOf are the sources of a wait that are still there.
+func sourcesOf(s *directory.Snapshot, w *relay.Wait) (sources []*directory.Source) {
+	for _, id := range w.SourceIDs {
+		if src := s.SourceByID(id); src != nil {
+			sources = append(sources, src)
+		}
+	}
+	return sources
 }
 
 // linkOf is what the bot shows, where there is something to lead to.

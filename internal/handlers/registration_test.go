@@ -95,6 +95,37 @@ func TestRegistrationAnswer(t *testing.T) {
 	}
 }
 
+// What keeps the callbacks of a wait from being of use is told when it is
+// registered, and by the sources as they are by then.
+func TestRegistrationWarnsOfItsSource(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	n.put("/v1/sources/mollie", `{"provider": "mollie-classic"}`).want(http.StatusOK)
+	warnings := func(w map[string]any) string {
+		var all []string
+		for _, warning := range w["warnings"].([]any) {
+			all = append(all, warning.(string))
+		}
+		return strings.Join(all, "; ")
+	}
+	const on = `"on": {"default": {"module_id": 1}}`
+	awaiting := n.wait(`{"user_id": "u-1", "source": "awaiting", ` + on + `}`)
+	for _, c := range []struct{ name, got, want string }{
+		{"no secret", warnings(awaiting), "awaiting: it has no secret yet"},
+		{"no api_key", warnings(n.wait(`{"user_id": "u-2", "source": "mollie", ` + on + `}`)), "mollie: its callbacks decide nothing without an api_key"},
+		{"no token", warnings(n.wait(`{"user_id": "u-3", "source": "hook", "link": "https://shop.test", ` + on + `}`)), "hook: its link carries no token"},
+		{"a key instead", warnings(n.wait(`{"user_id": "u-4", "source": "hook", "link": "https://shop.test", "key": "order-1", ` + on + `}`)), ""},
+	} {
+		if !strings.HasPrefix(c.got, c.want) || c.want == "" && c.got != "" {
+			t.Errorf("%s: got the warnings %q, want %q", c.name, c.got, c.want)
+		}
+	}
+	n.put("/v1/sources/awaiting", `{"provider": "generic-hmac", "secret": "`+hookSecret+`"}`).want(http.StatusOK)
+	if got := warnings(n.get("/v1/correlations/" + id(awaiting)).object()); got != "" {
+		t.Errorf("once the source has its secret: got the warnings %q, want none", got)
+	}
+}
+
 func TestRegistrationIsRefused(t *testing.T) {
 	t.Parallel()
 	n := newNode(t)
@@ -154,6 +185,7 @@ func TestRegistrationIsRefused(t *testing.T) {
 		{"an expression that names nothing", `{"user_id": "u", "source": "hook", "on": {"completed": {"module_id": 1, "custom_vars": {"a": "{{ paymnt.id }}"}}}}`, cannot, "expression_invalid", "on.completed: custom_vars: a"},
 		{"an unknown outcome", `{"user_id": "u", "source": "hook", "on": {"paid": {"module_id": 1}}}`, cannot, "unknown_outcome", "on.paid"},
 		{"an outcome that cannot come", `{"user_id": "u", "source": "contact", "on": {"refunded": {"module_id": 1}}}`, cannot, "outcome_unreachable", "on.refunded"},
+		{"an expectation that nothing meets", `{"user_id": "u", "source": "contact", "module_id": 1, "expect": {"currency": "EUR"}}`, cannot, "expect_unreachable", "expect"},
 		{"a mismatch with nothing expected", `{"user_id": "u", "source": "stripe", "on": {"mismatch": {"module_id": 1}}}`, cannot, "outcome_unreachable", "expect"},
 		{"a link that is none", `{"user_id": "u", "source": "stripe", "module_id": 1, "link": "javascript:alert(1)"}`, cannot, "invalid_link", "link"},
 		{"a return_url that is none", `{"user_id": "u", "source": "stripe", "module_id": 1, "return_url": "/chat"}`, cannot, "invalid_link", "return_url"},

@@ -82,15 +82,18 @@ func (h *Handlers) replayEvents(c echo.Context) error {
 		return err
 	}
 	if req.Verdict != "" && !slices.Contains(verdicts, req.Verdict) {
-		return relay.Errorf(relay.Invalid, "invalid_verdict", "verdict: %q is none of %v", req.Verdict, verdicts)
+		return relay.Errorf(relay.Invalid, "invalid_verdict", "verdict: %q is none of %s", req.Verdict, listed(verdicts))
 	}
 	if req.Match != "" && !slices.Contains(matches, req.Match) {
-		return relay.Errorf(relay.Invalid, "invalid_match", "match: %q is none of %v", req.Match, matches)
+		return relay.Errorf(relay.Invalid, "invalid_match", "match: %q is none of %s", req.Match, listed(matches))
 	}
 	if err := checkText("source", req.Source, maxUserID); err != nil {
 		return err
 	}
 	if err := checkText("token", req.Token, maxUserID); err != nil {
+		return err
+	}
+	if err := h.knownSource(c, req.Source); err != nil {
 		return err
 	}
 	f := store.EventFilter{
@@ -105,4 +108,21 @@ func (h *Handlers) replayEvents(c echo.Context) error {
 		return err
 	}
 	return c.JSON(http.StatusAccepted, showReplay(r))
+}
+
+// knownSource refuses the name of a source that the caller's project does not
+// have: a filter that is misspelt would replay nothing. "" names none.
+func (h *Handlers) knownSource(c echo.Context, name string) error {
+	who := callerOf(c)
+	if name == "" || who.project.Source(name) != nil {
+		return nil
+	}
+	fresh, err := h.cfg.Directory.Refresh(c.Request().Context())
+	if err != nil {
+		return err
+	}
+	if who.use(fresh); who.project.Source(name) == nil {
+		return relay.Errorf(relay.Invalid, "unknown_source", "source: this project has no source %q", name)
+	}
+	return nil
 }

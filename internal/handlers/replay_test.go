@@ -168,8 +168,10 @@ func TestReplayIsRefused(t *testing.T) {
 	path := "/v1/events/" + e["id"].(string) + "/replay"
 	n.post("/v1/events/replay", `{}`).refused(http.StatusUnprocessableEntity, "filter_required")
 	n.post("/v1/events/replay", `{"dry_run": true}`).refused(http.StatusUnprocessableEntity, "filter_required")
-	n.post("/v1/events/replay", `{"match": "lost"}`).refused(http.StatusUnprocessableEntity, "invalid_match")
-	n.post("/v1/events/replay", `{"verdict": "guilty"}`).refused(http.StatusUnprocessableEntity, "invalid_verdict")
+	n.post("/v1/events/replay", `{"match": "lost"}`).refused(http.StatusUnprocessableEntity, "invalid_match", "none of matched, parked, ")
+	n.post("/v1/events/replay", `{"verdict": "guilty"}`).refused(http.StatusUnprocessableEntity, "invalid_verdict", "none of verified, ")
+	n.post("/v1/events/replay", `{"source": "hok"}`).refused(http.StatusUnprocessableEntity, "unknown_source", "hok")
+	n.post("/v1/events/replay", `{"source": "hok", "dry_run": true}`).refused(http.StatusUnprocessableEntity, "unknown_source", "hok")
 	n.post("/v1/events/replay", `{"from": "today"}`).refused(http.StatusUnprocessableEntity, "invalid_time")
 	n.post(path, `{"force": true}`).refused(http.StatusUnprocessableEntity, "unknown_field")
 	n.post(path, "", bearer(n.keys[relay.ScopeRead])).refused(http.StatusForbidden, "scope_too_small")

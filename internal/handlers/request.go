@@ -12,6 +12,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -209,7 +210,16 @@ func oneOf[T ~string](c echo.Context, name string, words ...T) (T, error) {
 			return text, nil
 		}
 	}
-	return text, relay.Errorf(relay.Invalid, "invalid_"+name, "%s: %q is none of %v", name, text, words)
+	return text, relay.Errorf(relay.Invalid, "invalid_"+name, "%s: %q is none of %s", name, text, listed(words))
+}
+
+// listed writes words as a refusal names them.
+func listed[T ~string](words []T) string {
+	plain := make([]string, len(words))
+	for i, w := range words {
+		plain[i] = string(w)
+	}
+	return strings.Join(plain, ", ")
 }
 
 // text is a string that people may also write as a number: ids often are.

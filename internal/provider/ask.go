@@ -62,6 +62,10 @@ type Inquiry struct {
 // preset knows no way to ask it.
 func (e *Endpoint) API() string { return e.ask.api }
 
+// AsksWhose reports whether an event may name nobody, so that its provider is
+// asked whose it is.
+func (e *Endpoint) AsksWhose() bool { return e.ask.event != nil }
+
 // APIHeaders are those that the API wants besides the key.
 func (e *Endpoint) APIHeaders() map[string]string { return e.ask.headers }
 

@@ -74,6 +74,32 @@ func (p *Preset) byWebhookID() bool {
 	return s != nil && s.byWebhookID
 }
 
+// TellsPayment reports whether callbacks of this preset ever tell of a payment.
+func (p *Preset) TellsPayment() bool { return p.spec.Payment != nil }
+
+// TellsOfPayment reports whether they tell a field of it that a wait can
+// expect: currency, amount, account or live.
+func (p *Preset) TellsOfPayment(field string) bool {
+	if p.spec.Payment == nil {
+		return false
+	}
+	switch told := p.spec.Payment; field {
+	case "currency":
+		return len(told.Currency) > 0
+	case "amount":
+		return len(told.Amount)+len(told.AmountMinor) > 0
+	case "account":
+		return len(told.Account) > 0
+	case "live":
+		return len(told.Live)+len(told.Test) > 0
+	default:
+		return false
+	}
+}
+
+// PlacesToken reports whether links carry the token by themselves.
+func (p *Preset) PlacesToken() bool { return p.spec.Link != "" }
+
 // Exponent is how many digits the minor unit of a currency has where this
 // provider counts in them.
 func (p *Preset) Exponent(currency string) int {
