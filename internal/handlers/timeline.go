@@ -152,28 +152,58 @@ func (h *history) registered() moment {
 }
 
 // eventMoments tells of an event's receipt, of its check, and of what became
-// of it. Check and match have one time, that of the event's id: it is made when
-// the event has been read, right before the commit.
+// of it. The check has the time of the event's id: it is made when the event
+// has been read, right before the commit.
 func (h *history) eventMoments(e *store.EventRecord) []moment {
-	decided := relay.MadeAt(e.ID)
-	if decided.Before(e.ReceivedAt) { // an id has room for less of the time
-		decided = e.ReceivedAt
-	}
+	checked := later(relay.MadeAt(e.ID), e.ReceivedAt) // an id has room for less of the time
+	decided := h.decidedAt(e, checked)
 	match := moment{at: decided, Step: step(e.Match), EventID: &e.ID, Rule: e.Rule, Detail: relay.Why(e.Rule)}
 	if e.Outcome != "" {
 		match.Detail = string(e.Outcome) + ": " + match.Detail
 	}
 	out := []moment{
 		{at: e.ReceivedAt, Step: stepReceived, EventID: &e.ID, Detail: cmp.Or(e.Type, "a callback") + " from " + e.Source},
-		{at: decided, Step: step(e.Verdict), EventID: &e.ID},
+		{at: checked, Step: step(e.Verdict), EventID: &e.ID},
 		match,
 	}
 	if e.Rule == string(stepExtended) {
 		out = append(out, moment{
-			at: decided, Step: stepExtended, EventID: &e.ID, Detail: "to " + stamp(h.wait.ExpiresAt) + ", because the payment is being processed",
+			at: decided, Step: stepExtended, EventID: &e.ID, Detail: "to " + stamp(h.wait.ExpiresAt) + ", because it is being processed",
 		})
 	}
 	return out
+}
+
+// decidedAt is when an event came to what it is. One that was parked, or
+// replayed, was decided after it came. No row says when, but what followed from
+// it has its time; where nothing did, all that is known is that its wait was
+// there by then.
+func (h *history) decidedAt(e *store.EventRecord, checked time.Time) time.Time {
+	w := h.wait
+	if e.CorrelationID == nil || *e.CorrelationID != w.ID {
+		return checked
+	}
+	checked = later(checked, w.CreatedAt)
+	for _, d := range h.deliveries {
+		if d.EventID != nil && *d.EventID == e.ID { // the oldest first: no fallback
+			return later(checked, d.CreatedAt)
+		}
+	}
+	switch ended := w.EventID != nil && *w.EventID == e.ID; {
+	case ended && w.LateAt != nil:
+		return later(checked, *w.LateAt)
+	case ended && w.ResolvedAt != nil:
+		return later(checked, *w.ResolvedAt)
+	default:
+		return checked
+	}
+}
+
+func later(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return b
+	}
+	return a
 }
 
 // The ends of which more is told: in the last two another wait had a part.

@@ -116,7 +116,7 @@ func TestTimeline(t *testing.T) {
 		"received: payment_intent.payment_failed from stripe", "verified", "matched: attempt_failed: " + relay.Why("on_the_way"),
 		"delivery_created: attempt_failed to bot",
 		"received: payment_intent.processing from stripe", "verified", "matched: processing: " + relay.Why("deadline_extended"),
-		"deadline_extended: to " + deadline + ", because the payment is being processed",
+		"deadline_extended: to " + deadline + ", because it is being processed",
 		"received: checkout.session.completed from stripe", "verified", "matched: completed: " + relay.Why("closed"),
 		"delivery_created: completed to bot", "resolved: completed: by an event",
 		"received: checkout.session.completed from stripe", "verified", "duplicate: completed: " + relay.Why("same_event"),
@@ -153,6 +153,55 @@ func TestTimeline(t *testing.T) {
 }
 
 // How a wait may end besides, and what a delivery comes to.
+// An event that came before its wait, or was replayed, was not matched when it
+// came.
+func TestTimelineOfWhatWasDecidedLater(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	completed := func(w map[string]any) func() bool {
+		return func() bool { return n.get("/v1/correlations/" + id(w)).object()["status"] == "completed" }
+	}
+	wait := func(key, on string) map[string]any {
+		return n.wait(`{"user_id": "` + key + `", "source": "hook", "key": "` + key + `", "on": {"default": ` + on + `}}`)
+	}
+	order := func(key string) {
+		n.hook("/in/default/hook", `{"id": "`+key+`", "type": "order.paid", "data": {"reference": "`+key+`"}}`).wantAccepted()
+	}
+	before := []string{"received: order.paid from hook", "verified"}
+	matched, resolved := "matched: completed: "+relay.Why("closed"), "resolved: completed: by an event"
+
+	order("order-1")
+	early := wait("order-1", `{"module_id": 1}`)
+	eventually(t, "the parked event is matched", completed(early))
+	want := append(slices.Clone(before), "registered: key order-1", matched, "delivery_created: completed to bot", resolved)
+	if diff := cmp.Diff(want, told(n.timelineOf(id(early)))); diff != "" {
+		t.Errorf("an early event (-want +got):\n%s", diff)
+	}
+	order("order-2")
+	quiet := wait("order-2", `{"action": "none"}`)
+	eventually(t, "the parked event is matched", completed(quiet))
+	want = append(slices.Clone(before), "registered: key order-2", matched, resolved)
+	if diff := cmp.Diff(want, told(n.timelineOf(id(quiet)))); diff != "" {
+		t.Errorf("an early event that calls nobody (-want +got):\n%s", diff)
+	}
+
+	order("order-3")
+	storetest.Exec(t, n.database, `UPDATE events SET match = 'unmatched', rule = 'nobody_came', dedupe_key = NULL WHERE match = 'parked'`)
+	storetest.Exec(t, n.database, `DELETE FROM parked_refs`) // else the wait's registration finds it
+	replayed := wait("order-3", `{"module_id": 1}`)
+	at := time.Now()
+	n.post("/v1/events/replay", `{"match": "unmatched"}`).want(http.StatusAccepted)
+	n.replayAll()
+	for _, m := range n.timelineOf(id(replayed)) {
+		if when, err := time.Parse(time.RFC3339Nano, m["at"].(string)); m["step"] == "matched" && (err != nil || when.Before(at)) {
+			t.Errorf("a replayed event: got it matched at %s, %v, want it after the replay began at %s", when, err, at)
+		}
+	}
+	if !completed(replayed)() {
+		t.Error("the replay did not complete its wait")
+	}
+}
+
 func TestTimelineEnds(t *testing.T) {
 	t.Parallel()
 	n := newNode(t)
