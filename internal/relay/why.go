@@ -27,7 +27,7 @@ var why = map[string]string{
 	"same_payment":             "Another event has told of this payment already.",
 	"closed":                   "It named a pending wait, and its outcome ended that wait.",
 	"on_the_way":               "It named a pending wait, and its outcome leaves that wait open.",
-	"deadline_extended":        "It named a pending wait, and was the first to say that the payment is being processed: the deadline was moved, once.",
+	"deadline_extended":        "It named a pending wait, and was the first to say that it is being processed: the deadline was moved, once.",
 	"already_processing":       "It named a pending wait whose deadline an earlier event had moved: that happens once.",
 	"aftermath":                "It named a wait and tells of a refund or a dispute, which counts in any state and changes none.",
 	"completed_late":           "It named a wait that had ended otherwise: its success came late and was taken, once.",
