@@ -43,6 +43,10 @@ func (c *applyCommand) Run(ctx context.Context, p *program) (err error) {
 	if err != nil {
 		return fmt.Errorf("RELAY_ALLOW_PRIVATE_TARGETS: %w", err)
 	}
+	docs, err := readFile(c.File, p.lookup) // a mistake in it is told before a database is waited for
+	if err != nil {
+		return err
+	}
 	db, err := openDatabase(ctx, &c.databaseFlags, log)
 	if err != nil {
 		return err
@@ -61,7 +65,7 @@ func (c *applyCommand) Run(ctx context.Context, p *program) (err error) {
 	if err != nil {
 		return err
 	}
-	edits, err := applyFile(ctx, d, c.File, p.lookup, c.applyOptions)
+	edits, err := applyDocuments(ctx, d, c.File, docs, c.applyOptions)
 	if err != nil {
 		return err
 	}
@@ -90,6 +94,15 @@ func printEdits(w io.Writer, edits []directory.Edit, dryRun bool) {
 func applyFile(
 	ctx context.Context, d *directory.Directory, path string, lookup func(string) (string, bool), o applyOptions,
 ) ([]directory.Edit, error) {
+	docs, err := readFile(path, lookup)
+	if err != nil {
+		return nil, err
+	}
+	return applyDocuments(ctx, d, path, docs, o)
+}
+
+// readFile reads the documents of a relay.yaml; - is standard input.
+func readFile(path string, lookup func(string) (string, bool)) ([]directory.Document, error) {
 	in := io.Reader(os.Stdin)
 	if path != "-" {
 		file, err := os.Open(path)
@@ -103,6 +116,13 @@ func applyFile(
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
+	return docs, nil
+}
+
+// applyDocuments applies the documents of a relay.yaml.
+func applyDocuments(
+	ctx context.Context, d *directory.Directory, path string, docs []directory.Document, o applyOptions,
+) ([]directory.Edit, error) {
 	edits, err := d.Apply(ctx, docs, directory.Options{DryRun: o.DryRun, Prune: o.Prune})
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)

@@ -218,6 +218,15 @@ sources: [{name: stripe, provider: stripe, secret: "${STRIPE_WEBHOOK_SECRET}"}]
 	wantRefusal(t, err, "/nowhere/relay.yaml")
 }
 
+// TestApplyReadsTheFileFirst holds that a mistake in the file is told although
+// there is no database.
+func TestApplyReadsTheFileFirst(t *testing.T) {
+	t.Parallel()
+	env := settingsOf("postgres://relay@127.0.0.1:1/relay")
+	_, err := command(t, env, "apply", "--dry-run", "-f", writeFile(t, "relay.yaml", "destinations: ["))
+	wantRefusal(t, err, "YAML")
+}
+
 // sortedLines lets the order of edits, which nobody depends upon, be any.
 func sortedLines(text string) []string { return slices.Sorted(strings.Lines(text)) }
 
@@ -399,8 +408,13 @@ func startSandboxCommand(t *testing.T, n *testNode, args ...string) string {
 		}
 	}()
 	t.Cleanup(func() { <-done }) // the test's context has ended by then
+	await(t, patience, "the sandbox", func() bool { return strings.Contains(out.String(), "Overview") })
+	for _, standIn := range []string{"/certainly", "/haptik", "/smartify", "/userengage", "/webhook/bot", "/stripe", "/mollie"} {
+		if !regexp.MustCompile(`url http://\S+` + standIn).MatchString(out.String()) {
+			t.Errorf("relay sandbox does not say where %s is: %s", standIn, out)
+		}
+	}
 	address := regexp.MustCompile(`base_url (http://\S+)/certainly`)
-	await(t, patience, "the sandbox", func() bool { return address.MatchString(out.String()) })
 	return address.FindStringSubmatch(out.String())[1]
 }
 

@@ -43,6 +43,7 @@ func (c *sandboxCommand) Run(ctx context.Context, p *program) error {
 	fmt.Fprintf(p.stdout, "User.com: base_url %s/userengage, token %s, any user\n", address, c.UserengageToken)
 	fmt.Fprintf(p.stdout, "A bot of one's own: url %s/webhook/bot\n", address)
 	fmt.Fprintf(p.stdout, "Stripe's API: base_url %s/stripe, api_key %s\n", address, c.StripeAPIKey)
+	fmt.Fprintf(p.stdout, "Mollie's API: base_url %s/mollie, any api_key\n", address)
 	fmt.Fprintf(p.stdout, "Pay page: %s/pay/demo   Overview: %s/\n", address, address)
 	return serveSandbox(ctx, box, listener)
 }
