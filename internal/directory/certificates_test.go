@@ -38,7 +38,8 @@ func TestFetchingCertificatesIsBounded(t *testing.T) {
 	}
 	source := func(name string) int64 { return d.Current().Project(relay.DefaultProject).Source(name).ID }
 	naming := func(source int64, address string) relay.Callback {
-		return relay.Callback{SourceID: source, Headers: fmt.Appendf(nil, `{"Paypal-Cert-Url": %q}`, address)}
+		return relay.Callback{SourceID: source, Headers: fmt.Appendf(nil, `{"Paypal-Cert-Url": %q, "Paypal-Auth-Algo": "SHA256withRSA",
+			"Paypal-Transmission-Id": "1", "Paypal-Transmission-Time": "2026-03-14T09:26:53Z", "Paypal-Transmission-Sig": "AAAA"}`, address)}
 	}
 	callbacks := []relay.Callback{
 		naming(source("pay"), "https://api.paypal.com/of-another-provider"), naming(source("paypal"), "https://evil.example/cert"),

@@ -128,13 +128,10 @@ func requestOf(c echo.Context, src *directory.Source, body []byte) *provider.Req
 // verify proves a callback genuine. A failure may be a secret that was just
 // rotated on another node: the configuration is re-read once.
 func (h *Handlers) verify(ctx context.Context, in *inbound) error {
-	if err := h.cfg.Directory.Certificates().Fill(ctx, in.src.Endpoint, in.req, in.received); err != nil {
-		h.unproven.Do(func() {
-			h.cfg.Log.Warn("no certificate to prove callbacks with", "project_id", in.src.ProjectID, "source", in.src.Name, "error", err)
-		})
+	used, ids, err := h.prove(ctx, in)
+	if relay.IsKind(err, relay.Busy) {
 		return err
 	}
-	used, ids, err := verifyWith(in)
 	if err != nil {
 		fresh, unsure := h.cfg.Directory.Refresh(ctx)
 		now := fresh.SourceByID(in.src.ID)
@@ -145,7 +142,7 @@ func (h *Handlers) verify(ctx context.Context, in *inbound) error {
 			return err
 		}
 		in.src = now
-		if used, ids, err = verifyWith(in); err != nil {
+		if used, ids, err = h.prove(ctx, in); err != nil {
 			return err
 		}
 	}
@@ -156,7 +153,15 @@ func (h *Handlers) verify(ctx context.Context, in *inbound) error {
 	return nil
 }
 
-func verifyWith(in *inbound) (used int, ids []uuid.UUID, err error) {
+// prove verifies a callback with what its source has now, and gets the
+// certificate that it names where one is needed.
+func (h *Handlers) prove(ctx context.Context, in *inbound) (used int, ids []uuid.UUID, err error) {
+	if err := h.cfg.Directory.Certificates().Fill(ctx, in.src.Endpoint, in.req, in.received); err != nil {
+		h.unproven.Do(func() {
+			h.cfg.Log.Warn("no certificate to prove callbacks with", "project_id", in.src.ProjectID, "source", in.src.Name, "error", err)
+		})
+		return 0, nil, err
+	}
 	secrets, ids := in.src.LiveSecrets(in.received)
 	used, err = in.src.Endpoint.Verify(in.req, secrets, in.received)
 	return used, ids, err

@@ -5,7 +5,9 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"maps"
 	"regexp"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,13 +22,17 @@ import (
 const (
 	MaxCertificate  = 64 << 10       // bytes of one, with those it was issued by
 	maxCertificates = 64             // addresses that are remembered
-	certificateAge  = 24 * time.Hour // for which one is
+	certificateAge  = 24 * time.Hour // after which one is fetched again
 	maxChain        = 8
 
-	// Addresses that are not remembered are asked so often. A stranger can
-	// name any of the provider's: it must not be flooded by us.
+	// Addresses that are not remembered are asked so often, all together. A
+	// stranger can name any of the provider's: it must not be flooded by us.
 	certificateBurst = 10
 	certificateEvery = time.Second
+
+	// Each that is remembered has a budget of its own, so that no stranger can
+	// use it up: it is asked again no sooner than this after the last time.
+	certificateRetry = time.Minute
 )
 
 // Fetch gets what stands at an address that a preset's provider has, up to
@@ -34,7 +40,10 @@ const (
 type Fetch func(ctx context.Context, address string) ([]byte, error)
 
 // Certificates gets the certificates that some providers sign with, and
-// remembers them by their address. Any number of goroutines may use it.
+// remembers by their address those that are the provider's and lead to a root.
+// One that is in force is used for as long as it is: once it is old it is
+// fetched again beside the callbacks, which do not wait for that. Any number of
+// goroutines may use it.
 type Certificates struct {
 	fetch Fetch
 	roots *x509.CertPool
@@ -54,6 +63,10 @@ type Certificate struct {
 	roots   *x509.CertPool
 	got     time.Time
 	used    time.Time // held by the mutex of Certificates
+	asked   time.Time // likewise: when its address was asked last
+
+	// proven says that it has proven a callback: others make room before it.
+	proven atomic.Bool
 
 	// inForce is when it is known to lead to a root: to find that out takes
 	// several times what a signature takes.
@@ -95,74 +108,123 @@ func (c *Certificates) Fill(ctx context.Context, e *Endpoint, req *Request, now 
 // Recall does as Fill does with what is remembered alone: it fetches nothing.
 func (c *Certificates) Recall(e *Endpoint, req *Request, now time.Time) {
 	if address := e.CertificateAddress(req); c != nil && address != "" {
-		req.Certificate = c.remembered(address, now)
+		req.Certificate, _ = c.remembered(address, now)
 	}
 }
 
 // CertificateAddress is where the certificate stands that a callback names; ""
-// where its preset needs none, or where its provider has no certificates.
+// where its preset needs none, or where the callback is rejected without it.
 func (e *Endpoint) CertificateAddress(req *Request) string {
-	if e.auth.scheme != &paypal {
+	if e.auth.scheme != &paypal || len(e.webhooks) == 0 {
 		return ""
 	}
-	if address := req.Header.Get(paypalCertificate); isPayPals(address) {
-		return address
+	claim, err := readPayPal(req)
+	if err != nil {
+		return ""
 	}
-	return ""
+	return claim.certificate
 }
 
 func (c *Certificates) get(ctx context.Context, address string, now time.Time) (*Certificate, error) {
-	if cert := c.remembered(address, now); cert != nil {
-		return cert, nil
+	cert, old := c.remembered(address, now)
+	if cert == nil {
+		return c.wait(ctx, address, now)
 	}
-	if !c.rate.AllowN(now, 1) {
-		return nil, errors.New("too many certificates are asked for")
+	if old && c.mayAsk(address, now) {
+		// Nobody waits for it: where it cannot be had, the one at hand goes on.
+		c.once.DoChan(address, func() (any, error) { return c.ask(context.WithoutCancel(ctx), address, now) })
 	}
-	// Who waits for the same address shares one answer, and the caller that
-	// asks for it may go away.
+	return cert, nil
+}
+
+// wait asks an address. Who waits for the same one shares one answer, and the
+// caller that asks for it may go away.
+func (c *Certificates) wait(ctx context.Context, address string, now time.Time) (*Certificate, error) {
 	got, err, _ := c.once.Do(address, func() (any, error) {
-		text, err := c.fetch(context.WithoutCancel(ctx), address)
-		if err != nil {
-			return nil, err
+		if !c.mayAsk(address, now) {
+			return nil, errors.New("too many certificates are asked for")
 		}
-		cert, err := parseCertificate(text)
-		if err != nil {
-			return nil, err
-		}
-		cert.address, cert.roots, cert.got = address, c.roots, now
-		c.remember(cert, now)
-		return cert, nil
+		return c.ask(context.WithoutCancel(ctx), address, now)
 	})
 	cert, _ := got.(*Certificate)
 	return cert, err
 }
 
-func (c *Certificates) remembered(address string, now time.Time) *Certificate {
+func (c *Certificates) ask(ctx context.Context, address string, now time.Time) (*Certificate, error) {
+	text, err := c.fetch(ctx, address)
+	if err != nil {
+		return nil, err
+	}
+	cert, err := parseCertificate(text)
+	if err != nil {
+		return nil, err
+	}
+	cert.address, cert.roots, cert.got, cert.asked = address, c.roots, now, now
+	// Another is judged by Verify, and forgotten: a stranger chose its address.
+	if cert.trusted(now) {
+		c.remember(cert, now)
+	}
+	return cert, nil
+}
+
+// remembered returns the certificate of an address if it may be used: for a day
+// whatever it is, since a replay judges by a time that is over, and longer while
+// it is in force. old says that it is to be fetched again.
+func (c *Certificates) remembered(address string, now time.Time) (cert *Certificate, old bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	cert = c.known[address]
+	if cert == nil {
+		return nil, false
+	}
+	old = now.Sub(cert.got) > certificateAge
+	if old && !cert.inForce.Load().holds(now) {
+		return nil, false
+	}
+	cert.used = now
+	return cert, old
+}
+
+// mayAsk reports whether an address may be asked now, and counts that it is.
+func (c *Certificates) mayAsk(address string, now time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	cert := c.known[address]
-	if cert == nil || now.Sub(cert.got) > certificateAge {
-		return nil
+	if cert == nil {
+		return c.rate.AllowN(now, 1)
 	}
-	cert.used = now
-	return cert
+	if now.Sub(cert.asked) < certificateRetry {
+		return false
+	}
+	cert.asked = now
+	return true
 }
 
-// remember keeps a certificate, and forgets the one that was used longest ago.
+// remember keeps a certificate, and forgets another where there are too many.
 func (c *Certificates) remember(cert *Certificate, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if _, known := c.known[cert.address]; !known && len(c.known) >= maxCertificates {
-		var oldest *Certificate
-		for _, other := range c.known {
-			if oldest == nil || other.used.Before(oldest.used) {
-				oldest = other
-			}
-		}
-		delete(c.known, oldest.address)
+	if before := c.known[cert.address]; before != nil {
+		cert.proven.Store(before.proven.Load())
+	} else if len(c.known) >= maxCertificates {
+		delete(c.known, c.leastUsed().address)
 	}
 	cert.used = now
 	c.known[cert.address] = cert
+}
+
+// leastUsed is the certificate that was used longest ago, of those that have
+// proven no callback where there are any.
+func (c *Certificates) leastUsed() *Certificate {
+	return slices.MinFunc(slices.Collect(maps.Values(c.known)), func(a, b *Certificate) int {
+		if proven := a.proven.Load(); proven != b.proven.Load() {
+			if proven {
+				return 1
+			}
+			return -1
+		}
+		return a.used.Compare(b.used)
+	})
 }
 
 // parseCertificate reads PEM: the certificate itself, then those that it was
@@ -192,6 +254,16 @@ func parseCertificate(text []byte) (*Certificate, error) {
 		return nil, errors.New("what stands there is no certificate")
 	}
 	return cert, nil
+}
+
+// trusted reports whether it is PayPal's and led to a root at some time until
+// now: the last one at which it was in force itself.
+func (c *Certificate) trusted(now time.Time) bool {
+	if now.After(c.leaf.NotAfter) {
+		now = c.leaf.NotAfter
+	}
+	_, err := c.verified(now)
+	return err == nil && ofPayPal(c.leaf)
 }
 
 // verified returns the certificate if it leads to a root and was in force at

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"path"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -236,18 +237,18 @@ func FuzzBraintreeXML(f *testing.F) {
 // FuzzCertificateAddress names anything as the address of a certificate: only
 // PayPal's are asked.
 func FuzzCertificateAddress(f *testing.F) {
-	for _, address := range []string{certAddress, "https://api.paypal.com.evil.example/", "https://a.paypal.com\\@b/", "https://%61.paypal.com/", "https://a.paypal.com:443/"} {
+	for _, address := range []string{certAddress, "https://api.paypal.com.evil.example/", "https://a.paypal.com\\@b/", "https://%61.paypal.com/", "https://a.paypal.com/%61", "https://a.paypal.com/./a", "https://a.paypal.com:443/"} {
 		f.Add(address)
 	}
 	e := ofWebhooks(f, webhookID)
 	f.Fuzz(func(t *testing.T, address string) {
 		certificates := provider.NewCertificates(func(_ context.Context, asked string) ([]byte, error) {
 			u, err := url.Parse(asked)
-			if err != nil || u.Scheme != "https" || !strings.HasSuffix(u.Hostname(), ".paypal.com") || u.Port() != "" || u.User != nil || asked != address {
+			if err != nil || u.Scheme != "https" || u.Path != path.Clean(u.Path) || u.EscapedPath() != u.Path || !strings.HasSuffix(u.Hostname(), ".paypal.com") || u.Port() != "" || u.User != nil || asked != address {
 				t.Fatalf("%q: got %q asked", address, asked)
 			}
 			return nil, errors.New("not found")
 		}, nil)
-		_ = certificates.Fill(t.Context(), e, &provider.Request{Header: http.Header{"Paypal-Cert-Url": {address}}}, clock)
+		_ = certificates.Fill(t.Context(), e, naming(address), clock)
 	})
 }

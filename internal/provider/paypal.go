@@ -4,9 +4,11 @@ import (
 	"crypto"
 	"crypto/rsa"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/base64"
 	"hash/crc32"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -34,30 +36,51 @@ const (
 // paypalDomain is where PayPal's certificates stand, and whose they are.
 const paypalDomain = ".paypal.com"
 
-func checkPayPal(s *scope, keys []signingKey, now time.Time) (int, error) {
+// paypalClaim is what the headers of a callback say.
+type paypalClaim struct {
+	id, time    string
+	certificate string // an address that is PayPal's
+	signature   []byte
+}
+
+// readPayPal reads all that can be looked at without a certificate: nothing is
+// fetched for a callback that is rejected anyway.
+func readPayPal(req *Request) (*paypalClaim, error) {
 	texts := map[string]string{}
 	for _, name := range paypalHeaders {
-		text, err := single(s.req, name)
+		text, err := single(req, name)
 		if err != nil {
-			return 0, err
+			return nil, err
 		}
 		texts[name] = text
 	}
 	if !strings.EqualFold(texts[paypalAlgorithm], "SHA256withRSA") {
-		return 0, rejectAt(BadHeader, "the header "+paypalAlgorithm)
+		return nil, rejectAt(BadHeader, "the header "+paypalAlgorithm)
 	}
 	sent, err := base64.StdEncoding.DecodeString(texts[paypalSignature])
 	if err != nil {
-		return 0, rejectAt(BadHeader, "the header "+paypalSignature)
+		return nil, rejectAt(BadHeader, "the header "+paypalSignature)
 	}
-	public, err := paypalKey(s.req, texts[paypalCertificate], now)
+	if !isPayPals(texts[paypalCertificate]) {
+		return nil, rejectAt(BadCertificate, "the header "+paypalCertificate)
+	}
+	return &paypalClaim{texts[paypalID], texts[paypalTime], texts[paypalCertificate], sent}, nil
+}
+
+func checkPayPal(s *scope, keys []signingKey, now time.Time) (int, error) {
+	claim, err := readPayPal(s.req)
+	if err != nil {
+		return 0, err
+	}
+	public, err := paypalKey(s.req, claim.certificate, now)
 	if err != nil {
 		return 0, err
 	}
 	sum := strconv.FormatUint(uint64(crc32.ChecksumIEEE(s.req.Body)), 10)
 	for i := range keys {
-		message := sha256.Sum256([]byte(strings.Join([]string{texts[paypalID], texts[paypalTime], keys[i].text, sum}, "|")))
-		if rsa.VerifyPKCS1v15(public, crypto.SHA256, message[:], sent) == nil {
+		message := sha256.Sum256([]byte(strings.Join([]string{claim.id, claim.time, keys[i].text, sum}, "|")))
+		if rsa.VerifyPKCS1v15(public, crypto.SHA256, message[:], claim.signature) == nil {
+			s.req.Certificate.proven.Store(true)
 			return keys[i].index, nil
 		}
 	}
@@ -66,32 +89,39 @@ func checkPayPal(s *scope, keys []signingKey, now time.Time) (int, error) {
 
 // paypalKey returns the key of a certificate that is PayPal's and in force.
 func paypalKey(req *Request, address string, now time.Time) (*rsa.PublicKey, error) {
-	switch {
-	case !isPayPals(address):
-		return nil, rejectAt(BadCertificate, "the header "+paypalCertificate)
-	case req.Certificate == nil || req.Certificate.address != address:
+	if req.Certificate == nil || req.Certificate.address != address {
 		return nil, rejectAt(NoCertificate, "the header "+paypalCertificate)
 	}
 	leaf, err := req.Certificate.verified(now)
-	if err != nil {
+	if err != nil || !ofPayPal(leaf) {
 		return nil, reject(BadCertificate)
 	}
-	names := leaf.DNSNames
-	if len(names) == 0 {
-		names = []string{leaf.Subject.CommonName}
-	}
 	public, isRSA := leaf.PublicKey.(*rsa.PublicKey)
-	if !isRSA || !slices.ContainsFunc(names, func(name string) bool { return strings.HasSuffix(strings.ToLower(name), paypalDomain) }) {
+	if !isRSA {
 		return nil, reject(BadCertificate)
 	}
 	return public, nil
 }
 
+// ofPayPal reports whether a certificate names PayPal.
+func ofPayPal(leaf *x509.Certificate) bool {
+	names := leaf.DNSNames
+	if len(names) == 0 {
+		names = []string{leaf.Subject.CommonName}
+	}
+	return slices.ContainsFunc(names, func(name string) bool { return strings.HasSuffix(strings.ToLower(name), paypalDomain) })
+}
+
 // isPayPals reports whether an address may be asked for a certificate: a
-// stranger names it, so that nothing but the plainest form passes.
+// stranger names it, so that nothing but the plainest form passes. One place
+// has one such form, or a stranger could have each remembered.
 func isPayPals(address string) bool {
 	u, err := url.Parse(address)
 	return err == nil && u.Scheme == "https" && u.User == nil && u.Port() == "" && u.Opaque == "" &&
 		u.RawQuery == "" && !u.ForceQuery && u.Fragment == "" && len(address) <= 255 && u.String() == address &&
-		strings.HasSuffix(u.Host, paypalDomain) && hostName.MatchString(u.Host) && strings.HasPrefix(u.Path, "/")
+		strings.HasSuffix(u.Host, paypalDomain) && hostName.MatchString(u.Host) && plainPath.MatchString(u.EscapedPath())
 }
+
+// plainPath has names alone: no escapes, no parameters, nothing that a server
+// takes out again, such as // and a dot before a name.
+var plainPath = regexp.MustCompile(`^(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)+$`)

@@ -164,6 +164,15 @@ func (a *authority) paypalRequest(t testing.TB, address, body string) *provider.
 	return &provider.Request{Method: "POST", Header: header, Body: []byte(body)}
 }
 
+// naming is what a stranger can send: all that PayPal does, with a signature
+// that is none.
+func naming(address string) *provider.Request {
+	return &provider.Request{Method: "POST", Header: http.Header{
+		"Paypal-Auth-Algo": {"SHA256withRSA"}, "Paypal-Cert-Url": {address}, "Paypal-Transmission-Id": {"1"},
+		"Paypal-Transmission-Time": {"2026-03-14T09:26:53Z"}, "Paypal-Transmission-Sig": {"AAAA"},
+	}}
+}
+
 func serving(text []byte) provider.Fetch {
 	return func(context.Context, string) ([]byte, error) { return text, nil }
 }
@@ -264,6 +273,8 @@ func TestPayPalAddresses(t *testing.T) {
 		"http://api.paypal.com/cert", "https://api.paypal.com.evil.example/cert", "https://evil.example/.paypal.com/cert",
 		"https://api.paypal.com@evil.example/cert", "https://evil.example#.paypal.com/cert", "https://api.paypal.com:8443/cert",
 		"https://user@api.paypal.com/cert", "https://api.paypal.com/cert?x=1", "https://api.paypal.com/cert#x", "https://notpaypal.com/cert",
+		"https://api.paypal.com/%63ert", "https://api.paypal.com/./cert", "https://api.paypal.com//cert", "https://api.paypal.com/a/../cert",
+		"https://api.paypal.com/cert/", "https://api.paypal.com/cert;x=1", "https://api.paypal.com/", "https://api.paypal.com",
 		"https://.paypal.com/cert", "https://API.PAYPAL.COM/cert", "//api.paypal.com/cert", "ftp://api.paypal.com/cert", "https:api.paypal.com/cert",
 		"https://api.paypal.com\\@evil.example/cert", "https://evil.example%2f.paypal.com/cert", "https://api.paypal.com/" + strings.Repeat("x", 255), "",
 	} {
@@ -325,6 +336,135 @@ func TestCertificatesAreRemembered(t *testing.T) {
 	}
 	if err := fill(certAddress, now); err != nil || fetches != 67 {
 		t.Errorf("the oldest: got %d fetches, %v, want 67", fetches, err)
+	}
+}
+
+// TestNothingIsFetchedInVain holds that a callback which no certificate could
+// prove makes us ask for none.
+func TestNothingIsFetchedInVain(t *testing.T) {
+	certificates := provider.NewCertificates(func(_ context.Context, address string) ([]byte, error) {
+		t.Errorf("%q is asked for, want nothing", address)
+		return nil, errors.New("not found")
+	}, nil)
+	for _, name := range []string{"Paypal-Auth-Algo", "Paypal-Transmission-Id", "Paypal-Transmission-Time", "Paypal-Transmission-Sig"} {
+		req := naming(certAddress)
+		req.Header.Del(name)
+		if err := certificates.Fill(t.Context(), ofWebhooks(t, webhookID), req, clock); err != nil {
+			t.Errorf("without %s: %v", name, err)
+		}
+	}
+	for name, text := range map[string]string{"Paypal-Auth-Algo": "MD5", "Paypal-Transmission-Sig": "no base64"} {
+		req := naming(certAddress)
+		req.Header.Set(name, text)
+		if err := certificates.Fill(t.Context(), ofWebhooks(t, webhookID), req, clock); err != nil {
+			t.Errorf("with %s: %s: %v", name, text, err)
+		}
+	}
+	if err := certificates.Fill(t.Context(), ofWebhooks(t), naming(certAddress), clock); err != nil {
+		t.Errorf("of a source that awaits its webhook_ids: %v", err)
+	}
+}
+
+// TestStrangersStopNoCallback holds that one whose certificate is known is
+// judged, whatever strangers name and whether or not PayPal can be asked.
+func TestStrangersStopNoCallback(t *testing.T) {
+	a := newAuthority(t)
+	e := ofWebhooks(t, webhookID)
+	year := &x509.Certificate{DNSNames: []string{"a.paypal.com"}, NotBefore: clock.Add(-time.Hour), NotAfter: clock.Add(365 * 24 * time.Hour)}
+	root := &x509.Certificate{
+		Subject: pkix.Name{CommonName: "Root of years"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+		NotBefore: clock.Add(-time.Hour), NotAfter: clock.Add(3650 * 24 * time.Hour),
+	}
+	root = a.issue(t, root, nil)
+	a.roots.AddCert(root)
+	text := inPEM(a.issue(t, year, root))
+	var fetches atomic.Int32
+	gone := false
+	synctest.Test(t, func(t *testing.T) {
+		certificates := provider.NewCertificates(func(_ context.Context, address string) ([]byte, error) {
+			if address == certAddress {
+				fetches.Add(1)
+			}
+			if gone || strings.Contains(address, "junk") {
+				return nil, errors.New("not found")
+			}
+			return text, nil
+		}, a.roots)
+		genuine := func(when string, at time.Time) {
+			t.Helper()
+			req := a.paypalRequest(t, certAddress, `{}`)
+			if err := certificates.Fill(t.Context(), e, req, at); err != nil {
+				t.Errorf("%s: %v", when, err)
+			} else if _, err := e.Verify(req, nil, at); err != nil {
+				t.Errorf("%s: %v", when, err)
+			}
+			synctest.Wait()
+		}
+		strangers := func(what string, at time.Time) {
+			for i := range 200 {
+				_ = certificates.Fill(t.Context(), e, naming(fmt.Sprintf("https://api.paypal.com/%s/%d", what, i)), at.Add(time.Duration(i)*time.Second))
+			}
+		}
+		wantFetches := func(when string, want int32) {
+			t.Helper()
+			if got := fetches.Load(); got != want {
+				t.Errorf("%s: it was fetched %d times, want %d", when, got, want)
+			}
+		}
+		genuine("the first", clock)
+		strangers("junk", clock)
+		genuine("after strangers", clock)
+		// Others of PayPal's that have proven nothing do not push it out.
+		strangers("others", clock.Add(time.Hour))
+		genuine("after strangers who name what is there", clock.Add(2*time.Hour))
+		wantFetches("within a day", 1)
+
+		day := clock.Add(25 * time.Hour)
+		strangers("junk", day.Add(-200*time.Second))
+		genuine("a day later", day)
+		genuine("and at once again", day)
+		wantFetches("a day later", 2)
+		gone = true
+		day = day.Add(25 * time.Hour)
+		for i := range 10 {
+			genuine("while PayPal cannot be asked", day.Add(time.Duration(i)*10*time.Second))
+		}
+		wantFetches("while PayPal cannot be asked for 90 s", 4)
+		late := clock.Add(366 * 24 * time.Hour)
+		for range 3 {
+			if err := certificates.Fill(t.Context(), e, naming(certAddress), late); !relay.IsKind(err, relay.Busy) {
+				t.Errorf("once it is out of force: got %v, want kind Busy", err)
+			}
+		}
+		wantFetches("out of force", 5)
+	})
+}
+
+// TestOnlyPayPalsAreRemembered holds that what stands at an address and is
+// not PayPal's, or leads to no root, takes no place: it is judged and forgotten.
+func TestOnlyPayPalsAreRemembered(t *testing.T) {
+	a, other := newAuthority(t), newAuthority(t)
+	e := ofWebhooks(t, webhookID)
+	for name, text := range map[string][]byte{
+		"of another name":      inPEM(a.issue(t, &x509.Certificate{DNSNames: []string{"evil.example"}}, a.cert)),
+		"of another authority": inPEM(other.issue(t, &x509.Certificate{DNSNames: []string{"a.paypal.com"}}, other.cert)),
+	} {
+		fetches := 0
+		certificates := provider.NewCertificates(func(context.Context, string) ([]byte, error) {
+			fetches++
+			return text, nil
+		}, a.roots)
+		for range 2 {
+			req := naming(certAddress)
+			if err := certificates.Fill(t.Context(), e, req, clock); err != nil {
+				t.Fatal(err)
+			}
+			_, err := e.Verify(req, nil, clock)
+			wantRejection(t, err, provider.BadCertificate)
+		}
+		if fetches != 2 {
+			t.Errorf("%s: got %d fetches, want it forgotten after each", name, fetches)
+		}
 	}
 }
 

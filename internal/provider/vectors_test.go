@@ -132,12 +132,17 @@ func (v *vector) fetchCertificate(t *testing.T, req *provider.Request) {
 	certificates := provider.NewCertificates(func(context.Context, string) ([]byte, error) {
 		return []byte(v.Certificate + "\n" + v.Intermediate), nil
 	}, roots)
-	if err := certificates.Fill(t.Context(), endpoint(t, v.Provider, provider.Settings{}), req, v.now()); err != nil {
+	if err := certificates.Fill(t.Context(), endpoint(t, v.Provider, provider.Settings{WebhookIDs: v.given()}), req, v.now()); err != nil {
 		t.Fatal(err)
 	}
 }
 
 func (v *vector) secrets() []string { return append([]string{v.Secret}, v.ExtraSecrets...) }
+
+// given are the secrets that are none at all left out.
+func (v *vector) given() []string {
+	return slices.DeleteFunc(v.secrets(), func(secret string) bool { return secret == "" })
+}
 
 // verify verifies with the vector's secrets, where they belong.
 func (v *vector) verify(t *testing.T, e *provider.Endpoint, req *provider.Request) (used int, err error) {
@@ -145,8 +150,7 @@ func (v *vector) verify(t *testing.T, e *provider.Endpoint, req *provider.Reques
 	if e.Preset().KeyField() == "secret" {
 		return e.Verify(req, v.secrets(), v.now())
 	}
-	ids := slices.DeleteFunc(v.secrets(), func(id string) bool { return id == "" })
-	if used, err = endpoint(t, v.Provider, provider.Settings{WebhookIDs: ids}).Verify(req, nil, v.now()); err == nil && used == -1 {
+	if used, err = endpoint(t, v.Provider, provider.Settings{WebhookIDs: v.given()}).Verify(req, nil, v.now()); err == nil && used == -1 {
 		used = 0 // the index of secrets, which these are not
 	}
 	return used, err
