@@ -214,6 +214,21 @@ func (p *payPal) send(n *node, webhook, address, body string) *answer {
 		header("Paypal-Transmission-Time", "2026-03-14T09:26:53Z"), header("Paypal-Transmission-Sig", base64.StdEncoding.EncodeToString(signature)))
 }
 
+// A node that has not heard of a webhook yet reads the configuration again, and
+// only then has a reason to fetch the certificate.
+func TestCertificateOfAWebhookJustGiven(t *testing.T) {
+	t.Parallel()
+	paypal := newPayPal(t)
+	certificates := func() *provider.Certificates {
+		return provider.NewCertificates(func(context.Context, string) ([]byte, error) { return paypal.certificate(time.Now()), nil }, paypal.roots)
+	}
+	n := newNode(t, options{certificates: certificates()})
+	n.put("/v1/sources/paypal", `{"provider": "paypal"}`).want(http.StatusOK)
+	other := newNode(t, options{database: n.database, sealed: n.sealed, bare: true, certificates: certificates()})
+	n.put("/v1/sources/paypal", `{"provider": "paypal", "webhook_ids": ["WH-1"]}`).want(http.StatusOK)
+	paypal.send(other, "WH-1", "https://api.paypal.com/certs/1", `{"id": "E1", "event_type": "CHECKOUT.ORDER.SAVED"}`).want(http.StatusOK)
+}
+
 // A replay of a rejected callback of PayPal fetches the certificate that the
 // callback names, once for all that name it; one that cannot be had, or that
 // was not in force when the callback came, leaves it rejected.
