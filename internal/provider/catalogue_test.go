@@ -174,12 +174,12 @@ var samples = []sample{
 		id: "message:9", token: "u-1",
 	},
 	{
-		preset: "hubspot-v1", name: "property", body: `[{"eventId":1,"subscriptionId":2,"subscriptionType":"contact.propertyChange","objectId":3,"propertyName":"token","propertyValue":"tok"}]`,
-		id: "1:2", outcome: relay.Completed, token: "tok",
+		preset: "hubspot-v1", name: "property", body: `[{"eventId":1,"subscriptionId":2,"subscriptionType":"contact.propertyChange","objectId":3,"occurredAt":4,"propertyName":"token","propertyValue":"tok"}]`,
+		id: "1:2:3:4", outcome: relay.Completed, token: "tok",
 	},
 	{
 		preset: "hubspot-v3", name: "another property", body: `[{"eventId":1,"subscriptionType":"contact.propertyChange","propertyName":"firstname","propertyValue":"Ada"}]`,
-		id: "1:", token: "Ada",
+		id: "1:::", token: "Ada",
 	},
 	{
 		preset: "hubspot-v2", name: "workflow", header: map[string]string{"Content-Type": "application/json"}, body: `{"vid":3,"properties":{"token":{"value":"tok"}},"email":"a@b.example"}`,
@@ -294,7 +294,11 @@ var samples = []sample{
 		id:   "e1:Order/update",
 	},
 	{
-		preset: "shopify", name: "paid", header: map[string]string{"X-Shopify-Topic": "orders/paid", "X-Shopify-Event-Id": "e1"}, body: `{"id":820982911946154508,"admin_graphql_api_id":"gid://shopify/Order/820982911946154508","total_price":"20.50","currency":"EUR","email":"a@b.example","test":false,"payment_gateway_names":["visa"],"note":"please ring","note_attributes":[{"name":"token","value":"tok"}]}`,
+		preset: "shopify", name: "of another topic", header: map[string]string{"X-Shopify-Topic": "orders/paid", "X-Shopify-Event-Id": "e1"}, body: `{"financial_status":"pending","note":"tok"}`,
+		id: "e1:orders/paid", token: "tok",
+	},
+	{
+		preset: "shopify", name: "paid", header: map[string]string{"X-Shopify-Topic": "orders/paid", "X-Shopify-Event-Id": "e1"}, body: `{"id":820982911946154508,"admin_graphql_api_id":"gid://shopify/Order/820982911946154508","total_price":"20.50","financial_status":"paid","currency":"EUR","email":"a@b.example","test":false,"payment_gateway_names":["visa"],"note":"please ring","note_attributes":[{"name":"token","value":"tok"}]}`,
 		id: "e1:orders/paid", outcome: relay.Completed, token: "tok", references: []string{"order=gid://shopify/Order/820982911946154508"},
 		payment: with(euros("gid://shopify/Order/820982911946154508", 2050), func(p *relay.Payment) {
 			p.Method, p.Email, p.Live = "visa", "a@b.example", ptr(true)
