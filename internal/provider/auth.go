@@ -53,6 +53,9 @@ type verifier struct {
 	needsBody bool    // a place of the parsed body is read
 	perWait   bool    // each wait has a key of its own too, see waitKey
 	scheme    *scheme // instead of all that: code
+
+	separator   string // "" where the parts of a message cannot be shifted
+	separatorIn *part  // the one place that may hold it, or nil
 }
 
 // keyTreatment says how a secret as people paste it becomes a key.
@@ -165,6 +168,9 @@ func (v *verifier) match(s *scope, keys []signingKey) (int, error) {
 			if s.repeats(message) {
 				return 0, rejectAt(BadHeader, v.source.words())
 			}
+			if p := v.shifts(s, message); p != nil {
+				return 0, rejectAt(AmbiguousField, p.words())
+			}
 			genuine, ok := v.proves(s, &keys[i], message)
 			if genuine {
 				return keys[i].index, nil
@@ -192,6 +198,26 @@ func (v *verifier) proves(s *scope, key *signingKey, message template) (genuine,
 	return slices.ContainsFunc(s.sig.decoded, func(sent []byte) bool {
 		return len(sent) == ed25519.SignatureSize && ed25519.Verify(key.key, []byte(text), sent)
 	}), true
+}
+
+// shifts returns a place whose value holds what parts the values of a message:
+// a|b and c are signed as a and b|c are, so that which was meant cannot be
+// known. One place may hold it where a preset says so, since the others then
+// still tell where it begins and ends.
+func (v *verifier) shifts(s *scope, message template) *part {
+	if v.separator == "" {
+		return nil
+	}
+	for i := range message {
+		p := &message[i]
+		if p.kind == partLiteral || p.kind == partSecret || v.separatorIn != nil && p.isAt(v.separatorIn) {
+			continue
+		}
+		if strings.Contains(s.value(p).text, v.separator) {
+			return p
+		}
+	}
+	return nil
 }
 
 // missing rejects a callback without a place that is signed.

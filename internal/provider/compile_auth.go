@@ -38,7 +38,7 @@ func (e *Endpoint) compileAuth(c *compiler, s *spec, settings *Settings) error {
 		}
 	}
 	for _, compile := range []func(*compiler, *authSpec) error{
-		v.compileKey, v.compileSource, v.compileMessages,
+		v.compileKey, v.compileSource, v.compileMessages, v.compileSeparator,
 	} {
 		if err := compile(c, a); err != nil {
 			return err
@@ -199,6 +199,33 @@ func readsBody(t template) bool {
 	return slices.ContainsFunc(t, func(p part) bool { return inBody(p.kind) })
 }
 
+// compileSeparator reads what no signed value may hold.
+func (v *verifier) compileSeparator(c *compiler, a *authSpec) error {
+	v.separator = a.Separator
+	if a.Separator == "" && a.SeparatorIn != "" {
+		return wrong("auth.separator_in", "needs separator, which it may hold")
+	}
+	if a.Separator == "" {
+		return nil
+	}
+	parts := func(p part) bool { return p.kind == partLiteral && strings.Contains(p.name, a.Separator) }
+	if len(v.messages) == 0 || slices.ContainsFunc(v.messages, func(t template) bool { return !slices.ContainsFunc(t, parts) }) {
+		return wrong("auth.separator", "%q parts nothing: it stands between the places of auth.message", a.Separator)
+	}
+	if a.SeparatorIn == "" {
+		return nil
+	}
+	p, err := c.place(a.SeparatorIn)
+	if err != nil {
+		return wrong("auth.separator_in", "%w", err)
+	}
+	if slices.ContainsFunc(v.messages, func(t template) bool { return !t.covers(template{p}) }) {
+		return wrong("auth.separator_in", "%s is no part of auth.message", a.SeparatorIn)
+	}
+	v.separatorIn = &p
+	return nil
+}
+
 func (v *verifier) compileTime(c *compiler, a *authSpec, settings *Settings) error {
 	if a.Time == (timeSpec{}) {
 		return nil
@@ -236,7 +263,7 @@ func (v *verifier) compileTime(c *compiler, a *authSpec, settings *Settings) err
 func (t template) covers(other template) bool {
 	for _, p := range other {
 		signed := slices.ContainsFunc(t, func(q part) bool {
-			return q.kind == p.kind && q.name == p.name && q.node == p.node && q.within == p.within
+			return q.isAt(&p)
 		})
 		if p.kind != partLiteral && !signed {
 			return false

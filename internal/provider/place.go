@@ -89,6 +89,11 @@ var hubspotEscapes = strings.NewReplacer(
 	"%27", "'", "%28", "(", "%29", ")", "%2A", "*", "%2a", "*", "%2C", ",", "%2c", ",", "%3B", ";", "%3b", ";",
 )
 
+// isAt reports whether both are the same place.
+func (p *part) isAt(q *part) bool {
+	return p.kind == q.kind && p.name == q.name && p.node == q.node && p.within == q.within
+}
+
 // words names a place to whoever has to look for it.
 func (p *part) words() string {
 	switch p.kind {

@@ -82,12 +82,14 @@ const (
 	UnreadableBody      Reason = "unreadable_body"      // the signature stands in a body that cannot be read
 	NoCertificate       Reason = "no_certificate"       // the certificate that it names is not at hand
 	BadCertificate      Reason = "bad_certificate"      // not its provider's, or not in force
+	AmbiguousField      Reason = "ambiguous_field"      // a signed field holds what parts them
 )
 
 // Reasons lists every Reason.
 var Reasons = []Reason{
 	NoSecret, UnusableSecret, MissingHeader, BadHeader, BadTimestamp,
 	OutsideTolerance, SignatureMismatch, CredentialsMismatch, UnreadableBody, NoCertificate, BadCertificate,
+	AmbiguousField,
 }
 
 // Rejection is the error of a callback that is not proven genuine. It holds
@@ -129,6 +131,8 @@ func (r *Rejection) Detail() string {
 		return "the certificate that the callback names is not at hand: have the provider send it again"
 	case BadCertificate:
 		return "the certificate that the callback names is not its provider's, or not in force: is it the source's provider that sends?"
+	case AmbiguousField:
+		return place + " holds the sign that parts what is signed, so that nobody can tell what was: keep that sign out of what the provider is given"
 	default:
 		return "the callback is not genuine: compare the source's secret with the provider's"
 	}

@@ -48,7 +48,7 @@ var errNoKey = errors.New("no key of this scheme")
 // compileScheme sets a verifier up whose algorithm is code.
 func (v *verifier) compileScheme(c *compiler, a *authSpec) error {
 	v.scheme = schemes[a.Alg]
-	if a.Sig != (sigSpec{}) || len(a.Message) > 0 || a.Time != (timeSpec{}) || a.Key != (keySpec{}) || a.Enc != "" {
+	if a.Sig != (sigSpec{}) || len(a.Message) > 0 || a.Time != (timeSpec{}) || a.Key != (keySpec{}) || a.Enc != "" || a.Separator != "" || a.SeparatorIn != "" {
 		return wrong("auth.alg", "%s says itself where the signature stands and what it signs: it has no other field", a.Alg)
 	}
 	for _, header := range v.scheme.headers {

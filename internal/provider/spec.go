@@ -106,6 +106,9 @@ type authSpec struct {
 	Key     keySpec  `yaml:"key"`
 	Message texts    `yaml:"message"` // what is signed; of several any may match
 	Time    timeSpec `yaml:"time"`
+
+	Separator   string `yaml:"separator"`    // what parts the fields of a message, and stands in none of them
+	SeparatorIn string `yaml:"separator_in"` // the one place that may hold it
 }
 
 // sigSpec is explained at signatureSource.

@@ -2,10 +2,15 @@ package provider_test
 
 import (
 	"crypto/hmac"
+	"crypto/md5" //nolint:gosec // what PayU signs with
 	"crypto/sha256"
+	"crypto/sha512"
+	"encoding"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/url"
 	"slices"
@@ -336,6 +341,112 @@ func TestEventsToTick(t *testing.T) {
 			if !status && !thin && !partial && !slices.Contains(p.Events, kind) {
 				t.Errorf("%s: %s has an outcome, and nobody is told to tick it", name, kind)
 			}
+		}
+	}
+}
+
+// TestPlainDigestIsCarriedOn holds that one signature of HubSpot's version 2 is
+// of no use for a longer body: whoever has it can sign what is put behind, but
+// that is no JSON, and the content type, which is not signed, changes nothing.
+func TestPlainDigestIsCarriedOn(t *testing.T) {
+	const address, body, tail = "https://relay.example/in/default/hubspot", `{"properties":{"token":"mine"}}`, "&token=another"
+	secret := strings.Repeat("s", 36)
+	signed := secret + "POST" + address + body
+	padding := []byte{0x80}
+	for (len(signed)+len(padding))%64 != 56 {
+		padding = append(padding, 0)
+	}
+	padding = binary.BigEndian.AppendUint64(padding, uint64(len(signed))*8)
+	// The state of the hash after the padded message is the signature itself.
+	sum := sha256.Sum256([]byte(signed))
+	state := slices.Concat([]byte("sha\x03"), sum[:], make([]byte, 64))
+	state = binary.BigEndian.AppendUint64(state, uint64(len(signed)+len(padding)))
+	carried := sha256.New()
+	if err := carried.(encoding.BinaryUnmarshaler).UnmarshalBinary(state); err != nil {
+		t.Fatal(err)
+	}
+	carried.Write([]byte(tail))
+	for _, kind := range []string{"application/x-www-form-urlencoded", "application/json", ""} {
+		e := endpoint(t, "hubspot-v2", provider.Settings{TokenField: "token"})
+		req := &provider.Request{
+			Method: http.MethodPost, URL: address, Body: slices.Concat([]byte(body), padding, []byte(tail)),
+			Header: http.Header{"X-Hubspot-Signature": {hex.EncodeToString(carried.Sum(nil))}, "Content-Type": {kind}},
+		}
+		if _, err := e.Verify(req, []string{secret}, clock); err != nil {
+			t.Fatalf("Verify: got %v, want it to pass, or this test shows nothing", err)
+		}
+		var unreadable *provider.Unreadable
+		if readings, err := e.Read(req); !errors.As(err, &unreadable) {
+			t.Errorf("as %q: got %v, %v, want it unreadable", kind, readings, err)
+		}
+	}
+}
+
+// TestFieldsAreNotShifted holds that a signature over joined fields is worth
+// nothing for fields that are cut elsewhere: the payer chooses some of them.
+func TestFieldsAreNotShifted(t *testing.T) {
+	const secret = "salt1234"
+	joined := func(form url.Values, separator string, names ...string) string {
+		texts := []string{secret}
+		for _, name := range names {
+			texts = append(texts, form.Get(name))
+		}
+		return strings.Join(texts, separator)
+	}
+	india := func(form url.Values) {
+		sum := sha512.Sum512([]byte(joined(form, "|", "status", "", "", "", "", "", "udf5", "udf4", "udf3", "udf2", "udf1", "email", "firstname", "productinfo", "amount", "txnid", "key")))
+		form.Set("hash", hex.EncodeToString(sum[:]))
+	}
+	latam := func(form url.Values) {
+		sum := md5.Sum([]byte(joined(form, "~", "merchant_id", "reference_sale", "value", "currency", "state_pol")))
+		form.Set("sign", hex.EncodeToString(sum[:]))
+	}
+	for _, test := range []struct {
+		preset, name string
+		sign         func(url.Values)
+		form         url.Values
+		want         provider.Reason
+	}{
+		{"payu-india", "plain", india, url.Values{"status": {"success"}, "firstname": {"Ann"}, "amount": {"1"}, "txnid": {"t"}, "key": {"K"}}, ""},
+		{"payu-india", "as the payer wrote it", india, url.Values{"status": {"success"}, "firstname": {"Ann|Car|99|another"}, "productinfo": {"Pen"}, "amount": {"1"}, "txnid": {"t"}, "key": {"K"}}, provider.AmbiguousField},
+		{"payu-india", "shifted", india, url.Values{"status": {"success"}, "firstname": {"Ann"}, "productinfo": {"Car"}, "amount": {"99"}, "txnid": {"another"}, "key": {"Pen|1|t|K"}}, provider.AmbiguousField},
+		{"payu-latam", "plain", latam, url.Values{"merchant_id": {"5"}, "reference_sale": {"t"}, "value": {"1.0"}, "currency": {"COP"}, "state_pol": {"4"}}, ""},
+		{"payu-latam", "shifted", latam, url.Values{"merchant_id": {"5"}, "reference_sale": {"t~1.0"}, "value": {"1.0"}, "currency": {"COP"}, "state_pol": {"4"}}, provider.AmbiguousField},
+	} {
+		t.Run(test.preset+" "+test.name, func(t *testing.T) {
+			test.sign(test.form)
+			req := &provider.Request{Method: http.MethodPost, Body: []byte(test.form.Encode()), Header: http.Header{"Content-Type": {"application/x-www-form-urlencoded"}}}
+			_, err := endpoint(t, test.preset, provider.Settings{}).Verify(req, []string{secret}, clock)
+			if test.want != "" {
+				wantRejection(t, err, test.want)
+			} else if err != nil {
+				t.Errorf("got %v, want it accepted", err)
+			}
+		})
+	}
+	key := strings.Repeat("ab", 32)
+	raw, _ := hex.DecodeString(key)
+	for _, test := range []struct {
+		name, psp, reference string
+		want                 provider.Reason
+	}{
+		{"a reference of one's own", "8", "order:7", ""},
+		{"shifted", "8::shop:order", "7", provider.AmbiguousField},
+	} {
+		message := test.psp + "::shop:" + test.reference + ":2050:EUR:AUTHORISATION:true"
+		body, err := json.Marshal(map[string]any{"notificationItems": []any{map[string]any{"NotificationRequestItem": map[string]any{
+			"pspReference": test.psp, "merchantAccountCode": "shop", "merchantReference": test.reference, "eventCode": "AUTHORISATION", "success": "true",
+			"amount":         map[string]any{"value": 2050, "currency": "EUR"},
+			"additionalData": map[string]any{"hmacSignature": base64.StdEncoding.EncodeToString(macOf(string(raw), message))},
+		}}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = endpoint(t, "adyen", provider.Settings{}).Verify(&provider.Request{Body: body}, []string{key}, clock)
+		if test.want != "" {
+			wantRejection(t, err, test.want)
+		} else if err != nil {
+			t.Errorf("adyen, %s: got %v, want it accepted", test.name, err)
 		}
 	}
 }
