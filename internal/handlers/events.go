@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/labstack/echo/v4"
 
+	"relay.example/relay/internal/provider"
 	"relay.example/relay/internal/relay"
 	"relay.example/relay/internal/store"
 )
@@ -97,7 +98,7 @@ func (h *Handlers) getEvent(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	out := eventDetail{event: showEvent(e), Headers: e.Headers}
+	out := eventDetail{event: showEvent(e), Headers: provider.ShownHeaders(e.Headers)}
 	if out.Explanation, err = h.explain(c.Request().Context(), callerOf(c).project.ID, e); err != nil {
 		return err
 	}

@@ -161,6 +161,12 @@ func TestCertificateThatCannotBeHad(t *testing.T) {
 	if got := n.count("events"); got != 1 {
 		t.Errorf("got %d events, want the rejected one", got)
 	}
+	// What it was signed with is kept for a replay, and shown to nobody.
+	event := n.get("/v1/events").data()[0]
+	headers, _ := n.get("/v1/events/" + event["id"].(string)).object()["headers"].(map[string]any)
+	if headers["Paypal-Transmission-Sig"] != "(not shown)" || headers["Paypal-Transmission-Id"] != "1" {
+		t.Errorf("got the headers %v, want the signature left out", headers)
+	}
 }
 
 // payPal signs callbacks as PayPal does, and is the authority of its own

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"hash/crc32"
+	"maps"
 	"net/url"
 	"regexp"
 	"slices"
@@ -110,6 +111,21 @@ func ofPayPal(leaf *x509.Certificate) bool {
 		names = []string{leaf.Subject.CommonName}
 	}
 	return slices.ContainsFunc(names, func(name string) bool { return strings.HasSuffix(strings.ToLower(name), paypalDomain) })
+}
+
+// notShown stands for a signature that is kept.
+const notShown = "(not shown)"
+
+// ShownHeaders returns the headers of a stored callback as they may be shown.
+// PayPal's signature is left out: no secret and no clock ends it, and a replay
+// alone needs it.
+func ShownHeaders(kept map[string]string) map[string]string {
+	if kept[paypalSignature] == "" {
+		return kept
+	}
+	shown := maps.Clone(kept)
+	shown[paypalSignature] = notShown
+	return shown
 }
 
 // isPayPals reports whether an address may be asked for a certificate: a
