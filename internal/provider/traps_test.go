@@ -2,7 +2,7 @@ package provider_test
 
 import (
 	"crypto/hmac"
-	"crypto/md5" //nolint:gosec // what PayU signs with
+	"crypto/md5"
 	"crypto/sha256"
 	"crypto/sha512"
 	"encoding"
