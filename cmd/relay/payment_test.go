@@ -91,7 +91,7 @@ func paidAtMollie(t *testing.T, w *world) {
 			t.Errorf("posting %s: got %d %q, want 200 [accepted]", id, resp.StatusCode, answer)
 		}
 	}
-	paid := "tr_paid_" + relay.NewToken()
+	paid := "tr_paid_" + reg.Token
 	post("tr_" + relay.NewToken()) // which Mollie does not know
 	post(paid)
 	post(paid)

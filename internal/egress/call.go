@@ -206,12 +206,12 @@ func readKept(r io.Reader, length int64, keep int) ([]byte, error) {
 // is already known, so neither a long nor a slow rest is waited for: both end
 // with the connection being closed.
 func drain(answer *http.Response, keep int, cancel context.CancelFunc) bool {
-	if answer.ContentLength > MaxDrain {
+	if answer.ContentLength > int64(max(MaxDrain, keep)) {
 		return true
 	}
 	stop := time.AfterFunc(drainTime, cancel)
 	defer stop.Stop()
-	n, err := io.Copy(io.Discard, io.LimitReader(answer.Body, int64(MaxDrain-keep)))
+	n, err := io.Copy(io.Discard, io.LimitReader(answer.Body, int64(max(MaxDrain-keep, 1))))
 	return n > 0 || err != nil
 }
 

@@ -45,7 +45,7 @@ const (
 
 	MaxRequest  = 1 << 20   // bytes of a request's body
 	MaxResponse = 16 << 10  // bytes of an answer that are kept, unless the caller needs more
-	MaxKeep     = 128 << 10 // bytes that a caller can ask for
+	MaxKeep     = 1 << 20   // bytes that a caller can ask for
 	MaxDrain    = 256 << 10 // bytes of an answer that are read at all, unless it is searched
 	MaxSearch   = 8 << 20   // bytes of an answer that is searched
 	MaxHeader   = 64 << 10  // bytes of an answer's headers

@@ -148,7 +148,7 @@ func TestAnswersAreBounded(t *testing.T) {
 // Who needs more of an answer says so, up to what is read at all.
 func TestKeep(t *testing.T) {
 	s := serve(t, func(w http.ResponseWriter, _ *http.Request) {
-		_, _ = io.WriteString(w, strings.Repeat("x", 2*egress.MaxDrain))
+		_, _ = io.WriteString(w, strings.Repeat("x", 8*egress.MaxDrain))
 	})
 	for keep, want := range map[int]int{0: egress.MaxResponse, 10: 10, 100_000: 100_000, 10 * egress.MaxDrain: egress.MaxKeep} {
 		r := post(s.URL)

@@ -20,6 +20,7 @@ type answer struct {
 	retryAfter time.Duration
 	stopped    bool            // by a shutdown: nothing was learned
 	final      bool            // the next one will not be another
+	noNews     bool            // the provider knows what a callback is about, and nothing new of it yet
 	body       []byte          // about an event
 	fetched    *relay.Callback // about a wait, or of what a callback is about, where it says something
 }
@@ -45,25 +46,28 @@ func (a *Asker) ask(ctx context.Context, q *relay.Question) answer {
 		return failed(reasonNoKey) // or this node does not know it yet
 	}
 	var about *relay.Callback
-	address := src.QuestionURL(q)
+	address, longest := src.QuestionURL(q), maxAnswer
 	if q.Fetches {
 		var err error
 		if about, err = a.callbackOf(ctx, q); err != nil {
 			return a.notRead(q, err)
 		}
 		var ok bool
+		longest = maxFetched
 		if address, ok = src.FetchURL(about, q.About); !ok {
 			return answer{result: relay.AnswerFailed, reason: reasonUnasked, final: true}
 		}
 	}
 	resp, err := a.cfg.Client.Do(ctx, egress.Request{
-		Method: http.MethodGet, URL: address, Header: src.QuestionHeader(), Timeout: a.timeout, Keep: maxAnswer,
+		Method: http.MethodGet, URL: address, Header: src.QuestionHeader(), Timeout: a.timeout, Keep: longest,
 	})
 	if err != nil {
 		return a.unanswered(ctx, q, err)
 	}
 	said := platform.ByStatus(platform.Response{Status: resp.Status, Header: resp.Header}, time.Now())
 	switch {
+	case said.Class == relay.OK && resp.Truncated && q.Fetches:
+		return a.tooLong(ctx, q, src)
 	case said.Class == relay.OK && resp.Truncated:
 		return failed(reasonTooLong)
 	case said.Class == relay.OK && q.Fetches:
@@ -158,7 +162,7 @@ func (a *Asker) readFetched(src *directory.Source, about *relay.Callback, body [
 	case err != nil:
 		return failed(reasonUnreadable)
 	case c == nil:
-		return answer{result: relay.AnswerFound}
+		return answer{result: relay.AnswerFound, noNews: true, final: anybodys(about)}
 	default:
 		return a.news(*c)
 	}
@@ -177,6 +181,17 @@ func (a *Asker) news(c relay.Callback) answer {
 	return got
 }
 
+// tooLong ends a question whose answer is longer than a callback may be, which
+// it will be each time, and makes it known.
+func (a *Asker) tooLong(ctx context.Context, q *relay.Question, src *directory.Source) answer {
+	a.long.Do(func() {
+		a.cfg.Log.Warn("what a provider says of a callback is longer than what is read; the callback does nothing",
+			"project_id", q.ProjectID, "source", src.Name, "event_id", q.EventID, "max_bytes", maxFetched)
+	})
+	a.noteError(ctx, q, reasonTooLong)
+	return answer{result: relay.AnswerFailed, reason: reasonTooLong, final: true}
+}
+
 // apiKeyRefused is the last_error of a source whose provider refuses its key.
 const apiKeyRefused = "api_key_refused"
 
@@ -186,9 +201,14 @@ func (a *Asker) tellRefused(ctx context.Context, q *relay.Question, src *directo
 		a.cfg.Log.Warn("a provider refuses the api_key of a source: give it one that may read; its questions are asked again",
 			"project_id", q.ProjectID, "source", src.Name)
 	})
+	a.noteError(ctx, q, apiKeyRefused)
+}
+
+// noteError makes a code the last_error of the source that a question is of.
+func (a *Asker) noteError(ctx context.Context, q *relay.Question, code string) {
 	step, cancel := stepContext(ctx)
 	defer cancel()
-	seen := store.SourceActivity{ProjectID: q.ProjectID, SourceID: q.SourceID, LastError: apiKeyRefused, LastErrorAt: time.Now()}
+	seen := store.SourceActivity{ProjectID: q.ProjectID, SourceID: q.SourceID, LastError: code, LastErrorAt: time.Now()}
 	if err := a.cfg.Store.NoteActivity(step, []store.SourceActivity{seen}); err != nil {
 		a.cfg.Log.Debug("source activity not written", "error", err)
 	}

@@ -48,9 +48,10 @@ import (
 
 // The bounds of asking.
 const (
-	maxAsking       = 32 // questions at a time, per node
-	maxAskingSource = 8  // of them of one source: a slow provider leaves room for the others
-	maxAnswer       = 64 << 10
+	maxAsking       = 32               // questions at a time, per node
+	maxAskingSource = 8                // of them of one source: a slow provider leaves room for the others
+	maxAnswer       = 64 << 10         // bytes of what says whose an event is, or what became of a wait
+	maxFetched      = 1 << 20          // of what is fetched for a callback: as long as one may be that says it itself
 	askTimeout      = 10 * time.Second // of one request; with what follows it is shorter than a lease
 	pollInterval    = 500 * time.Millisecond
 	storeTimeout    = 5 * time.Second  // of one step in the database
@@ -75,6 +76,7 @@ type Asker struct {
 	cfg     Config
 	timeout time.Duration  // of one request
 	refused rate.Sometimes // tells of refused keys, not of every question
+	long    rate.Sometimes // tells of answers that are too long
 
 	poll  time.Duration
 	ended chan struct{} // a question has ended: there is room for another
@@ -92,6 +94,7 @@ func New(cfg Config) (*Asker, error) {
 	}
 	return &Asker{
 		cfg: cfg, timeout: askTimeout, refused: rate.Sometimes{First: 1, Interval: refusedInterval},
+		long: rate.Sometimes{First: 1, Interval: refusedInterval},
 		poll: pollInterval, ended: make(chan struct{}, 1), asking: map[int64]int{},
 	}, nil
 }
@@ -245,7 +248,7 @@ func (a *Asker) follow(ctx context.Context, q *relay.Question, got answer) error
 	switch {
 	case got.result.Usable() && q.OfWait():
 		return a.followWait(ctx, q, got)
-	case got.result == relay.AnswerNone && q.TooEarly() && !got.final:
+	case (got.result == relay.AnswerNone || got.noNews) && q.TooEarly() && !got.final:
 		return a.record(ctx, q, store.Try{Result: got.result, Again: true, Delay: relay.LinkLag})
 	case got.result.Usable() && q.Fetches:
 		return a.followFetch(ctx, q, got)

@@ -1,8 +1,7 @@
 package intake
 
 import (
-	"fmt"
-	"hash/fnv"
+	"hash/maphash"
 	"slices"
 	"sync"
 	"time"
@@ -18,7 +17,9 @@ import (
 // or nil. It is committed with the event. One that was asked about keeps its
 // answer, and is not asked about again, but by hand where that named nobody.
 func (in *Intake) inquiry(c *relay.Callback) *relay.Question {
-	if in.cfg.Directory == nil || c.Verdict != relay.Verified || c.Answer != nil {
+	// What was fetched for a callback may name nobody either.
+	proven := c.Verdict == relay.Verified || c.Verdict == relay.Fetched && c.For != uuid.Nil
+	if in.cfg.Directory == nil || !proven || c.Answer != nil {
 		return nil
 	}
 	src := in.cfg.Directory.Current().SourceByID(c.SourceID)
@@ -38,26 +39,57 @@ func (in *Intake) inquiry(c *relay.Callback) *relay.Question {
 // no more, and does nothing by itself.
 func (in *Intake) fetch(c *relay.Callback, facts *store.Facts) store.Decision {
 	token, src := firstToken(c), in.cfg.Directory.Current().SourceByID(c.SourceID)
-	switch {
-	case src == nil || !src.CanAsk():
+	if src == nil || !src.CanAsk() {
 		return store.Decision{Match: relay.Unmatched, Rule: "no_api_key", Token: token}
-	case c.Verdict == relay.Unsigned && !in.knocks.allow(c, namedByURL(c, facts)):
-		return store.Decision{Match: relay.Unmatched, Rule: "too_many_to_ask", Token: token}
+	}
+	after, room := in.askAfter(c, facts)
+	if !room {
+		delete(facts.Originals, *c.DedupeKey) // it is not kept: a copy behind it is no copy
+		return tooMany(token)
 	}
 	return store.Decision{Match: relay.Ignored, Rule: "fetched_apart", Token: token, Asks: &relay.Question{
-		ID: relay.NewID(), ProjectID: c.ProjectID, SourceID: c.SourceID, EventID: c.ID, About: c.Reading.Fetch, Fetches: true,
+		ID: relay.NewID(), ProjectID: c.ProjectID, SourceID: c.SourceID, EventID: c.ID, About: c.Reading.Fetch, After: after, Fetches: true,
 	}}
 }
 
-// repeated is the question that a copy of such a callback raises again: what
-// it is about may have changed since. What is signed is sent again only since
-// its acknowledgement was lost.
-func repeated(c *relay.Callback, original uuid.UUID) *relay.Question {
-	if c.Reading.Fetch == "" || c.Verdict != relay.Unsigned {
-		return nil
+// repeat is a copy of a callback whose original is known. One that says only
+// what it is about has that asked again: it may have changed since. What is
+// signed is sent again only since its acknowledgement was lost.
+func (in *Intake) repeat(c *relay.Callback, original uuid.UUID, facts *store.Facts) store.Decision {
+	d := store.Decision{
+		Match: relay.Duplicate, Rule: "same_event", Outcome: c.Reading.Outcome, DuplicateOf: original, Token: firstToken(c),
 	}
-	return &relay.Question{ID: relay.NewID(), ProjectID: c.ProjectID, SourceID: c.SourceID, EventID: original, Fetches: true, Repeats: true}
+	if c.Reading.Fetch == "" || c.Verdict != relay.Unsigned || facts.ToBeAsked(original) {
+		return d
+	}
+	after, room := in.askAfter(c, facts)
+	if !room {
+		return tooMany(d.Token)
+	}
+	d.Asks = &relay.Question{
+		ID: relay.NewID(), ProjectID: c.ProjectID, SourceID: c.SourceID, EventID: original, After: after, Fetches: true, Repeats: true,
+	}
+	return d
 }
+
+// askAfter says in how long the provider may be asked about c, and whether
+// there is room for that question at all.
+func (in *Intake) askAfter(c *relay.Callback, facts *store.Facts) (after time.Duration, room bool) {
+	if c.Verdict != relay.Unsigned {
+		return 0, true
+	}
+	return in.knocks.take(c.SourceID, namedByURL(c, facts), time.Now())
+}
+
+// tooMany refuses a callback before it is kept: its sender comes again, which
+// nobody does who was told that all is well.
+func tooMany(token string) store.Decision {
+	return store.Decision{Match: relay.Unmatched, Rule: "too_many_to_ask", Token: token, Refused: true}
+}
+
+// errTooMany is what the sender of such a callback is told.
+var errTooMany = relay.Errorf(relay.Busy, "too_many_to_ask",
+	"the provider is to be asked about too many callbacks like this one: send it again later")
 
 // namedByURL is the wait that a callback names by its token, or nil.
 func namedByURL(c *relay.Callback, facts *store.Facts) *relay.Wait {
@@ -71,11 +103,14 @@ func namedByURL(c *relay.Callback, facts *store.Facts) *relay.Wait {
 
 // knocks bounds how many questions callbacks raise that nobody has signed:
 // those that name a wait by its token for each wait, the others for each
-// source. So strangers, who can make up any number of ids, have a provider
+// source. What is beyond is asked later, and what would be asked too late is
+// refused. So strangers, who can make up any number of ids, have a provider
 // asked about few of them, and take nothing from those who know a token. It is
 // kept by each node for itself, in the room of a fixed number: waits that
-// share a place share what they may ask.
+// share a place share what they may ask. Which do is not known to strangers:
+// the seed is this process's own.
 type knocks struct {
+	seed   maphash.Seed
 	mu     sync.Mutex
 	places [knockPlaces]*rate.Limiter
 }
@@ -87,28 +122,37 @@ const (
 	waitBurst   = 20
 	sourceRate  = 5 // questions a second of one source that name no wait, and as many at once:
 	sourceBurst = 100
+	// maxBehind is how long a question may have to stand back: 3,000 of a
+	// source, 60 of a wait.
+	maxBehind = 10 * time.Minute
 )
 
-// allow reports whether the provider is asked about one more.
-func (k *knocks) allow(c *relay.Callback, w *relay.Wait) bool {
-	h := fnv.New64a()
-	_, _ = fmt.Fprint(h, c.SourceID)
-	every, burst := rate.Limit(sourceRate), sourceBurst
-	if w != nil {
-		_, _ = h.Write(w.ID[:])
-		every, burst = rate.Every(waitEvery), waitBurst
-	}
-	// Waits and sources have half of the places each.
-	place := h.Sum64() % (knockPlaces / 2)
-	if w != nil {
-		place += knockPlaces / 2
-	}
+// take takes one question out of what may be asked, and returns in how long
+// its turn is; false: too many stand before it.
+func (k *knocks) take(sourceID int64, w *relay.Wait, now time.Time) (after time.Duration, ok bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.places[place] == nil {
-		k.places[place] = rate.NewLimiter(every, burst)
+	turn := k.place(sourceID, w).ReserveN(now, 1)
+	if after = turn.DelayFrom(now); after > maxBehind {
+		turn.CancelAt(now)
+		return 0, false
 	}
-	return k.places[place].Allow()
+	return after, true
+}
+
+// place is where the questions of a wait are counted, or those of a source
+// that name none. The caller holds mu.
+func (k *knocks) place(sourceID int64, w *relay.Wait) *rate.Limiter {
+	// Waits and sources have half of the places each.
+	at, every, burst := maphash.Comparable(k.seed, sourceID)%(knockPlaces/2), rate.Limit(sourceRate), sourceBurst
+	if w != nil {
+		at = knockPlaces/2 + maphash.Comparable(k.seed, w.ID)%(knockPlaces/2)
+		every, burst = rate.Every(waitEvery), waitBurst
+	}
+	if k.places[at] == nil {
+		k.places[at] = rate.NewLimiter(every, burst)
+	}
+	return k.places[at]
 }
 
 // askable is what the provider can be asked for when the wait of d, which is

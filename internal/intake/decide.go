@@ -54,11 +54,11 @@ func (in *Intake) early(c *relay.Callback, facts *store.Facts) (store.Decision, 
 	if c.Verdict == relay.Rejected {
 		return store.Decision{Match: relay.Unmatched, Rule: "rejected"}, true
 	}
-	if original, ok := facts.Originals[*c.DedupeKey]; ok && original != c.ID {
-		return store.Decision{
-			Match: relay.Duplicate, Rule: "same_event", Outcome: c.Reading.Outcome, DuplicateOf: original, Token: firstToken(c),
-			Asks: repeated(c, original),
-		}, true
+	switch original, taken := facts.Originals[*c.DedupeKey]; {
+	case !taken: // by what was refused
+		facts.Originals[*c.DedupeKey] = c.ID
+	case original != c.ID:
+		return in.repeat(c, original, facts), true
 	}
 	if c.Reading.Fetch != "" && c.Reason == "" && c.Verdict != relay.Fetched && in.cfg.Directory != nil {
 		return in.fetch(c, facts), true
@@ -111,7 +111,7 @@ func (in *Intake) applyOne(ctx context.Context, c *relay.Callback, facts *store.
 	}
 	d := store.Decision{Outcome: outcome, Wait: w, Teaches: teaches(c, w, facts)}
 	d.Step = w.Apply(outcome, paymentID(r.Payment))
-	if d.Step.Fires == relay.Mismatch || d.Step.Fires == relay.PaidAgain {
+	if d.Step.Fires == relay.Mismatch || d.Step.Fires == relay.PaidAgain || c.Verdict == relay.Fetched && aftermath(d.Step.Fires) {
 		if told(c, w, facts) {
 			d.Step = relay.Step{Match: relay.Duplicate, Rule: "same_payment"}
 		} else if ref := toldRef(c); ref != uuid.Nil {

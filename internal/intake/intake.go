@@ -11,6 +11,7 @@ package intake
 import (
 	"context"
 	"errors"
+	"hash/maphash"
 	"log/slog"
 	"sync"
 	"time"
@@ -79,7 +80,7 @@ func New(cfg Config) (*Intake, error) {
 	if cfg.Store == nil || cfg.Plans == nil || cfg.HandOver == nil || cfg.Log == nil {
 		return nil, errors.New("intake: Config has a field that is nil")
 	}
-	in := &Intake{cfg: cfg, looks: make(chan []uuid.UUID, maxLooks)}
+	in := &Intake{cfg: cfg, looks: make(chan []uuid.UUID, maxLooks), knocks: knocks{seed: maphash.MakeSeed()}}
 	bounds := groupcommit.Config{
 		MaxBatch: maxBatch, MaxWaiting: maxWaiting, Committers: committers, Crowd: crowd,
 		MaxBytes: maxBatchBytes, MaxWaitingBytes: maxWaitingBytes,
@@ -102,10 +103,18 @@ func (in *Intake) Run(ctx context.Context) error {
 // Accept keeps one callback and does to its wait what it says. It returns
 // after the commit.
 func (in *Intake) Accept(ctx context.Context, c relay.Callback) (relay.Receipt, error) {
+	if c.Verdict == relay.Unsigned && c.Reading.Fetch != "" && !store.KeepsStranger(&c) {
+		return relay.Receipt{}, errStrangerTooLong
+	}
 	c.DedupeKey = dedupeKey(&c)
 	receipt, err := in.callbacks.Do(ctx, c)
 	return receipt, in.shed(metrics.Callbacks, busy(ctx, err))
 }
+
+// errStrangerTooLong refuses what could not be asked about later, since its
+// bytes are not kept: it must not be the original of what can.
+var errStrangerTooLong = relay.Errorf(relay.TooLarge, "body_too_large",
+	"nobody has signed this callback, and it is longer than what is kept of such: send at most 64 KiB, with a query of at most 4 KiB")
 
 // Register registers one wait. It returns after the commit.
 func (in *Intake) Register(ctx context.Context, r store.Registration) (store.Registered, error) {
@@ -141,10 +150,10 @@ func busy(ctx context.Context, err error) error {
 func (in *Intake) commitCallbacks(batch []relay.Callback) []groupcommit.Result[relay.Receipt] {
 	ctx, cancel := context.WithTimeoutCause(context.Background(), commitTimeout, errCommitTimeout)
 	defer cancel()
-	receipts, err := repeat(ctx, func() ([]relay.Receipt, error) { return in.commitOnce(ctx, batch) })
+	committed, err := repeat(ctx, func() ([]groupcommit.Result[relay.Receipt], error) { return in.commitOnce(ctx, batch) })
 	switch {
 	case err == nil:
-		return values(receipts)
+		return committed
 	case !store.Poisoned(err):
 		return failed[relay.Receipt](len(batch), err)
 	case len(batch) == 1:
@@ -167,14 +176,14 @@ func (in *Intake) commitPoison(ctx context.Context, c relay.Callback, cause erro
 		"project_id", c.ProjectID, "source_id", c.SourceID, "event_id", c.ID, "error", cause)
 	c.Reading.Payment, c.Reading.Form, c.Reading.References, c.Headers = nil, nil, nil, nil
 	c.Reading.Type, c.Reading.EventID, c.Reason = "", "", "its values could not be stored"
-	receipts, err := repeat(ctx, func() ([]relay.Receipt, error) { return in.commitOnce(ctx, []relay.Callback{c}) })
+	committed, err := repeat(ctx, func() ([]groupcommit.Result[relay.Receipt], error) { return in.commitOnce(ctx, []relay.Callback{c}) })
 	if err != nil {
 		return failed[relay.Receipt](1, err)
 	}
-	return values(receipts)
+	return committed
 }
 
-func (in *Intake) commitOnce(ctx context.Context, batch []relay.Callback) ([]relay.Receipt, error) {
+func (in *Intake) commitOnce(ctx context.Context, batch []relay.Callback) ([]groupcommit.Result[relay.Receipt], error) {
 	names := make([]store.Names, len(batch))
 	for i := range batch {
 		names[i] = namesOf(&batch[i])
@@ -188,15 +197,20 @@ func (in *Intake) commitOnce(ctx context.Context, batch []relay.Callback) ([]rel
 	}
 	in.cfg.HandOver(deliveries)
 	in.lookFor(committedNames(decisions))
-	receipts := make([]relay.Receipt, len(batch))
+	results := make([]groupcommit.Result[relay.Receipt], len(batch))
 	for i, d := range decisions {
-		in.cfg.Metrics.Event(batch[i].SourceID, batch[i].Verdict, d.Match)
-		receipts[i] = relay.Receipt{EventID: batch[i].ID, Match: d.Match, Rule: d.Rule}
-		if d.Wait != nil {
-			receipts[i].CorrelationID, receipts[i].Token, receipts[i].Status = d.Wait.ID, d.Wait.Token, d.Wait.Status
+		if d.Refused {
+			results[i].Err = errTooMany
+			continue
 		}
+		in.cfg.Metrics.Event(batch[i].SourceID, batch[i].Verdict, d.Match)
+		receipt := relay.Receipt{EventID: batch[i].ID, Match: d.Match, Rule: d.Rule}
+		if d.Wait != nil {
+			receipt.CorrelationID, receipt.Token, receipt.Status = d.Wait.ID, d.Wait.Token, d.Wait.Status
+		}
+		results[i].Value = receipt
 	}
-	return receipts, nil
+	return results, nil
 }
 
 // commitRegistrations commits one batch, in rounds of registrations that do
@@ -268,14 +282,6 @@ func repeat[T any](ctx context.Context, commit func() (T, error)) (result T, err
 		}
 	}
 	return result, err
-}
-
-func values[T any](vs []T) []groupcommit.Result[T] {
-	out := make([]groupcommit.Result[T], len(vs))
-	for i, v := range vs {
-		out[i].Value = v
-	}
-	return out
 }
 
 func failed[T any](n int, err error) []groupcommit.Result[T] {

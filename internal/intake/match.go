@@ -45,16 +45,22 @@ func namesOf(c *relay.Callback) (n store.Names) {
 	return n
 }
 
-// toldRef is the name under which a wait remembers a success that did not
-// close it: a mismatch, or a second payment. The same payment told by another
-// event type then fires nothing more.
+// toldRef is the name under which a wait remembers what fires once and does
+// not close it: a mismatch, or a second payment. The same payment told by
+// another event type then fires nothing more. So with a refund or a dispute
+// that was fetched: the same may be fetched for callbacks by several URLs.
 func toldRef(c *relay.Callback) uuid.UUID {
-	id := paymentID(c.Reading.Payment)
-	if id == "" || c.Reading.Outcome != relay.Completed {
+	switch id := paymentID(c.Reading.Payment); {
+	case c.Reading.Outcome == relay.Completed && id != "":
+		return store.RefHash(c.SourceID, "told\x00"+id)
+	case c.Verdict == relay.Fetched && aftermath(c.Reading.Outcome) && c.Reading.EventID != "":
+		return store.RefHash(c.SourceID, "told after\x00"+c.Reading.EventID)
+	default:
 		return uuid.Nil
 	}
-	return store.RefHash(c.SourceID, "told\x00"+id)
 }
+
+func aftermath(o relay.Outcome) bool { return o == relay.Refunded || o == relay.Disputed }
 
 // told reports whether w remembers the payment of c.
 func told(c *relay.Callback, w *relay.Wait, facts *store.Facts) bool {
@@ -79,6 +85,8 @@ func dedupeKey(c *relay.Callback) *[16]byte {
 	}
 	var identity string
 	switch id := c.Reading.EventID; {
+	case c.For != uuid.Nil && id == "":
+		identity = "fetched body\x00" + token + "\x00" + bodyHash(c)
 	case c.For != uuid.Nil:
 		// The same state of a payment by another URL is another event: which
 		// of them tells of a wait is not known yet.
@@ -86,19 +94,36 @@ func dedupeKey(c *relay.Callback) *[16]byte {
 	case c.Reading.Fetch != "" && c.Verdict == relay.Unsigned:
 		// The same callback may tell of a refund months later, when the bytes
 		// of the first one are gone: that is another question then.
-		identity = "knock\x00" + c.ReceivedAt.UTC().Format(time.DateOnly) + "\x00" + token + "\x00" + c.Reading.Fetch
+		// Its body may claim any token: only those of the URL go with what is
+		// fetched, and tell it from another.
+		identity = "knock\x00" + c.ReceivedAt.UTC().Format(time.DateOnly) + "\x00" + namesInURL(c) + "\x00" + c.Reading.Fetch
 	case id != "" && c.Verdict != relay.Unsigned:
 		identity = "id\x00" + id
 	case id != "":
 		identity = "token and id\x00" + token + "\x00" + id
 	default:
-		sum := sha256.Sum256(c.Body)
-		// One body may hold several events: its items are not each other's
-		// duplicates.
-		identity = "token and body\x00" + token + "\x00" + hex.EncodeToString(sum[:]) + "\x00" + strconv.Itoa(c.Item)
+		identity = "token and body\x00" + token + "\x00" + bodyHash(c)
 	}
 	key := store.DedupeHash(c.SourceID, identity)
 	return &key
+}
+
+// bodyHash tells a body from others. One may hold several events: its items
+// are not each other's duplicates.
+func bodyHash(c *relay.Callback) string {
+	sum := sha256.Sum256(c.Body)
+	return hex.EncodeToString(sum[:]) + "\x00" + strconv.Itoa(c.Item)
+}
+
+// namesInURL are the names that stand in a callback's URL, with their places.
+func namesInURL(c *relay.Callback) string {
+	var names strings.Builder
+	for _, candidate := range c.Reading.Candidates {
+		if inURL(candidate.Place) {
+			names.WriteString(candidate.Place + "\x00" + candidate.Value + "\x00")
+		}
+	}
+	return names.String()
 }
 
 // found is what a callback's names lead to.

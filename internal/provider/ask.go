@@ -3,6 +3,7 @@ package provider
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"net/url"
 	"regexp"
 	"slices"
@@ -105,10 +106,11 @@ func (e *Endpoint) AskableKey(key string) bool {
 	return e.ask.wait != nil && len(e.ask.wait.prefixes) > 0 && beginsWithAny(key, e.ask.wait.prefixes)
 }
 
-// referenceOf returns the first reference of a kind.
+// referenceOf returns the first reference of a kind. No honest id is a step of
+// a path, which it may be put into.
 func referenceOf(r *relay.Reading, kind string, prefixes []string) string {
 	for _, reference := range r.References {
-		if reference.Place == kind && beginsWithAny(reference.Value, prefixes) {
+		if reference.Place == kind && !isStep(reference.Value) && beginsWithAny(reference.Value, prefixes) {
 			return reference.Value
 		}
 	}
@@ -187,7 +189,7 @@ func (e *Endpoint) AnswerAsCallback(answer []byte) ([]byte, error) {
 	if !ask.news.hold(&scope{req: &Request{}, parsed: p}) {
 		return nil, nil
 	}
-	return fillAs(ask.as, p.json, gjson.Result{}), nil
+	return fillAs(ask.as, p.json, gjson.Result{})
 }
 
 // readAnswer parses an answer that is about one object.
@@ -226,7 +228,7 @@ func (e *Endpoint) compileAsk(c *compiler, s *spec, settings *Settings) (err err
 		}
 	}
 	if s.Ask.Fetch != nil {
-		e.ask.fetch, err = s.Ask.Fetch.compile(c)
+		e.ask.fetch, err = s.Ask.Fetch.compile(c, s.Auth.Alg != "none")
 	}
 	return err
 }
@@ -320,6 +322,9 @@ func parseAs(as string, ofEvent bool) (pieces []string, err error) {
 	if !strings.Contains(as, "{answer}") || !gjson.Valid(answerIn.ReplaceAllString(as, "{}")) {
 		return nil, errors.New("write the JSON of a callback in which {answer} stands for the answer, and {answer.name} for a field of it")
 	}
+	if n := len(answerIn.FindAllString(as, maxAnswers+1)); n > maxAnswers {
+		return nil, fmt.Errorf("{answer}, fields of it and of the event stand at most %d times in it", maxAnswers)
+	}
 	at := 0
 	for _, m := range answerIn.FindAllStringSubmatchIndex(as, -1) {
 		name := as[m[2]:m[3]]
@@ -331,8 +336,14 @@ func parseAs(as string, ofEvent bool) (pieces []string, err error) {
 	return append(pieces, as[at:]), nil
 }
 
-// fillAs writes the callback.
-func fillAs(pieces []string, answer, event gjson.Result) []byte {
+// The bounds of a callback that is made of an answer.
+const (
+	maxAnswers  = 32      // places that are filled
+	maxFilledAs = 1 << 20 // bytes, as of a callback that is received
+)
+
+// fillAs writes the callback. The error is an *Unreadable.
+func fillAs(pieces []string, answer, event gjson.Result) ([]byte, error) {
 	var body strings.Builder
 	for i, piece := range pieces {
 		from, name, _ := strings.Cut(piece, ".")
@@ -346,8 +357,11 @@ func fillAs(pieces []string, answer, event gjson.Result) []byte {
 		default:
 			body.WriteString(cmp.Or(answer.Get(name).Raw, "null"))
 		}
+		if body.Len() > maxFilledAs {
+			return nil, &Unreadable{TooManyFields, "the answer makes a callback of more than 1 MiB"}
+		}
 	}
-	return []byte(body.String())
+	return []byte(body.String()), nil
 }
 
 // askPath cuts a path at its {id}.

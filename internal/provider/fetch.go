@@ -56,8 +56,8 @@ func (f *fetching) reduce(r *relay.Reading) {
 // confirm drops the names in the URL of a callback that the provider does not
 // confirm. The token in it is public, and so may be the id of another payment:
 // together they prove nothing, until the provider says that it sends the
-// callbacks of this one to that URL. Where it names no URL, a token counts and
-// a key, which may be guessed, does not.
+// callbacks of this one to that URL. A key, which may be guessed, counts never:
+// a URL may hold it by chance.
 func (f *fetching) confirm(s *scope, r *relay.Reading) {
 	if f.url == nil {
 		return
@@ -65,7 +65,7 @@ func (f *fetching) confirm(s *scope, r *relay.Reading) {
 	address := s.value(f.url)
 	r.Candidates = slices.DeleteFunc(r.Candidates, func(c relay.Candidate) bool {
 		inURL := c.Place == "path" || strings.HasPrefix(c.Place, "query:")
-		return inURL && (!relay.IsToken(c.Value) || address.kind == scalar && !strings.Contains(address.text, c.Value))
+		return inURL && (!relay.IsToken(c.Value) || address.kind != scalar || !strings.Contains(address.text, c.Value))
 	})
 }
 
@@ -73,7 +73,7 @@ func (f *fetching) confirm(s *scope, r *relay.Reading) {
 // is about; ok is false where the callback does not say it.
 func (e *Endpoint) FetchPath(req *Request, about string) (path string, ok bool) {
 	p, err := e.parse(req)
-	if err != nil || e.ask.fetch == nil || about == "" {
+	if err != nil || e.ask.fetch == nil || about == "" || isStep(about) {
 		return "", false
 	}
 	s := scope{req: req, parsed: p}
@@ -91,7 +91,7 @@ func (e *Endpoint) FetchPath(req *Request, about string) (path string, ok bool) 
 		case h.place == nil:
 		default:
 			v := s.value(h.place)
-			if v.kind != scalar || v.text == "" || v.text == ".." || !storable(v.text) {
+			if v.kind != scalar || v.text == "" || isStep(v.text) || !storable(v.text) {
 				return "", false
 			}
 			if h.whole {
@@ -103,6 +103,10 @@ func (e *Endpoint) FetchPath(req *Request, about string) (path string, ok bool) 
 	}
 	return b.String(), true
 }
+
+// isStep reports whether text that stands between two slashes leads elsewhere:
+// escaping leaves it as it is.
+func isStep(text string) bool { return text == "." || text == ".." }
 
 // FetchedAsCallback wraps what the provider says of the object that a callback
 // is about into the body of a callback that tells it all: nil where it is no
@@ -124,7 +128,7 @@ func (e *Endpoint) FetchedAsCallback(req *Request, answer []byte) ([]byte, error
 	if said, err := e.parse(req); err == nil {
 		event = said.json
 	}
-	return fillAs(f.as, p.json, event), nil
+	return fillAs(f.as, p.json, event)
 }
 
 // safePath is a path that a provider may name: of its API, and without steps
@@ -134,7 +138,7 @@ var safePath = regexp.MustCompile(`^(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)+$`)
 // pathHole finds the places of a path.
 var pathHole = regexp.MustCompile(`\{([^{}]*)\}`)
 
-func (s *fetchSpec) compile(c *compiler) (*fetching, error) {
+func (s *fetchSpec) compile(c *compiler, signed bool) (*fetching, error) {
 	f := &fetching{types: s.Types, about: s.About}
 	if s.About == "" {
 		return nil, wrong("ask.fetch.about", "is missing: by which kind of reference is it asked?")
@@ -142,6 +146,9 @@ func (s *fetchSpec) compile(c *compiler) (*fetching, error) {
 	var err error
 	if f.path, err = c.fetchPath(s.Path); err != nil {
 		return nil, wrong("ask.fetch.path", "%w", err)
+	}
+	if !signed && f.path[0].whole {
+		return nil, wrong("ask.fetch.path", "nobody signs these callbacks, and whoever sends one would choose what is read with the api_key: write the path, with {id} in it")
 	}
 	answer := &compiler{headers: map[string]bool{}}
 	if f.news, err = answer.conditions("ask.fetch.if", s.If); err != nil {

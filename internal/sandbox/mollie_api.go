@@ -8,10 +8,11 @@ import (
 )
 
 // The stand-in for Mollie's API lives under /mollie: a source's base_url ends
-// in that. It tells of payments that nobody has made: what became of one
-// stands in its id, as 'relay trigger mollie-classic' sends it.
+// in that. It tells of payments that nobody has made: what became of one, and
+// the token in its metadata, stand in its id, as 'relay trigger mollie-classic'
+// sends it.
 
-var molliePayment = regexp.MustCompile(`^tr_(open|pending|authorized|paid|failed|canceled|expired|refunded|chargedback)_[A-Za-z0-9-]{1,64}$`)
+var molliePayment = regexp.MustCompile(`^tr_(open|pending|authorized|paid|failed|canceled|expired|refunded|chargedback)_([A-Za-z0-9_-]{1,64})$`)
 
 type mollieMoney struct {
 	Value    string `json:"value"`
@@ -31,7 +32,7 @@ func (s *Sandbox) getMolliePayment(r *http.Request) answer {
 	}
 	payment := map[string]any{
 		"resource": "payment", "id": id, "mode": "test", "status": found[1], "method": "ideal", "profileId": "pfl_sandbox",
-		"description": "A payment of the sandbox", "metadata": nil, "webhookUrl": nil, "amount": mollieMoney{"20.50", "EUR"},
+		"description": "A payment of the sandbox", "metadata": found[2], "webhookUrl": nil, "amount": mollieMoney{"20.50", "EUR"},
 	}
 	switch found[1] {
 	case "refunded":

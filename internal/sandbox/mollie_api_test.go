@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 
 	"relay.example/relay/internal/sandbox"
@@ -34,12 +35,13 @@ func TestMolliePayments(t *testing.T) {
 		box.ServeHTTP(rec, req)
 		var got struct {
 			Status         any
+			Metadata       string
 			AmountRefunded struct{ Value string }
 		}
 		if err := json.Unmarshal(rec.Body.Bytes(), &got); err != nil {
 			t.Fatalf("%s: %v in %s", tt.id, err, rec.Body)
 		}
-		if rec.Code != tt.status || rec.Code == http.StatusOK && (got.Status != tt.payment || got.AmountRefunded.Value != tt.refunded) {
+		if rec.Code != tt.status || rec.Code == http.StatusOK && (got.Status != tt.payment || !strings.HasSuffix(tt.id, "_"+got.Metadata) || got.Metadata == "" || got.AmountRefunded.Value != tt.refunded) {
 			t.Errorf("%s: got %d %+v, want %d %s", tt.id, rec.Code, got, tt.status, tt.payment)
 		}
 	}

@@ -57,11 +57,21 @@ type Facts struct {
 	originals map[uuid.UUID]original // of them, those that were there before the batch, by id
 }
 
-// original is what a copy of an event goes by: whose it was, and whether what
-// it said is kept no longer.
+// original is what a copy of an event goes by: whose it was, whether what it
+// said is kept no longer, and whether its provider is still to be asked about
+// it.
 type original struct {
 	wait    *uuid.UUID
 	blanked bool
+	asked   bool
+}
+
+// ToBeAsked reports whether the provider is still to be asked about an event
+// that took a dedupe key: one of this batch is, and one whose question is not
+// under way.
+func (f *Facts) ToBeAsked(id uuid.UUID) bool {
+	of, stored := f.originals[id]
+	return !stored || of.asked
 }
 
 // RefHit is one wait that a key or reference names.
@@ -83,6 +93,7 @@ type Decision struct {
 	Teaches     []uuid.UUID     // references that now name the wait
 	Parks       []ParkedName    // where Match is Parked: the names it can be found by
 	Asks        *relay.Question // where Match is Parked: what to ask the provider about it
+	Refused     bool            // it is not kept, and its sender is told so
 	Askable     string          // what the provider of the event's source can be asked for when Wait is about to expire, where that is news
 	Fires       *relay.Delivery // the delivery that the step owes, without lease
 
@@ -106,6 +117,11 @@ func oversized(c *relay.Callback, d *Decision) bool {
 	return strange && len(c.Body) > maxStranger
 }
 
+// KeepsStranger reports whether all is kept of a callback that proves nothing.
+func KeepsStranger(c *relay.Callback) bool {
+	return len(c.Body) <= maxStranger && len(cleanText(c.Query)) <= maxQuery
+}
+
 // ofErased reports whether a callback is about somebody who was erased: what
 // it says of a person is not kept.
 func ofErased(d *Decision) bool { return d.Wait != nil && d.Wait.Erased() || d.original.blanked }
@@ -127,6 +143,19 @@ func followOriginals(callbacks []relay.Callback, decisions []Decision, f *Facts)
 			d.original = original{wait: &decisions[at].Wait.ID, blanked: decisions[at].Wait.Erased()}
 		}
 	}
+}
+
+// withoutRefused leaves out what is not to be kept: mostly nothing.
+func withoutRefused(callbacks []relay.Callback, decisions []Decision) (kept []relay.Callback, of []Decision) {
+	if !slices.ContainsFunc(decisions, func(d Decision) bool { return d.Refused }) {
+		return callbacks, decisions
+	}
+	for i := range decisions {
+		if !decisions[i].Refused {
+			kept, of = append(kept, callbacks[i]), append(of, decisions[i])
+		}
+	}
+	return kept, of
 }
 
 // CommitCallbacks keeps a batch of callbacks and what follows from them, in
@@ -154,12 +183,13 @@ func (s *Store) CommitCallbacks(
 		return nil, nil, translate("deciding callbacks", err)
 	}
 	followOriginals(callbacks, decisions, facts)
+	callbacks, kept := withoutRefused(callbacks, decisions)
 	leaseEnds := time.Now().Add(relay.Lease)
 	var b pgx.Batch
-	queueEvents(&b, callbacks, decisions)
-	deliveries := queueEffects(&b, callbacks, decisions, lease, leaseEnds)
-	queueParked(&b, callbacks, decisions)
-	queueQuestions(&b, decisions)
+	queueEvents(&b, callbacks, kept)
+	deliveries := queueEffects(&b, callbacks, kept, lease, leaseEnds)
+	queueParked(&b, callbacks, kept)
+	queueQuestions(&b, kept)
 	b.Queue("COMMIT")
 	if err := conn.SendBatch(ctx, &b).Close(); err != nil {
 		return nil, nil, translate("committing callbacks", err)
@@ -227,7 +257,11 @@ func lockFacts(ctx context.Context, conn *pgx.Conn, callbacks []relay.Callback, 
 		JOIN correlations c ON c.id = n.id
 		ORDER BY c.id
 		FOR UPDATE OF c`, tokens, refs)
-	b.Queue(`SELECT dedupe_key, id, correlation_id, body IS NULL FROM events WHERE dedupe_key = ANY($1::uuid[])`, keys)
+	b.Queue(`
+		SELECT dedupe_key, id, correlation_id, body IS NULL,
+		       coalesce((SELECT q.due_at IS NOT NULL AND q.lease IS NULL FROM questions q WHERE q.event_id = e.id), false)
+		FROM events e
+		WHERE dedupe_key = ANY($1::uuid[])`, keys)
 	results := conn.SendBatch(ctx, &b)
 	facts, err := readFacts(results, opens)
 	if closeErr := results.Close(); err == nil {
@@ -272,7 +306,7 @@ func readFacts(results pgx.BatchResults, opened bool) (*Facts, error) {
 	rows, _ = results.Query()
 	var key, owner uuid.UUID
 	var first original
-	_, err := pgx.ForEachRow(rows, []any{&key, &owner, &first.wait, &first.blanked}, func() error {
+	_, err := pgx.ForEachRow(rows, []any{&key, &owner, &first.wait, &first.blanked, &first.asked}, func() error {
 		f.Originals[key], f.originals[owner] = owner, first
 		return nil
 	})

@@ -56,22 +56,24 @@ func queueRepeats(b *pgx.Batch, repeated []*relay.Question) {
 	// Each once and sorted, so that two batches lock the rows in one order.
 	slices.SortFunc(repeated, func(x, y *relay.Question) int { return bytes.Compare(x.EventID[:], y.EventID[:]) })
 	repeated = slices.CompactFunc(repeated, func(x, y *relay.Question) bool { return x.EventID == y.EventID })
+	r := newQuestionRows(repeated)
 	b.Queue(`
 		WITH raised AS MATERIALIZED (
-		    SELECT id FROM questions
-		    WHERE event_id = ANY($1::uuid[]) AND fetches
-		    ORDER BY event_id
-		    FOR UPDATE
+		    SELECT q.id, x.after
+		    FROM unnest($1::uuid[], $5::bigint[]) AS x (event_id, after)
+		    JOIN questions q ON q.event_id = x.event_id AND q.fetches
+		    ORDER BY q.event_id
+		    FOR UPDATE OF q
 		)
 		UPDATE questions q
 		SET again = q.again OR q.lease IS NOT NULL,
 		    tries = CASE WHEN q.due_at IS NULL THEN least(q.tries, 1) ELSE q.tries END,
-		    due_at = coalesce(q.due_at, greatest(clock_timestamp(),
+		    due_at = coalesce(q.due_at, greatest(clock_timestamp() + raised.after * interval '1 second',
 		        q.asked_at + CASE WHEN q.result = 'none' THEN $3::float8 ELSE $2::float8 END * interval '1 second')),
 		    give_up_at = greatest(q.give_up_at, clock_timestamp() + $4 * interval '1 second')
 		FROM raised
-		WHERE q.id = raised.id`, newQuestionRows(repeated).events,
-		relay.AskAgainAfter.Seconds(), relay.AskUnknownAfter.Seconds(), relay.InquireFor.Seconds())
+		WHERE q.id = raised.id`, r.events,
+		relay.AskAgainAfter.Seconds(), relay.AskUnknownAfter.Seconds(), relay.InquireFor.Seconds(), r.after)
 }
 
 // questionRows are new questions, column by column.
