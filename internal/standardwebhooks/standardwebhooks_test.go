@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -43,9 +44,21 @@ func TestOfficialLibraryVerifies(t *testing.T) {
 	if receiver.Verify([]byte(`{"outcome":"failed"}`), h) == nil {
 		t.Error("another body verifies as well")
 	}
-	h.Set(standardwebhooks.IDHeader, "0193f3a1-7b5c-7def-8123-456789abcdf0")
-	if receiver.Verify(body, h) == nil {
-		t.Error("another id verifies as well")
+	for name, header := range map[string][2]string{
+		"another id":   {standardwebhooks.IDHeader, "0193f3a1-7b5c-7def-8123-456789abcdf0"},
+		"another time": {standardwebhooks.TimestampHeader, strconv.FormatInt(time.Now().Add(-time.Minute).Unix(), 10)},
+	} {
+		changed := h.Clone()
+		changed.Set(header[0], header[1])
+		if receiver.Verify(body, changed) == nil {
+			t.Errorf("%s verifies as well", name)
+		}
+	}
+}
+
+func TestNewSecretsDiffer(t *testing.T) {
+	if a, b := standardwebhooks.NewSecret(), standardwebhooks.NewSecret(); a == b || !strings.HasPrefix(a, "whsec_") {
+		t.Errorf("got %.12s… and %.12s…, want two secrets that begin with whsec_", a, b)
 	}
 }
 
@@ -63,6 +76,7 @@ func TestParseSecret(t *testing.T) {
 		{"too short", "whsec_" + random(23), false},
 		{"too long", "whsec_" + random(65), false},
 		{"no base64", "whsec_ hunter2 hunter2 hunter2 hunter2", false},
+		{"of the asymmetric kind", "whsk_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", false},
 		{"a line break", "whsec_" + random(24) + "\n", false},
 	}
 	for _, tt := range tests {
