@@ -39,19 +39,19 @@ func nullable[T ~string](s T) *string {
 // correlation is one wait in a list.
 type correlation struct {
 	registered
-	Conversation string          `json:"conversation"`
-	Data         json.RawMessage `json:"data"`
-	CustomVars   json.RawMessage `json:"custom_vars"`
-	Locale       *string         `json:"locale"`
-	Outcome      *string         `json:"outcome"`
-	ResolvedAt   *string         `json:"resolved_at"`
-	ResolvedBy   *string         `json:"resolved_by"`
-	LateOutcome  *string         `json:"late_outcome"`
-	LateAt       *string         `json:"late_at"`
-	EventID      *uuid.UUID      `json:"event_id"`
-	Payment      *payment        `json:"payment"`
-	Form         map[string]any  `json:"form"`
-	Reconciled   *bool           `json:"reconciled"` // whether the provider has answered before the end; null: nobody asked
+	Conversation string              `json:"conversation"`
+	Data         json.RawMessage     `json:"data"`
+	CustomVars   json.RawMessage     `json:"custom_vars"`
+	Locale       *string             `json:"locale"`
+	Outcome      *string             `json:"outcome"`
+	ResolvedAt   *string             `json:"resolved_at"`
+	ResolvedBy   *string             `json:"resolved_by"`
+	LateOutcome  *string             `json:"late_outcome"`
+	LateAt       *string             `json:"late_at"`
+	EventID      *uuid.UUID          `json:"event_id"`
+	Payment      *relay.ShownPayment `json:"payment"`
+	Form         map[string]any      `json:"form"`
+	Reconciled   *bool               `json:"reconciled"` // whether the provider has answered before the end; null: nobody asked
 }
 
 // correlationDetail is one wait with all that happened to it.
@@ -60,29 +60,6 @@ type correlationDetail struct {
 	OpenedAt   *string    `json:"opened_at"` // when a person first opened its link
 	Deliveries []delivery `json:"deliveries"`
 	Timeline   []moment   `json:"timeline"`
-}
-
-// payment is the normal form as it is shown.
-type payment struct {
-	ID          *string `json:"id"`
-	Amount      any     `json:"amount"`
-	AmountText  any     `json:"amount_text"`
-	AmountMinor *int64  `json:"amount_minor"`
-	Currency    *string `json:"currency"`
-	Method      *string `json:"method"`
-	Email       *string `json:"email"`
-	Live        *bool   `json:"live"`
-	Account     *string `json:"account"`
-}
-
-func showPayment(p *relay.Payment) *payment {
-	if p == nil {
-		return nil
-	}
-	return &payment{
-		ID: nullable(p.ID), Amount: p.Amount(), AmountText: p.AmountText(), AmountMinor: p.AmountMinor,
-		Currency: nullable(p.Currency), Method: nullable(p.Method), Email: nullable(p.Email), Live: p.Live, Account: nullable(p.Account),
-	}
 }
 
 func (h *Handlers) showCorrelation(who *caller, c *store.Correlation) correlation {
@@ -95,7 +72,7 @@ func (h *Handlers) showCorrelation(who *caller, c *store.Correlation) correlatio
 		Conversation: cmp.Or(c.Conversation, c.UserID), Data: c.Data, CustomVars: c.CustomVars, Locale: nullable(c.Locale),
 		Outcome: nullable(outcome), ResolvedAt: optionalStamp(c.ResolvedAt), ResolvedBy: nullable(c.ResolvedBy),
 		LateOutcome: nullable(c.LateOutcome), LateAt: optionalStamp(c.LateAt), EventID: c.EventID,
-		Payment: showPayment(c.Payment), Form: c.Form, Reconciled: c.Reconciled,
+		Payment: c.Payment.Shown(), Form: c.Form, Reconciled: c.Reconciled,
 	}
 }
 

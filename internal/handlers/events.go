@@ -13,21 +13,21 @@ import (
 )
 
 type event struct {
-	ID              uuid.UUID      `json:"id"`
-	Source          string         `json:"source"`
-	ReceivedAt      string         `json:"received_at"`
-	Verdict         string         `json:"verdict"`
-	Match           string         `json:"match"`
-	Rule            string         `json:"rule"`
-	Reason          *string        `json:"reason"`
-	Outcome         *string        `json:"outcome"`
-	Type            *string        `json:"type"`
-	ProviderEventID *string        `json:"provider_event_id"`
-	Token           *string        `json:"token"`
-	CorrelationID   *uuid.UUID     `json:"correlation_id"`
-	DuplicateOf     *uuid.UUID     `json:"duplicate_of"`
-	Payment         *payment       `json:"payment"`
-	Form            map[string]any `json:"form"`
+	ID              uuid.UUID           `json:"id"`
+	Source          string              `json:"source"`
+	ReceivedAt      string              `json:"received_at"`
+	Verdict         string              `json:"verdict"`
+	Match           string              `json:"match"`
+	Rule            string              `json:"rule"`
+	Reason          *string             `json:"reason"`
+	Outcome         *string             `json:"outcome"`
+	Type            *string             `json:"type"`
+	ProviderEventID *string             `json:"provider_event_id"`
+	Token           *string             `json:"token"`
+	CorrelationID   *uuid.UUID          `json:"correlation_id"`
+	DuplicateOf     *uuid.UUID          `json:"duplicate_of"`
+	Payment         *relay.ShownPayment `json:"payment"`
+	Form            map[string]any      `json:"form"`
 }
 
 type eventDetail struct {
@@ -44,7 +44,7 @@ func showEvent(e *store.EventRecord) event {
 		ID: e.ID, Source: e.Source, ReceivedAt: stamp(e.ReceivedAt), Verdict: string(e.Verdict), Match: string(e.Match),
 		Rule: e.Rule, Reason: nullable(e.Reason), Outcome: nullable(e.Outcome), Type: nullable(e.Type),
 		ProviderEventID: nullable(e.ProviderEventID), Token: nullable(e.Token), CorrelationID: e.CorrelationID,
-		DuplicateOf: e.DuplicateOf, Payment: showPayment(e.Payment), Form: e.Form,
+		DuplicateOf: e.DuplicateOf, Payment: e.Payment.Shown(), Form: e.Form,
 	}
 }
 

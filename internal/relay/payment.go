@@ -82,3 +82,33 @@ func CurrencyExponent(currency string) int {
 	}
 	return 2
 }
+
+// ShownPayment is a payment as the API and hooks show it.
+type ShownPayment struct {
+	ID          *string `json:"id"`
+	Amount      any     `json:"amount"`
+	AmountText  any     `json:"amount_text"`
+	AmountMinor *int64  `json:"amount_minor"`
+	Currency    *string `json:"currency"`
+	Method      *string `json:"method"`
+	Email       *string `json:"email"`
+	Live        *bool   `json:"live"`
+	Account     *string `json:"account"`
+}
+
+// Shown is p as it is shown; of no payment nothing.
+func (p *Payment) Shown() *ShownPayment {
+	if p == nil {
+		return nil
+	}
+	text := func(s string) *string {
+		if s == "" {
+			return nil
+		}
+		return &s
+	}
+	return &ShownPayment{
+		ID: text(p.ID), Amount: p.Amount(), AmountText: p.AmountText(), AmountMinor: p.AmountMinor,
+		Currency: text(p.Currency), Method: text(p.Method), Email: text(p.Email), Live: p.Live, Account: text(p.Account),
+	}
+}
