@@ -40,6 +40,7 @@ type node struct {
 	client    *egress.Client
 	metrics   *metrics.Metrics
 	engine    *deliver.Engine
+	hooks     *deliver.Hooks
 	intake    *intake.Intake
 	sweeper   *sweeper.Sweeper
 	inquiry   *inquiry.Asker
@@ -91,6 +92,12 @@ func (n *node) build() (err error) {
 	}
 	n.engine, err = deliver.New(deliver.Config{
 		Store: n.store, Directory: n.directory, Plans: plans, Client: n.client, Metrics: n.metrics, Log: n.log, Grace: n.half(),
+	})
+	if err != nil {
+		return err
+	}
+	n.hooks, err = deliver.NewHooks(deliver.HooksConfig{
+		Store: n.store, Directory: n.directory, Client: n.client, Metrics: n.metrics, Log: n.log, Grace: n.half(),
 	})
 	if err != nil {
 		return err
@@ -213,7 +220,7 @@ func (n *node) run(ctx context.Context) error {
 	public, ops := n.handlers.Server(), n.handlers.OpsServer()
 
 	configuration := n.start(fail, n.directory.Run, collectLazily)
-	sends := n.start(fail, n.engine.Run)
+	sends := n.start(fail, n.engine.Run, n.hooks.Run)
 	commits := n.start(fail, n.intake.Run, n.sweeper.Run, n.inquiry.Run, n.handlers.Run)
 	listeners := n.start(fail,
 		func(context.Context) error { return serve(public, n.public) },

@@ -51,7 +51,7 @@ var charters = []charter{
 	{"internal/sandbox", names("relay")},
 	{"internal/provider", names("relay mapping")},
 	{"internal/store", append(names("relay seal groupcommit"), "migrations")},
-	{"internal/store/storetest", append(names("relay seal localpg store"), "migrations")},
+	{"internal/store/storetest", append(names("relay seal standardwebhooks localpg store"), "migrations")},
 	{"internal/store/fill", nil},
 	{"internal/store/interleave", nil}, // for tests alone: nobody below may import it
 	{"internal/trigger", names("relay provider")},
@@ -60,9 +60,9 @@ var charters = []charter{
 	{"internal/metrics", names("relay store")},
 
 	{"internal/checkout", names("relay egress")},
-	{"internal/directory", append(names("relay store provider platform egress plan checkout"), "templates")},
+	{"internal/directory", append(names("relay store provider platform egress plan checkout standardwebhooks"), "templates")},
 	{"internal/intake", names("relay store plan mapping groupcommit directory metrics")},
-	{"internal/deliver", names("relay store plan mapping platform egress groupcommit directory metrics")},
+	{"internal/deliver", names("relay store plan mapping platform egress groupcommit directory metrics standardwebhooks")},
 	{"internal/sweeper", names("relay store plan directory metrics")},
 	{"internal/inquiry", names("relay store plan platform egress directory intake metrics")},
 	{"internal/handlers", append(names("relay store provider platform form plan mapping directory intake egress metrics checkout"), "templates")},

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"relay.example/relay/internal/provider"
+	"relay.example/relay/internal/relay"
 )
 
 // page reads a page of docs.
@@ -296,6 +297,29 @@ func TestMetricsAreDocumented(t *testing.T) {
 		if base := strings.TrimSuffix(name, "_bucket"); !inTable[base] {
 			t.Errorf("docs/operating.md tells of the metric %s, which is none", name)
 		}
+	}
+}
+
+// TestNewsAreDocumented holds the table of docs/subscriptions.md against the
+// kinds of news.
+func TestNewsAreDocumented(t *testing.T) {
+	t.Parallel()
+	_, table, _ := strings.Cut(page(t, "subscriptions.md"), "| kind |")
+	table, _, _ = strings.Cut(table, "\n\n")
+	var inTable []string
+	for _, row := range regexp.MustCompile(`(?m)^\| ([^|]*) \|`).FindAllStringSubmatch(table, -1) {
+		for _, kind := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(row[1], -1) {
+			inTable = append(inTable, kind[1])
+		}
+	}
+	var inCode []string
+	for _, kind := range relay.AllNews {
+		inCode = append(inCode, string(kind))
+	}
+	slices.Sort(inTable)
+	slices.Sort(inCode)
+	if !slices.Equal(inTable, inCode) {
+		t.Errorf("docs/subscriptions.md tells of the news %v, want %v", inTable, inCode)
 	}
 }
 

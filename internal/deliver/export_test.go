@@ -35,3 +35,6 @@ func (e *Engine) Walked() bool {
 // MostReleased is how many of a destination's released deliveries a node takes
 // into its memory.
 const MostReleased = releaseAhead + claimSize
+
+// HookConcurrency is how many calls are made to one target at a time.
+const HookConcurrency = hookConcurrency

@@ -10,9 +10,11 @@ package directory
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -21,6 +23,7 @@ import (
 	"relay.example/relay/internal/egress"
 	"relay.example/relay/internal/provider"
 	"relay.example/relay/internal/relay"
+	"relay.example/relay/internal/standardwebhooks"
 	"relay.example/relay/internal/store"
 )
 
@@ -120,6 +123,47 @@ func (d *Directory) EndRelease(ctx context.Context, to *Destination) error {
 		return err
 	}
 	return d.Load(ctx)
+}
+
+// maxTarget is how many bytes a target may have: they stand in an index.
+const maxTarget = 2_000
+
+// Subscribe adds a subscription to a project, with secrets of its own. Of the
+// same event and target there is one: that is returned, without its secrets,
+// where it is there already.
+func (d *Directory) Subscribe(ctx context.Context, project *Project, event relay.News, target string) (made relay.Subscription, err error) {
+	if !event.Subscribable() {
+		return made, relay.Errorf(relay.Invalid, "unknown_event", "event: %.40q is none of %s, %s", event, relay.Everything, joined(relay.AllNews))
+	}
+	if len(target) > maxTarget {
+		return made, relay.Errorf(relay.Invalid, "target_too_long", "target: it has %d bytes, and may have %d", len(target), maxTarget)
+	}
+	if err := egress.CheckURL(target, d.cfg.Policy); err != nil {
+		return made, relay.Errorf(relay.Invalid, "address_refused", "target: %s", relay.DetailOf(err))
+	}
+	sub := relay.Subscription{
+		ID: relay.NewID(), ProjectID: project.ID, Event: event, Target: target,
+		Secret: rand.Text(), SigningSecret: standardwebhooks.NewSecret(),
+	}
+	err = d.Change(ctx, func(c *store.Change) error {
+		made, err = c.PutSubscription(ctx, sub)
+		return err
+	})
+	return made, err
+}
+
+// Unsubscribe deletes a subscription. What is owed to it is dropped.
+func (d *Directory) Unsubscribe(ctx context.Context, sub *relay.Subscription) error {
+	return d.Change(ctx, func(c *store.Change) error { return c.DeleteSubscription(ctx, sub.ProjectID, sub.ID) })
+}
+
+// joined lists some news.
+func joined(list []relay.News) string {
+	names := make([]string, len(list))
+	for i, n := range list {
+		names[i] = string(n)
+	}
+	return strings.Join(names, ", ")
 }
 
 // Refresh re-reads the configuration because somebody met what this node does

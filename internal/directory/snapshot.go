@@ -30,6 +30,8 @@ type Snapshot struct {
 	logos        map[string]Logo
 	releasing    []*Destination // a few, and most of the time none
 	certificates *provider.Certificates
+
+	subscriptions map[uuid.UUID]*relay.Subscription
 }
 
 // Project is one tenant's part of a Snapshot.
@@ -41,6 +43,8 @@ type Project struct {
 	keys         []*relay.APIKey
 	look         Look
 	looks        map[string]Look // of flows that have their own
+
+	subscriptions []*relay.Subscription
 }
 
 // Look is how pages look, with the name of its logo.
@@ -90,6 +94,8 @@ func newSnapshot(c *store.Configuration, cfg Config) *Snapshot {
 		sources:      map[int64]*Source{},
 		certificates: cfg.Certificates,
 		logos:        map[string]Logo{},
+
+		subscriptions: map[uuid.UUID]*relay.Subscription{},
 	}
 	for _, p := range c.Projects {
 		project := &Project{
@@ -102,6 +108,12 @@ func newSnapshot(c *store.Configuration, cfg Config) *Snapshot {
 		s.keys[k.Hash] = &k
 		if p := s.projectsByID[k.ProjectID]; p != nil {
 			p.keys = append(p.keys, &k)
+		}
+	}
+	for _, sub := range c.Subscriptions {
+		if p := s.projectsByID[sub.ProjectID]; p != nil {
+			p.subscriptions = append(p.subscriptions, &sub)
+			s.subscriptions[sub.ID] = &sub
 		}
 	}
 	for _, d := range c.Destinations {
@@ -240,6 +252,13 @@ func (s *Snapshot) Destination(id int64) *Destination { return s.destinations[id
 // may still be held.
 func (s *Snapshot) Releasing() []*Destination { return s.releasing }
 
+// Subscription returns the subscription of that id, or nil.
+func (s *Snapshot) Subscription(id uuid.UUID) *relay.Subscription { return s.subscriptions[id] }
+
+// Subscriptions are all subscriptions by id, of all projects. The map is not
+// to be changed.
+func (s *Snapshot) Subscriptions() map[uuid.UUID]*relay.Subscription { return s.subscriptions }
+
 // SourceByID returns the source of that id, or nil.
 func (s *Snapshot) SourceByID(id int64) *Source { return s.sources[id] }
 
@@ -271,6 +290,9 @@ func (p *Project) Flows() []*Flow { return sortedBy(p.flows, func(f *Flow) strin
 
 // Keys lists the project's API keys, oldest first.
 func (p *Project) Keys() []*relay.APIKey { return p.keys }
+
+// Subscriptions lists the project's subscriptions, oldest first.
+func (p *Project) Subscriptions() []*relay.Subscription { return p.subscriptions }
 
 func sortedBy[V any](m map[string]V, name func(V) string) []V {
 	out := make([]V, 0, len(m))

@@ -43,6 +43,12 @@ var routes = []route{
 	{"POST", "/v1/deliveries/:id/retry", mayWrite, `{"force": true}`},
 	{"POST", "/v1/deliveries/:id/skip", mayWrite, ""},
 	{"POST", "/v1/deliveries/retry", mayWrite, `{}`},
+	{"GET", "/v1/hooks", mayRead, ""},
+	{"POST", "/v1/hooks/retry", mayWrite, `{}`},
+	{"POST", "/api/:project/subscriptions", mayAdmin, `{"event": "*", "target": "https://marker.example/2"}`},
+	{"GET", "/api/:project/subscriptions", mayRead, ""},
+	{"GET", "/api/:project/subscriptions/:id", mayRead, ""},
+	{"DELETE", "/api/:project/subscriptions/:id", mayAdmin, ""},
 	{"DELETE", "/v1/users/:user_id", mayAdmin, ""},
 	{"GET", "/v1/sources", mayRead, ""},
 	{"GET", "/v1/sources/:name", mayRead, ""},
@@ -81,6 +87,8 @@ func newMarked(t *testing.T) *marked {
 	m.put("/v1/destinations/marker-bot", `{"platform": "certainly", "token": "`+botToken+`"}`).want(http.StatusOK)
 	m.put("/v1/sources/marker-source", `{"provider": "generic-hmac", "secret": "`+hookSecret+`"}`).want(http.StatusOK)
 	m.put("/v1/flows/marker-flow", `{"destination": "marker-bot", "source": "marker-source", "module_id": 1}`).want(http.StatusOK)
+	sub := m.post("/api/default/subscriptions", `{"event": "*", "target": "https://marker.example"}`).want(http.StatusOK).object()
+	m.ids["subscriptions"] = sub["_id"].(string)
 	w := m.wait(`{"user_id": "marker-user", "flow": "marker-flow", "key": "marker-key", "data": "marker"}`)
 	m.hook("/in/default/marker-source", `{"id": "marker-event", "type": "paid", "token": "`+w["token"].(string)+`"}`).wantAccepted()
 	m.attempted(m.deliveries()[0], relay.Permanent, relay.Dead) // so that it could be retried
@@ -101,7 +109,10 @@ func (m *marked) path(pattern string) string {
 	if collection == "destinations" {
 		name = "marker-bot"
 	}
-	return strings.NewReplacer(":id", m.ids[collection], ":name", name, ":user_id", "marker-user").Replace(pattern)
+	if collection == ":project" {
+		collection = "subscriptions"
+	}
+	return strings.NewReplacer(":project", "default", ":id", m.ids[collection], ":name", name, ":user_id", "marker-user").Replace(pattern)
 }
 
 func TestEveryRouteIsInTheMatrix(t *testing.T) {
@@ -109,7 +120,7 @@ func TestEveryRouteIsInTheMatrix(t *testing.T) {
 	n := newNode(t, options{bare: true})
 	var got, want []string
 	for _, r := range n.handlers.Routes() {
-		if strings.Contains(r, " /v1/") {
+		if strings.Contains(r, " /v1/") || strings.Contains(r, " /api/") {
 			got = append(got, r)
 		}
 	}
@@ -174,6 +185,9 @@ func TestProjectsAreIsolated(t *testing.T) {
 				if slices.Contains([]string{"projects"}, strings.Split(r.pattern, "/")[2]) {
 					continue // the projects themselves
 				}
+				if strings.HasPrefix(r.pattern, "/api/") {
+					continue // the path names the project: TestSubscriptionsOfAProject
+				}
 				n := m.in(t)
 				a := n.call(r.method, m.path(r.pattern), r.body, settings...)
 				if a.Status < 300 && r.method != "PUT" && strings.Contains(string(a.Body), "marker") {
@@ -199,9 +213,9 @@ func TestProjectsAreIsolated(t *testing.T) {
 					}
 				case r.pattern == "/v1/events/replay":
 					a.refused(http.StatusUnprocessableEntity, "unknown_source")
-				case r.pattern == "/v1/deliveries/retry":
+				case r.pattern == "/v1/deliveries/retry", r.pattern == "/v1/hooks/retry":
 					if got := a.want(http.StatusAccepted).object()["matched"]; got != 0.0 {
-						t.Errorf("got %v deliveries of another project retried", got)
+						t.Errorf("%s: got %v of another project retried", r.pattern, got)
 					}
 				}
 			}

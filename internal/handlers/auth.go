@@ -66,8 +66,16 @@ func credentials(c echo.Context) string {
 	return ""
 }
 
+// projectOf finds the project that a request is about: the one of its key, or
+// of an instance key the one that its path or its header names.
 func projectOf(c echo.Context, s *directory.Snapshot, key *relay.APIKey) (*directory.Project, error) {
-	asked := c.Request().Header.Get(projectHeader)
+	asked, place := c.Request().Header.Get(projectHeader), projectHeader
+	if named := c.Param("project"); named != "" {
+		if asked != "" && asked != named {
+			return nil, relay.Errorf(relay.Invalid, "name_differs", "%s: the path says %q", projectHeader, named)
+		}
+		asked, place = named, "the path"
+	}
 	if key.Scope == relay.ScopeInstance {
 		if asked == "" {
 			asked = relay.DefaultProject
@@ -75,11 +83,11 @@ func projectOf(c echo.Context, s *directory.Snapshot, key *relay.APIKey) (*direc
 		if p := s.Project(asked); p != nil {
 			return p, nil
 		}
-		return nil, relay.Errorf(relay.NotFound, "unknown_project", "%s: there is no project %q", projectHeader, asked)
+		return nil, relay.Errorf(relay.NotFound, "unknown_project", "%s: there is no project %q", place, asked)
 	}
 	p := s.ProjectByID(key.ProjectID)
 	if p == nil || asked != "" && asked != p.Name {
-		return nil, relay.Errorf(relay.Forbidden, "other_project", "this API key belongs to another project: leave %s out", projectHeader)
+		return nil, relay.Errorf(relay.Forbidden, "other_project", "this API key belongs to another project than %s names", place)
 	}
 	return p, nil
 }

@@ -193,6 +193,9 @@ func (h *Handlers) public() *echo.Echo {
 	v1.POST("/deliveries/:id/skip", h.skipDelivery, write)
 	v1.POST("/deliveries/retry", h.retryDeliveries, write)
 
+	v1.GET("/hooks", h.listHooks, read)
+	v1.POST("/hooks/retry", h.retryHooks, write)
+
 	v1.DELETE("/users/:user_id", h.eraseUser, admin)
 
 	v1.GET("/sources", h.listSources, read)
@@ -219,6 +222,12 @@ func (h *Handlers) public() *echo.Echo {
 	v1.GET("/api-keys", h.listKeys, admin)
 	v1.POST("/api-keys", h.postKey, admin)
 	v1.DELETE("/api-keys/:id", h.deleteKey, admin)
+
+	// Third parties, in Tiledesk's shapes.
+	e.POST("/api/:project/subscriptions", h.postSubscription, admin)
+	e.GET("/api/:project/subscriptions", h.listSubscriptions, read)
+	e.GET("/api/:project/subscriptions/:id", h.getSubscription, read)
+	e.DELETE("/api/:project/subscriptions/:id", h.deleteSubscription, admin)
 	h.cfg.Metrics.Routes(patterns(e))
 	return e
 }

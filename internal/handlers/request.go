@@ -87,6 +87,7 @@ var queries = map[string][]string{
 	"/v1/correlations": {"flow", "user_id", "key", "status", "late"},
 	"/v1/events":       {"source", "token", "verdict", "match", "from", "to"},
 	"/v1/deliveries":   {"destination", "outcome", "status", "correlation_id", "from", "to"},
+	"/v1/hooks":        {"subscription_id", "status"},
 }
 
 // knownQuery refuses parameters that nobody reads: a filter that is misspelt

@@ -33,6 +33,10 @@ var (
 		"When a source last had a genuine callback on any node, as Unix time.", []string{"project", "source"}, nil)
 	clearedDesc = prometheus.NewDesc("relay_retention_behind_seconds",
 		"For how long retention has not come to its end in some project: what should be gone is older by no more than that.", []string{"kind"}, nil)
+	hooksDesc = prometheus.NewDesc("relay_hooks",
+		"Hooks that are owed or dead, of the first 100001 of both.", []string{"status"}, nil)
+	oldestHookDesc = prometheus.NewDesc("relay_hook_oldest_owed_seconds",
+		"How long ago the oldest of these hooks that is owed happened, 0 where none is.", nil, nil)
 	scrapeErrorsDesc = prometheus.NewDesc("relay_scrape_errors_total",
 		"Times that the database could not be read for its metrics, which are missing then.", nil, nil)
 )
@@ -55,7 +59,7 @@ type backlog struct {
 // Describe implements prometheus.Collector.
 func (b *backlog) Describe(ch chan<- *prometheus.Desc) {
 	for _, desc := range []*prometheus.Desc{
-		overdueDesc, unresumedDesc, oldestDesc, deliveriesDesc, heldDesc, lastEventDesc, clearedDesc, scrapeErrorsDesc,
+		overdueDesc, unresumedDesc, oldestDesc, deliveriesDesc, heldDesc, lastEventDesc, clearedDesc, hooksDesc, oldestHookDesc, scrapeErrorsDesc,
 	} {
 		ch <- desc
 	}
@@ -85,6 +89,9 @@ func (b *backlog) Collect(ch chan<- prometheus.Metric) {
 	for kind, behind := range b.last.ClearingBehind {
 		gauge(clearedDesc, behind.Seconds(), string(kind))
 	}
+	gauge(hooksDesc, float64(b.last.HooksOwed), string(relay.Scheduled))
+	gauge(hooksDesc, float64(b.last.HooksDead), string(relay.Dead))
+	gauge(oldestHookDesc, b.last.OldestHook.Seconds())
 	for src, at := range b.lastEvents() {
 		gauge(lastEventDesc, float64(at.UnixMilli())/1000, src.project, src.name)
 	}

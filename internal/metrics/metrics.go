@@ -67,6 +67,8 @@ type Metrics struct {
 	asked    []prometheus.Counter   // by answered
 	breakers prometheus.Gauge
 	cleared  []prometheus.Counter // by clearings
+	hooks    []prometheus.Counter // attempts, by classes
+	told     []prometheus.Counter // by hookEndings
 }
 
 // BatchKind says what is committed together.
@@ -86,12 +88,16 @@ var (
 	classes    = []relay.Class{relay.OK, relay.Permanent, relay.Retry, relay.Credentials, relay.NoAnswer}
 	answered   = []relay.Answered{relay.AnswerFound, relay.AnswerNone, relay.AnswerRefused, relay.AnswerFailed}
 	endings    = []relay.DeliveryStatus{relay.Delivered, relay.Dead, relay.Skipped}
-	clearings  = append(kindsOfClearing(), ClearedNames)
+	clearings  = append(kindsOfClearing(), ClearedNames, ClearedHooks)
+
+	hookEndings = []relay.DeliveryStatus{relay.Delivered, relay.Dead}
 )
 
-// ClearedNames are the names of waits that retention has deleted: a kind of
-// their own, of all projects together.
-const ClearedNames = "name"
+// Kinds of what is cleared that are of all projects together.
+const (
+	ClearedNames = "name" // of waits that retention has deleted
+	ClearedHooks = "hook" // that are dead for long, or that nobody is left to hear
+)
 
 func kindsOfClearing() []string {
 	kinds := make([]string, len(store.Clearings))
@@ -128,6 +134,10 @@ func New(cfg Config) (*Metrics, error) {
 		}),
 		cleared: counters("relay_retention_rows_total", "kind", clearings,
 			"Rows that this node has blanked or deleted because they are kept no longer."),
+		hooks: counters("relay_hook_attempts_total", "class", classes,
+			"Attempts to tell a subscriber, by what the answer meant."),
+		told: counters("relay_hooks_ended_total", "status", hookEndings,
+			"Hooks that this node has delivered, or given up."),
 	}
 	for _, kind := range batchKinds {
 		m.batches = append(m.batches, histogram("relay_batch_size", batchBuckets, prometheus.Labels{"of": string(kind)},
@@ -146,7 +156,7 @@ func (m *Metrics) register(cfg Config) error {
 	for _, h := range m.batches {
 		all = append(all, h)
 	}
-	for _, c := range slices.Concat(m.shed, m.attempts, m.ended, m.asked, m.cleared) {
+	for _, c := range slices.Concat(m.shed, m.attempts, m.ended, m.asked, m.cleared, m.hooks, m.told) {
 		all = append(all, c)
 	}
 	for _, c := range all {
@@ -249,6 +259,28 @@ func (m *Metrics) Ended(status relay.DeliveryStatus) {
 		return
 	}
 	count(m.ended, endings, status)
+}
+
+// HookAttempted counts an attempt to tell a subscriber.
+func (m *Metrics) HookAttempted(class relay.Class) {
+	if m == nil {
+		return
+	}
+	count(m.hooks, classes, class)
+}
+
+// HookEnded counts a hook that was delivered or given up; one that is still
+// owed is not counted.
+func (m *Metrics) HookEnded(status relay.DeliveryStatus) { m.HooksEnded(status, 1) }
+
+// HooksEnded counts some of them.
+func (m *Metrics) HooksEnded(status relay.DeliveryStatus, n int) {
+	if m == nil {
+		return
+	}
+	if i := slices.Index(hookEndings, status); i >= 0 {
+		m.told[i].Add(float64(n))
+	}
 }
 
 // Asked counts a request to a provider by what its answer was worth.

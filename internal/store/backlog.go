@@ -43,6 +43,10 @@ type Backlog struct {
 	// ClearingBehind is for how long the clearing of each kind has not come to
 	// its end, in the project where that is longest.
 	ClearingBehind map[Clearing]time.Duration
+	// HooksOwed and HooksDead count the first 100,001 hooks, and OldestHook is
+	// how long ago the oldest happened that is owed.
+	HooksOwed, HooksDead int
+	OldestHook           time.Duration
 }
 
 // HeldDestination is a destination that nobody calls.
@@ -69,6 +73,7 @@ func (s *Store) Backlog(ctx context.Context) (b Backlog, err error) {
 		queueHeld(&batch, &b)
 		queueLastEvents(&batch, &b)
 		queueClearing(&batch, &b)
+		queueHooks(&batch, &b)
 		return tx.SendBatch(ctx, &batch).Close()
 	})
 	return b, err
@@ -204,6 +209,18 @@ func queueClearing(batch *pgx.Batch, b *Backlog) {
 			b.ClearingBehind[kind] = time.Duration(seconds * float64(time.Second))
 			return nil
 		})
+		return err
+	})
+}
+
+func queueHooks(batch *pgx.Batch, b *Backlog) {
+	batch.Queue(`
+		SELECT count(*) FILTER (WHERE died_at IS NULL), count(*) FILTER (WHERE died_at IS NOT NULL),
+		       coalesce(extract(epoch FROM now() - min(happened_at) FILTER (WHERE died_at IS NULL)), 0)::float8
+		FROM (SELECT died_at, happened_at FROM hooks ORDER BY project_id, id LIMIT $1) h`, backlogCount).QueryRow(func(row pgx.Row) error {
+		var seconds float64
+		err := row.Scan(&b.HooksOwed, &b.HooksDead, &seconds)
+		b.OldestHook = time.Duration(seconds * float64(time.Second))
 		return err
 	})
 }

@@ -24,15 +24,21 @@ type Configuration struct {
 	Destinations []relay.Destination // deleted ones too: calls may still be owed to them
 	Sources      []relay.Source
 	Flows        map[int64][]relay.Flow // by project id
+	// Subscriptions are those of projects that are there, the oldest first.
+	Subscriptions []relay.Subscription
 }
 
-// Configuration reads everything that was configured, in one snapshot.
+// Configuration reads everything that was configured, in one snapshot. From
+// here on this node tells those who subscribe.
 func (s *Store) Configuration(ctx context.Context) (c *Configuration, err error) {
 	opts := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
 	err = pgx.BeginTxFunc(ctx, s.pool, opts, func(tx pgx.Tx) error {
 		c, err = s.readConfiguration(ctx, tx)
 		return err
 	})
+	if err == nil {
+		s.listeners.learn(c)
+	}
 	return c, translate("reading the configuration", err)
 }
 
@@ -75,6 +81,9 @@ func (s *Store) readConfiguration(ctx context.Context, tx pgx.Tx) (*Configuratio
 		return nil, err
 	}
 	if err := s.readSources(ctx, tx, c); err != nil {
+		return nil, err
+	}
+	if err := s.readSubscriptions(ctx, tx, c); err != nil {
 		return nil, err
 	}
 	return c, readFlows(ctx, tx, c)
@@ -280,6 +289,9 @@ func (c *Change) DeleteProject(ctx context.Context, id int64) error {
 	}
 	_, err = c.tx.Exec(ctx, `DELETE FROM api_keys WHERE project_id = $1`, id)
 	if err != nil {
+		return err
+	}
+	if _, err := c.tx.Exec(ctx, `DELETE FROM subscriptions WHERE project_id = $1`, id); err != nil {
 		return err
 	}
 	_, err = c.tx.Exec(ctx, `UPDATE projects SET deleted_at = now() WHERE id = $1`, id)

@@ -142,11 +142,13 @@ func TestSecretsAreSealed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	sub := p.Subscribe(t, relay.Everything, "https://hooks.example")
 	rows := storetest.Query[string](t, url, `
 		SELECT (SELECT string_agg(d::text || encode(secrets, 'escape'), '') FROM destinations d) ||
 		       (SELECT string_agg(s::text || coalesce(encode(credentials, 'escape'), ''), '') FROM sources s) ||
-		       (SELECT string_agg(x::text || encode(sealed, 'escape'), '') FROM source_secrets x)`)
-	for _, plain := range []string{"plain-credential", "plain-secret", "a-token-of-the-bot"} {
+		       (SELECT string_agg(x::text || encode(sealed, 'escape'), '') FROM source_secrets x) ||
+		       (SELECT string_agg(s::text || encode(secret, 'escape') || encode(signing_secret, 'escape'), '') FROM subscriptions s)`)
+	for _, plain := range []string{"plain-credential", "plain-secret", "a-token-of-the-bot", sub.Secret, sub.SigningSecret} {
 		if strings.Contains(rows, plain) {
 			t.Errorf("%q stands in the tables", plain)
 		}
@@ -160,7 +162,7 @@ func TestSecretsAreSealed(t *testing.T) {
 		i := slices.IndexFunc(c.Sources, func(src relay.Source) bool { return src.ID == p.SourceID })
 		src, d := c.Sources[i], c.Destinations[0]
 		if src.Credentials["api_key"] != "plain-credential" || len(src.Secrets) != 1 || src.Secrets[0].Secret != "plain-secret" ||
-			d.Secrets["token"] != "a-token-of-the-bot" {
+			d.Secrets["token"] != "a-token-of-the-bot" || c.Subscriptions[0] != sub {
 			t.Errorf("%s: the secrets do not come back", name)
 		}
 	}
@@ -174,7 +176,7 @@ func TestSecretsAreSealed(t *testing.T) {
 	if _, err := strange.Reseal(t.Context()); !errors.Is(err, seal.ErrUnknownKey) {
 		t.Errorf("resealing with another key: got %v, want %v", err, seal.ErrUnknownKey)
 	}
-	for _, want := range []int{3, 0} {
+	for _, want := range []int{5, 0} {
 		if n, err := open(newKey + "," + oldKey).Reseal(t.Context()); err != nil || n != want {
 			t.Errorf("resealing: got %d, %v, want %d", n, err, want)
 		}
@@ -184,8 +186,8 @@ func TestSecretsAreSealed(t *testing.T) {
 		t.Errorf("resealed, with the old key: got %v, want %v", err, seal.ErrUnknownKey)
 	}
 	counts := must(s.SealedWith(t.Context()))(t)
-	if len(counts) != 1 || counts[0].Count != 3 || counts[0].Known || counts[0].Current {
-		t.Errorf("sealed values seen with the old key: got %+v, want 3 under an unknown key", counts)
+	if len(counts) != 1 || counts[0].Count != 5 || counts[0].Known || counts[0].Current {
+		t.Errorf("sealed values seen with the old key: got %+v, want 5 under an unknown key", counts)
 	}
 	// A sealed value that is moved to another row does not open there.
 	storetest.NewProject(t, strange, "shop-b", "http://127.0.0.1:1")

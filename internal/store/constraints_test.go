@@ -51,6 +51,10 @@ var possible = map[string]map[string]string{
 		"id": `gen_random_uuid()`, "project_id": `1`, "source_id": `1`, "event_id": `'00000000-0000-0000-0000-000000000001'`,
 		"about": `'pi_1'`, "due_at": `now()`, "give_up_at": `now()`,
 	},
+	"hooks": {
+		"project_id": `1`, "id": `gen_random_uuid()`, "subscription_id": `gen_random_uuid()`, "event": `'delivery.dead'`,
+		"payload": `'{"id": 1}'`, "give_up_at": `now()`,
+	},
 	"subscriptions": {
 		"id": `gen_random_uuid()`, "project_id": `1`, "event": `'e'`, "target": `'https://a.example'`, "secret": `'\x01'`, "signing_secret": `'\x01'`,
 	},
@@ -135,6 +139,13 @@ func TestImpossibleStates(t *testing.T) {
 		{"deliveries_finished_check", "deliveries", "dead without an end", columns{"status": `'dead'`, "due_at": `NULL`}, nil},
 		{"deliveries_finished_check", "deliveries", "scheduled with an end", columns{"finished_at": now}, nil},
 		{"attempt_class_check", "attempts", "an unknown class", columns{"class": `'fine'`}, nil},
+
+		{"hooks_due_check", "hooks", "numbered and never due", columns{"number": `1`}, nil},
+		{"hooks_due_check", "hooks", "due without a number", columns{"due_at": now}, nil},
+		{"hooks_due_check", "hooks", "dead and due", columns{"number": `1`, "due_at": now, "died_at": now}, nil},
+		{"hooks_lease_check", "hooks", "leased and not due", columns{"lease": id}, nil},
+		{"hooks_attempt_check", "hooks", "an attempt without a class", columns{"attempts": `1`}, nil},
+		{"attempt_class_check", "hooks", "an unknown class", columns{"attempts": `1`, "class": `'fine'`}, nil},
 
 		{"questions_event_key", "questions", "two about one event", nil, columns{}},
 		{

@@ -202,6 +202,7 @@ func (s *Store) EndWait(
 	decide func(*relay.Wait) (Ending, error),
 ) ([]relay.Delivery, error) {
 	var deliveries []relay.Delivery
+	to := s.tell()
 	err := s.inTxAgain(ctx, "ending a wait", func(tx pgx.Tx) error {
 		rows, _ := tx.Query(ctx, `
 			SELECT `+waitColumns+`
@@ -216,9 +217,10 @@ func (s *Store) EndWait(
 		if err != nil {
 			return err
 		}
-		deliveries, err = endWaits(ctx, tx, lease, []Ending{ending})
+		deliveries, err = endWaits(ctx, tx, to, lease, []Ending{ending})
 		return err
 	})
+	s.isOut(to)
 	return deliveries, err
 }
 
@@ -243,6 +245,7 @@ func (s *Store) ExpireDue(
 		return 0, nil, translate("expiring waits", err)
 	}
 	defer release(conn)
+	to := s.tell()
 	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		rows, _ := tx.Query(ctx, `
 			SELECT `+waitColumns+`, coalesce(c.asks, ''), coalesce(c.asks_source, 0), c.reconciled
@@ -266,11 +269,12 @@ func (s *Store) ExpireDue(
 		if err := reconcile(ctx, tx, endings); err != nil {
 			return err
 		}
-		if deliveries, err = endWaits(ctx, tx, lease, endings); err != nil {
+		if deliveries, err = endWaits(ctx, tx, to, lease, endings); err != nil {
 			return err
 		}
 		return postpone(ctx, tx, waits)
 	})
+	s.isOut(to)
 	return taken, deliveries, translate("expiring waits", err)
 }
 
@@ -293,7 +297,7 @@ func postpone(ctx context.Context, tx pgx.Tx, waits []*Overdue) error {
 }
 
 // endWaits writes endings of waits that the transaction has locked.
-func endWaits(ctx context.Context, tx pgx.Tx, lease uuid.UUID, endings []Ending) ([]relay.Delivery, error) {
+func endWaits(ctx context.Context, tx pgx.Tx, to *telling, lease uuid.UUID, endings []Ending) ([]relay.Delivery, error) {
 	leaseEnds := time.Now().Add(relay.Lease)
 	var changes []waitChange
 	var deliveries []relay.Delivery
@@ -308,7 +312,8 @@ func endWaits(ctx context.Context, tx pgx.Tx, lease uuid.UUID, endings []Ending)
 		}
 	}
 	var b pgx.Batch
-	queueChanges(&b, changes, deliveries, lease, leaseEnds)
+	queueChanges(&b, to, changes, deliveries, lease, leaseEnds)
+	queueNews(&b, newsOf(to, changes))
 	if err := tx.SendBatch(ctx, &b).Close(); err != nil {
 		return nil, err
 	}

@@ -152,10 +152,13 @@ func (s *Store) RecordAttempts(ctx context.Context, attempts []relay.Attempt) ([
 			return s.recordWithFallbacks(ctx, attempts, order)
 		}
 	}
+	to := s.tell()
 	var b pgx.Batch
 	out := queueAttempts(&b, attempts, order)
-	queueEnds(&b, attempts, order, out)
-	return out, translate("recording attempts", s.hot.SendBatch(ctx, &b).Close())
+	queueEnds(&b, to, attempts, order, out)
+	err := s.hot.SendBatch(ctx, &b).Close()
+	s.isOut(to)
+	return out, translate("recording attempts", err)
 }
 
 // queueAttempts queues the record of attempts. What became of them is there
@@ -226,8 +229,9 @@ func queueAttempts(b *pgx.Batch, attempts []relay.Attempt, order []int) []Record
 }
 
 // queueEnds queues what follows from recorded attempts: what was overtaken by
-// the end of its wait is due, and slots that are free are passed on.
-func queueEnds(b *pgx.Batch, attempts []relay.Attempt, order []int, out []Recorded) {
+// the end of its wait is due, slots that are free are passed on, and who hears
+// of it is told.
+func queueEnds(b *pgx.Batch, to *telling, attempts []relay.Attempt, order []int, out []Recorded) {
 	queueOvertaken(b, attempts, order)
 	conversations := make([]uuid.UUID, 0, len(attempts))
 	for _, i := range order {
@@ -240,6 +244,7 @@ func queueEnds(b *pgx.Batch, attempts []relay.Attempt, order []int, out []Record
 			out[i].PassedOn = out[i].PassedOn || attempts[i].Conversation == passedOn
 		}
 	})
+	queueAttemptNews(b, to, attempts, order)
 }
 
 // queueOvertaken makes due what is to be tried again though its wait has ended
@@ -374,7 +379,11 @@ func (s *Store) GiveUp(ctx context.Context, list []relay.Delivery) (dead []relay
 		return err
 	})
 	queuePassOn(&b, slices.Compact(conversations), func(uuid.UUID) {})
-	return dead, translate("giving deliveries up", s.hot.SendBatch(ctx, &b).Close())
+	to := s.tell()
+	queueDeliveryNews(&b, to, projects, ids)
+	err = s.hot.SendBatch(ctx, &b).Close()
+	s.isOut(to)
+	return dead, translate("giving deliveries up", err)
 }
 
 // DeliveryRecord is one delivery as it is shown.

@@ -27,8 +27,9 @@ type waitChange struct {
 // not as a wait that closed twice.
 //
 // The order is that of locks: deadlines, the slots of what is fired, and last
-// what was on its way, mostly in the same conversations.
-func queueChanges(b *pgx.Batch, changes []waitChange, fired []relay.Delivery, lease uuid.UUID, leaseEnds time.Time) {
+// what was on its way, mostly in the same conversations. What is told of the
+// changes is left to the caller, but for the waits that a late success closes.
+func queueChanges(b *pgx.Batch, to *telling, changes []waitChange, fired []relay.Delivery, lease uuid.UUID, leaseEnds time.Time) {
 	var closing, late, extending []waitChange
 	for _, c := range changes {
 		switch {
@@ -41,7 +42,7 @@ func queueChanges(b *pgx.Batch, changes []waitChange, fired []relay.Delivery, le
 		}
 	}
 	queueClosing(b, closing)
-	queueLate(b, late)
+	queueLate(b, to, late)
 	queueExtending(b, extending)
 	queueDeliveries(b, fired, lease, leaseEnds)
 	queuePointless(b, closing)
@@ -121,7 +122,7 @@ func queueForward(b *pgx.Batch, closed []uuid.UUID) {
 
 // queueLate notes late successes. Each also ends a pending successor of the
 // same scope, so that nothing expires into a conversation that has been paid.
-func queueLate(b *pgx.Batch, changes []waitChange) {
+func queueLate(b *pgx.Batch, to *telling, changes []waitChange) {
 	if len(changes) == 0 {
 		return
 	}
@@ -136,7 +137,18 @@ func queueLate(b *pgx.Batch, changes []waitChange) {
 		SET late_outcome = 'completed', late_at = clock_timestamp(), event_id = x.event_id, payment_id = x.payment_id
 		FROM unnest($1::uuid[], $2::uuid[], $3::text[]) AS x (id, event_id, payment_id)
 		WHERE c.id = x.id AND c.late_at IS NULL AND c.status NOT IN ('pending', 'completed')`, ids, events, payments)
-	b.Queue(`
+	heard := slices.ContainsFunc(changes, func(c waitChange) bool { return to.hears(c.wait.ProjectID, relay.WaitSuperseded) })
+	if heard {
+		b.Queue(closeSuccessors+`c.*`+closedSuccessors+tellSuperseded+deleteSuccessors, scopes, relay.HookRetryFor.Seconds())
+		return
+	}
+	b.Queue(closeSuccessors+`c.id`+closedSuccessors+deleteSuccessors, scopes)
+}
+
+// The statement that ends the pending successors of late successes, cut where
+// it can tell of them: which they are nobody knows before it.
+const (
+	closeSuccessors = `
 		WITH successors AS (
 		    SELECT c.id
 		    FROM deadlines d JOIN correlations c ON c.id = d.correlation_id
@@ -148,15 +160,17 @@ func queueLate(b *pgx.Batch, changes []waitChange) {
 		    SET status = 'superseded', resolved_at = clock_timestamp(), resolved_by = 'late_success'
 		    FROM successors s
 		    WHERE c.id = s.id AND c.status = 'pending'
-		    RETURNING c.id
+		    RETURNING `
+	closedSuccessors = `
 		), unnamed AS (
 		    UPDATE correlation_refs r SET key_active = false
 		    FROM closed
 		    WHERE r.correlation_id = closed.id AND r.key_active IS NOT NULL
-		), forward AS (`+bringForward+`ARRAY(SELECT id FROM closed)`+broughtForward+`
-		)
-		DELETE FROM deadlines d USING closed WHERE d.correlation_id = closed.id`, scopes)
-}
+		), forward AS (` + bringForward + `ARRAY(SELECT id FROM closed)` + broughtForward + `
+		)`
+	deleteSuccessors = `
+		DELETE FROM deadlines d USING closed WHERE d.correlation_id = closed.id`
+)
 
 func queueExtending(b *pgx.Batch, changes []waitChange) {
 	if len(changes) == 0 {

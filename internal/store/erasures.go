@@ -68,6 +68,7 @@ func (s *Store) DueErasure(ctx context.Context) (projectID int64, userID string,
 // none was left, and the erasure is at its end. It may lose to a delivery that
 // is being recorded: see Conflicted.
 func (s *Store) EraseNext(ctx context.Context, projectID int64, userID string, limit int) (e Erased, done bool, err error) {
+	to := s.tell()
 	err = s.inTx(ctx, "erasing a user", func(tx pgx.Tx) error {
 		if err := byIndex(ctx, tx); err != nil {
 			return err
@@ -84,9 +85,10 @@ func (s *Store) EraseNext(ctx context.Context, projectID int64, userID string, l
 		if len(waits) == 0 {
 			return nil
 		}
-		e, err = erase(ctx, tx, projectID, waits)
+		e, err = erase(ctx, tx, to, projectID, waits)
 		return err
 	})
+	s.isOut(to)
 	return e, done, err
 }
 
@@ -112,9 +114,9 @@ func (waits erasing) ids() (ids []uuid.UUID) {
 }
 
 // erase blanks waits that the transaction has locked.
-func erase(ctx context.Context, tx pgx.Tx, projectID int64, waits erasing) (e Erased, err error) {
+func erase(ctx context.Context, tx pgx.Tx, to *telling, projectID int64, waits erasing) (e Erased, err error) {
 	e.Correlations = len(waits)
-	if e.Cancelled, err = waits.cancel(ctx, tx); err != nil {
+	if e.Cancelled, err = waits.cancel(ctx, tx, to); err != nil {
 		return e, err
 	}
 	for _, sql := range []string{`DELETE FROM nudges WHERE correlation_id = ANY($1)`, `DELETE FROM checkouts WHERE correlation_id = ANY($1)`} {
@@ -132,8 +134,8 @@ func erase(ctx context.Context, tx pgx.Tx, projectID int64, waits erasing) (e Er
 }
 
 // cancel ends those that are pending. Nothing fires: who asked to be forgotten
-// is not written to.
-func (waits erasing) cancel(ctx context.Context, tx pgx.Tx) (int, error) {
+// is not written to. Those who subscribe are told, and not of whom.
+func (waits erasing) cancel(ctx context.Context, tx pgx.Tx, to *telling) (int, error) {
 	var changes []waitChange
 	for _, w := range waits {
 		if w.Status == relay.Pending {
@@ -141,7 +143,8 @@ func (waits erasing) cancel(ctx context.Context, tx pgx.Tx) (int, error) {
 		}
 	}
 	var b pgx.Batch
-	queueChanges(&b, changes, nil, uuid.Nil, time.Time{})
+	queueChanges(&b, to, changes, nil, uuid.Nil, time.Time{})
+	queueNews(&b, newsOf(to, changes))
 	return len(changes), tx.SendBatch(ctx, &b).Close()
 }
 
@@ -228,6 +231,11 @@ func (waits erasing) blank(ctx context.Context, tx pgx.Tx, projectID int64) erro
 		return err
 	}
 	if err := waits.blankResolutions(ctx, tx); err != nil {
+		return err
+	}
+	// What is told of them from here on is told of nobody.
+	if _, err := tx.Exec(ctx, `
+		UPDATE hooks SET personal = NULL WHERE correlation_id = ANY($1) AND personal IS NOT NULL`, waits.ids()); err != nil {
 		return err
 	}
 	if _, err := tx.Exec(ctx, `

@@ -18,6 +18,7 @@ import (
 // the slot that the delivery before it has just left, before those that wait
 // for it; in another conversation it waits for its turn.
 func (s *Store) recordWithFallbacks(ctx context.Context, attempts []relay.Attempt, order []int) (out []Recorded, err error) {
+	to := s.tell()
 	err = pgx.BeginFunc(ctx, s.hot, func(tx pgx.Tx) error {
 		var b pgx.Batch
 		out = queueAttempts(&b, attempts, order)
@@ -31,9 +32,10 @@ func (s *Store) recordWithFallbacks(ctx context.Context, attempts []relay.Attemp
 		var ends pgx.Batch
 		queueDeliveries(&ends, born, uuid.Nil, time.Time{})
 		queueKept(&ends, born)
-		queueEnds(&ends, attempts, order, out)
+		queueEnds(&ends, to, attempts, order, out)
 		return tx.SendBatch(ctx, &ends).Close()
 	})
+	s.isOut(to)
 	return out, translate("recording attempts with fallbacks", err)
 }
 

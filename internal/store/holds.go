@@ -34,6 +34,9 @@ func (s *Store) HoldDestination(ctx context.Context, id, releases int64, reason 
 			return err
 		}
 		held = true
+		if err := tellDestination(ctx, tx, id, relay.DestinationHeld, reason); err != nil {
+			return err
+		}
 		return tellNodes(ctx, tx)
 	})
 	return held && err == nil, err
@@ -54,6 +57,9 @@ func (c *Change) ReleaseDestination(ctx context.Context, id int64) (released int
 		WHERE d.id = b.id
 		RETURNING b.held`, id).Scan(&wasHeld)
 	if err != nil || !wasHeld {
+		return 0, err
+	}
+	if err := tellDestination(ctx, c.tx, id, relay.DestinationResumed, ""); err != nil {
 		return 0, err
 	}
 	err = c.tx.QueryRow(ctx, `

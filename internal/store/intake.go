@@ -185,15 +185,17 @@ func (s *Store) CommitCallbacks(
 	followOriginals(callbacks, decisions, facts)
 	callbacks, kept := withoutRefused(callbacks, decisions)
 	leaseEnds := time.Now().Add(relay.Lease)
+	to := s.tell()
 	var b pgx.Batch
 	queueEvents(&b, callbacks, kept)
-	deliveries := queueEffects(&b, callbacks, kept, lease, leaseEnds)
+	deliveries := queueEffects(&b, to, callbacks, kept, lease, leaseEnds)
 	queueParked(&b, callbacks, kept)
 	queueQuestions(&b, kept)
 	b.Queue("COMMIT")
 	if err := conn.SendBatch(ctx, &b).Close(); err != nil {
 		return nil, nil, translate("committing callbacks", err)
 	}
+	s.isOut(to)
 	return decisions, leased(deliveries), nil
 }
 
@@ -442,7 +444,7 @@ func queueEvents(b *pgx.Batch, callbacks []relay.Callback, decisions []Decision)
 // queueEffects queues what a batch does to its waits, and returns the
 // deliveries it will have created, as queueChanges does.
 func queueEffects(
-	b *pgx.Batch, callbacks []relay.Callback, decisions []Decision, lease uuid.UUID, leaseEnds time.Time,
+	b *pgx.Batch, to *telling, callbacks []relay.Callback, decisions []Decision, lease uuid.UUID, leaseEnds time.Time,
 ) []relay.Delivery {
 	var changes []waitChange
 	var refs, refWaits []uuid.UUID
@@ -466,13 +468,14 @@ func queueEffects(
 			deliveries = append(deliveries, *d.Fires)
 		}
 	}
-	queueChanges(b, changes, deliveries, lease, leaseEnds)
+	queueChanges(b, to, changes, deliveries, lease, leaseEnds)
 	if len(refs) > 0 {
 		b.Queue(`
 			INSERT INTO correlation_refs (ref, correlation_id, project_id)
 			SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::bigint[])`, refs, refWaits, refProjects)
 	}
 	queueAskable(b, callbacks, decisions)
+	queueNews(b, append(newsOf(to, changes), newsOfCallbacks(to, callbacks, decisions)...))
 	return deliveries
 }
 

@@ -72,6 +72,14 @@ var hotStatements = map[string]string{
 	"put questions about waits":       "ON CONFLICT (correlation_id)",
 	"mark waits that are asked for":   "SET reconciled = false",
 	"learn what can be asked for":     "SET asks = x.asks",
+	"tell of waits":                   "AS g (kind, id, event_id, details, nth)",
+	"tell of superseded successors":   "told AS (",
+	"tell of deliveries":              "pg_current_xact_id",
+	"claim hooks":                     "h.due_at <= now()",
+	"look for new hooks":              "FOR NO KEY UPDATE OF s SKIP LOCKED",
+	"number new hooks":                "WITH fresh AS MATERIALIZED",
+	"record hooks":                    "DELETE FROM hooks h USING given",
+	"return hooks":                    "UPDATE hooks h\n\t\tSET due_at = clock_timestamp(), lease = NULL",
 	"claim questions about waits":     "correlation_id IS NOT NULL AND source_id <> ALL",
 	"claim questions about events":    "event_id IS NOT NULL AND source_id <> ALL",
 	"note what is to be nudged":       "INSERT INTO nudges",
@@ -81,7 +89,8 @@ var hotStatements = map[string]string{
 
 // bigTables have 1e5 rows in TestPlans.
 var bigTables = []string{
-	"correlations", "deadlines", "correlation_refs", "events", "deliveries", "attempts", "idempotency_keys", "plans", "parked_refs", "questions", "nudges", "openings",
+	"correlations", "deadlines", "correlation_refs", "events", "deliveries", "attempts", "idempotency_keys", "plans", "parked_refs", "questions",
+	"nudges", "openings", "hooks",
 }
 
 // maxBlocks is how many 8 KiB blocks one hot statement over one to three rows
@@ -119,9 +128,12 @@ func TestPlans(t *testing.T) {
 			}
 			t.Cleanup(s.Close)
 			p := storetest.NewProject(t, s, "shop", "http://127.0.0.1:1")
+			told := storetest.NewProject(t, s, "told", "http://127.0.0.1:1")
+			heard := told.Subscribe(t, relay.Everything, "https://hooks.example/plans")
 
 			for range 6 { // a plan is cached from the sixth time on, or at once
 				everyHotStatement(t, p, url)
+				everyHook(t, told, heard.ID)
 			}
 			storetest.Exec(t, url, analyzed.before)
 			fill(t, url)
@@ -134,6 +146,7 @@ func TestPlans(t *testing.T) {
 			storetest.Exec(t, url, `UPDATE nudges SET due_at = due_at - interval '50000 seconds' WHERE project_id = 99`)
 			storetest.Exec(t, url, analyzed.sql)
 			everyHotStatement(t, p, url) // half of them are
+			everyHook(t, told, heard.ID)
 			for _, of := range []string{"event_id", "correlation_id"} {
 				storetest.Exec(t, url, `UPDATE questions SET due_at = due_at - interval '50000 seconds' WHERE project_id = 99 AND `+of+` IS NOT NULL`)
 				storetest.Exec(t, url, analyzed.sql)
@@ -339,6 +352,46 @@ func everyHotStatement(t *testing.T, p *storetest.Project, url string) {
 	}
 }
 
+// everyHook runs each of the statements that tell subscribers.
+func everyHook(t *testing.T, p *storetest.Project, heard uuid.UUID) {
+	t.Helper()
+	ctx := context.Background()
+	user := relay.NewToken()
+	old := p.Wait(t, user)
+	p.Wait(t, user)
+	fired := commit(t, p, deduped(p.Paid("l"+user, "pi_"+user, old.Token))) // late: it closes the second
+	recorded := must(p.Store.RecordAttempts(ctx, []relay.Attempt{attemptAt(&fired[0], relay.OK)}))(t)
+	if recorded[0].Status != relay.Delivered {
+		t.Fatalf("recording: got %+v, want it delivered", recorded[0])
+	}
+	const told = 8 // created; superseded, created; superseded, late, checkout; delivered, resumed
+	claimed := must(p.Store.ClaimHooks(ctx, uuid.New(), []uuid.UUID{heard}, 3, 3))(t)
+	if len(claimed) != 3 {
+		t.Fatalf("claiming hooks: got %d, want 3", len(claimed))
+	}
+	if err := p.Store.ReturnHooks(ctx, claimed); err != nil {
+		t.Fatal(err)
+	}
+	for left := told; left > 0; left -= len(claimed) {
+		claimed = must(p.Store.ClaimHooks(ctx, uuid.New(), []uuid.UUID{heard}, 3, 3))(t)
+		if len(claimed) == 0 {
+			t.Fatalf("claiming hooks: got none, want %d more", left)
+		}
+		var done []relay.HookAttempt
+		for _, h := range claimed {
+			done = append(done, hookAttempt(&h, relay.OK))
+		}
+		must(p.Store.RecordHooks(ctx, done))(t)
+	}
+}
+
+// hookAttempt is an attempt of a hook with what follows its class.
+func hookAttempt(h *relay.Hook, class relay.Class) relay.HookAttempt {
+	a := relay.HookAttempt{ProjectID: h.ProjectID, HookID: h.ID, Lease: h.Lease, Class: class}
+	a.Next, a.Delay = relay.NextTry(class, h.Attempts+1, 0, relay.RetryUnknown, 1)
+	return a
+}
+
 // What providers are asked costs nothing where nobody is asked, and nudges and
 // openings nothing where there are none: no statement of an ordinary
 // registration, of a callback or of a deadline touches them.
@@ -417,6 +470,9 @@ func fill(t *testing.T, url string) {
 		`INSERT INTO nudges (correlation_id, number, project_id, due_at)
 		 SELECT id, 0, project_id, expires_at FROM correlations WHERE project_id = 99`,
 		`INSERT INTO openings (correlation_id, project_id, opened_at) SELECT id, project_id, now() FROM correlations WHERE project_id = 99`,
+		`INSERT INTO hooks (project_id, subscription_id, event, correlation_id, payload, personal, number, due_at, give_up_at)
+		 SELECT 99, gen_random_uuid(), 'delivery.dead', id, '{"a": 1}', '{"a": 1}', n, CASE WHEN n IS NOT NULL THEN now() END, now() + interval '2 days'
+		 FROM correlations, (VALUES (NULL::bigint), (1)) v (n) WHERE project_id = 99`,
 		`INSERT INTO idempotency_keys (key, project_id, request, correlation_id)
 		 SELECT gen_random_uuid(), project_id, '\x00', id FROM correlations WHERE project_id = 99`,
 	} {

@@ -324,6 +324,7 @@ func (s *Store) EndInquiry(ctx context.Context, q *relay.Question) error {
 func (s *Store) EndReconciliation(
 	ctx context.Context, lease uuid.UUID, q *relay.Question, try Try, decide func(*relay.Wait) (Ending, error),
 ) (deliveries []relay.Delivery, held bool, err error) {
+	to := s.tell()
 	err = s.inTx(ctx, "ending a reconciliation", func(tx pgx.Tx) error {
 		rows, _ := tx.Query(ctx, `
 			SELECT `+waitColumns+`, coalesce(c.asks, ''), coalesce(c.asks_source, 0), c.reconciled
@@ -345,7 +346,7 @@ func (s *Store) EndReconciliation(
 			if err != nil {
 				return err
 			}
-			if deliveries, err = endWaits(ctx, tx, lease, []Ending{ending}); err != nil {
+			if deliveries, err = endWaits(ctx, tx, to, lease, []Ending{ending}); err != nil {
 				return err
 			}
 		}
@@ -355,6 +356,7 @@ func (s *Store) EndReconciliation(
 		_, err = tx.Exec(ctx, `UPDATE correlations SET reconciled = true WHERE id = $1`, q.CorrelationID)
 		return err
 	})
+	s.isOut(to)
 	return deliveries, held, err
 }
 

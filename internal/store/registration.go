@@ -85,8 +85,29 @@ func (s *Store) Register(ctx context.Context, regs []Registration) ([]Registrati
 	queueNudges(&b, regs, fresh)
 	queueCheckouts(&b, regs, fresh)
 	queueIdempotency(&b, regs, results)
+	to := s.tell()
+	queueNews(&b, found.newsOf(to, regs, fresh))
 	b.Queue("COMMIT")
-	return results, translate("registering waits", conn.SendBatch(ctx, &b).Close())
+	err = conn.SendBatch(ctx, &b).Close()
+	s.isOut(to)
+	return results, translate("registering waits", err)
+}
+
+// newsOf lists what is told of fresh waits, and of those that they supersede.
+func (o *older) newsOf(to *telling, regs []Registration, fresh []int) (list []news) {
+	if to.nobody() {
+		return nil
+	}
+	for _, i := range fresh {
+		w := &regs[i].Wait
+		if old := o.pending[w.Scope]; old != nil && to.hears(w.ProjectID, relay.WaitSuperseded) {
+			list = append(list, news{kind: relay.WaitSuperseded, wait: old.ID})
+		}
+		if to.hears(w.ProjectID, relay.WaitCreated) {
+			list = append(list, news{kind: relay.WaitCreated, wait: w.ID})
+		}
+	}
+	return list
 }
 
 // Collides reports whether two registrations cannot be in one batch.

@@ -73,13 +73,15 @@ func (s *Store) Rematch(
 		return nil, nil, translate("deciding events anew", err)
 	}
 	leaseEnds := time.Now().Add(relay.Lease)
+	to := s.tell()
 	var b pgx.Batch
 	done := queueRematched(&b, before, callbacks, decisions, askAnew)
-	deliveries := queueEffects(&b, callbacks, decisions, lease, leaseEnds)
+	deliveries := queueEffects(&b, to, callbacks, decisions, lease, leaseEnds)
 	b.Queue("COMMIT")
 	if err := conn.SendBatch(ctx, &b).Close(); err != nil {
 		return nil, nil, translate("rematching events", err)
 	}
+	s.isOut(to)
 	return done, leased(deliveries), nil
 }
 

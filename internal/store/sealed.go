@@ -25,6 +25,9 @@ func secretContext(id uuid.UUID) string { return "source-secret/" + id.String() 
 
 func sessionContext(destinationID string) string { return "session/" + destinationID }
 
+// subscriptionContext is of one of the two secrets of a subscription.
+func subscriptionContext(which, id string) string { return "subscription-" + which + "/" + id }
+
 func (s *Store) sealMap(m map[string]string, context string) ([]byte, error) {
 	if len(m) == 0 {
 		return nil, nil
@@ -61,7 +64,9 @@ const sealedValues = `
 	SELECT secrets FROM destinations WHERE secrets IS NOT NULL
 	UNION ALL SELECT credentials FROM sources WHERE credentials IS NOT NULL
 	UNION ALL SELECT sealed FROM source_secrets
-	UNION ALL SELECT sealed FROM destination_sessions`
+	UNION ALL SELECT sealed FROM destination_sessions
+	UNION ALL SELECT secret FROM subscriptions
+	UNION ALL SELECT signing_secret FROM subscriptions`
 
 // SealedWith counts the sealed values by key.
 func (s *Store) SealedWith(ctx context.Context) ([]SealedCount, error) {
@@ -127,6 +132,16 @@ var sealedPlaces = []sealedPlace{
 		`SELECT destination_id::text, 0::bigint, '', sealed FROM destination_sessions`,
 		`UPDATE destination_sessions SET sealed = $2 WHERE destination_id = $1::bigint`,
 		func(id string, _ int64, _ string) string { return sessionContext(id) },
+	},
+	{
+		`SELECT id::text, project_id, '', secret FROM subscriptions`,
+		`UPDATE subscriptions SET secret = $2 WHERE id = $1::uuid`,
+		func(id string, _ int64, _ string) string { return subscriptionContext("secret", id) },
+	},
+	{
+		`SELECT id::text, project_id, '', signing_secret FROM subscriptions`,
+		`UPDATE subscriptions SET signing_secret = $2 WHERE id = $1::uuid`,
+		func(id string, _ int64, _ string) string { return subscriptionContext("signing-secret", id) },
 	},
 }
 

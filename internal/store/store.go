@@ -78,6 +78,8 @@ type Store struct {
 	renewal *renewal // of both
 	keys    *seal.Ring
 	url     string
+
+	listeners *listeners
 }
 
 // Open prepares the pools; it connects to nothing yet, so that a node can
@@ -89,7 +91,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if cfg.HotConnections < 1 || cfg.Connections < 1 {
 		return nil, errors.New("opening the store: at least one connection of each kind is needed")
 	}
-	s := &Store{renewal: newRenewal(), keys: cfg.Keys, url: cfg.URL}
+	s := &Store{renewal: newRenewal(), keys: cfg.Keys, url: cfg.URL, listeners: newListeners()}
 	var err error
 	if s.hot, err = s.newPool(ctx, cfg.HotConnections, pinIndexPlans); err != nil {
 		return nil, err

@@ -43,6 +43,8 @@ const (
 	eraseInterval  = 5 * time.Second
 	eraseBatch     = 100 // waits per transaction, each with its events and deliveries
 	namesInterval  = time.Minute
+	hooksInterval  = 10 * time.Second
+	hooksBatch     = 2_000 // hooks looked at in one transaction
 	namesBlocks    = 1_000 // of 8 KiB, of the table of waits' names in one pass
 	passTimeout    = 10 * time.Second
 )
@@ -76,6 +78,7 @@ type Sweeper struct {
 	cfg     Config
 	waiting uuid.UUID // the conversation that PassOnOnce has looked at last
 	block   int64     // with which ClearNamesOnce goes on
+	hook    store.HookCursor
 }
 
 // New returns a Sweeper; Run makes it work.
@@ -127,6 +130,10 @@ func (s *Sweeper) Run(ctx context.Context) error {
 	})
 	g.Go(func() error {
 		s.every(ctx, namesInterval, "clearing the names of waits", s.ClearNamesOnce, math.MaxInt)
+		return nil
+	})
+	g.Go(func() error {
+		s.every(ctx, hooksInterval, "clearing hooks", halfTime(s.ClearHooksOnce), hooksBatch)
 		return nil
 	})
 	return g.Wait()
@@ -313,6 +320,22 @@ func (s *Sweeper) ClearNamesOnce(ctx context.Context) (rows int, err error) {
 	s.block = next
 	s.cfg.Metrics.Cleared(metrics.ClearedNames, rows)
 	return rows, nil
+}
+
+// ClearHooksOnce looks at the next hooks for those that are over, and returns
+// how many it looked at.
+func (s *Sweeper) ClearHooksOnce(ctx context.Context) (int, error) {
+	seen, gone, died, next, err := s.cfg.Store.ClearHooks(ctx, s.hook, hooksBatch)
+	if err != nil {
+		return 0, err
+	}
+	s.hook = next
+	s.cfg.Metrics.Cleared(metrics.ClearedHooks, gone)
+	s.cfg.Metrics.HooksEnded(relay.Dead, died)
+	if died > 0 {
+		s.cfg.Log.Warn("hooks are dead: their subscribers do not answer, and their time to try is over", "count", died)
+	}
+	return seen, nil
 }
 
 // UnparkOnce gives up one batch of the events that were parked for too long,

@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 
 	"relay.example/relay/internal/relay"
+	"relay.example/relay/internal/standardwebhooks"
 	"relay.example/relay/internal/store"
 )
 
@@ -158,4 +159,24 @@ func Overdue(t testing.TB, url string, waits ...uuid.UUID) {
 	t.Helper()
 	Exec(t, url, `UPDATE correlations SET expires_at = now() - interval '1 second' WHERE id = ANY($1)`, waits)
 	Exec(t, url, `UPDATE deadlines SET expires_at = now() - interval '1 second' WHERE correlation_id = ANY($1)`, waits)
+}
+
+// Subscribe has a target told of some news.
+func (p *Project) Subscribe(t testing.TB, event relay.News, target string) (made relay.Subscription) {
+	t.Helper()
+	ctx := context.Background()
+	err := p.Store.Configure(ctx, func(c *store.Change) (err error) {
+		made, err = c.PutSubscription(ctx, relay.Subscription{
+			ID: relay.NewID(), ProjectID: p.ID, Event: event, Target: target,
+			Secret: "a-secret-of-" + relay.NewToken(), SigningSecret: standardwebhooks.NewSecret(),
+		})
+		return err
+	})
+	if err == nil {
+		_, err = p.Store.Configuration(ctx) // from here on it is heard of
+	}
+	if err != nil {
+		t.Fatalf("subscribing to %s: %v", event, err)
+	}
+	return made
 }

@@ -1,0 +1,469 @@
+package deliver
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
+
+	"relay.example/relay/internal/directory"
+	"relay.example/relay/internal/egress"
+	"relay.example/relay/internal/groupcommit"
+	"relay.example/relay/internal/metrics"
+	"relay.example/relay/internal/platform"
+	"relay.example/relay/internal/relay"
+	"relay.example/relay/internal/standardwebhooks"
+	"relay.example/relay/internal/store"
+)
+
+// Hooks tell those who subscribe. They are not deliveries: they speak in no
+// conversation, are rendered when they are born, and hold nothing up. So they
+// have a table of their own, and an engine beside the one for deliveries, of
+// the same parts: claims under a lease, lanes with a breaker, records in
+// batches. A lane is of a target: all subscriptions of a project to one URL.
+// What its lane has no room for stays in the table, where it is in nobody's
+// way.
+
+// The bounds of telling.
+const (
+	maxHooks        = 4_096    // in all lanes together
+	maxHooksSize    = 16 << 20 // bytes of their payloads; one claim may go beyond
+	hookPiece       = 64       // of one subscription in one claim; a lane that holds more asks for none
+	hookConcurrency = 8        // calls at a time to one target
+	hookTimeout     = 10 * time.Second
+	hookRest        = 20 * time.Millisecond // between claims that brought little, however often there is news
+	hookAgent       = "relay-webhooks"
+)
+
+// HooksConfig is what Hooks work with.
+type HooksConfig struct {
+	Store     *store.Store
+	Directory *directory.Directory
+	Client    *egress.Client
+	Metrics   *metrics.Metrics // nil: nothing is counted
+	Log       *slog.Logger
+	// Grace is how long calls may go on after the end of Run's context.
+	Grace time.Duration
+}
+
+// Hooks tells subscribers. It is safe for concurrent use.
+type Hooks struct {
+	cfg      HooksConfig
+	recorder *groupcommit.Committer[relay.HookAttempt, store.RecordedHook]
+
+	mu      sync.Mutex
+	lanes   map[target]*hookLane
+	queued  int
+	bytes   int
+	running bool
+	eased   chan struct{} // a hint that a lane has room again
+	calls   sync.WaitGroup
+	callCtx context.Context //nolint:containedctx // one for all calls, whoever queued them
+}
+
+// target is where hooks of a project go.
+type target struct {
+	projectID int64
+	url       string
+}
+
+// hookLane is the queue of one target. Its fields are guarded by Hooks.mu.
+type hookLane struct {
+	queue   []relay.Hook
+	active  int
+	breaker breaker
+}
+
+// NewHooks returns Hooks; Run makes them work.
+func NewHooks(cfg HooksConfig) (*Hooks, error) {
+	if cfg.Store == nil || cfg.Directory == nil || cfg.Client == nil || cfg.Log == nil {
+		return nil, errors.New("deliver: HooksConfig has a field that is nil")
+	}
+	h := &Hooks{cfg: cfg, lanes: map[target]*hookLane{}, eased: make(chan struct{}, 1)}
+	bounds := groupcommit.Config{MaxBatch: recordBatch, MaxWaiting: recordBatch, Committers: 1, Pause: recordPause}
+	h.recorder = groupcommit.New(bounds, nil, h.commitAttempts)
+	return h, nil
+}
+
+// Run tells until ctx is done; then it claims no more, lets calls finish
+// within the grace, and gives back what was queued.
+func (h *Hooks) Run(ctx context.Context) error {
+	callCtx, cancelCalls := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cancelCalls(nil)
+	recordCtx, stopRecorder := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopRecorder()
+	h.mu.Lock()
+	h.callCtx, h.running = callCtx, true
+	h.mu.Unlock()
+
+	var g errgroup.Group
+	g.Go(func() error { return h.recorder.Run(recordCtx) })
+	g.Go(func() error {
+		h.poll(ctx)
+		h.giveBack(recordCtx, h.stop())
+		h.awaitCalls(cancelCalls)
+		stopRecorder()
+		return nil
+	})
+	return g.Wait()
+}
+
+// stop lets no more calls begin and returns what had not.
+func (h *Hooks) stop() (held []relay.Hook) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.running = false
+	for _, l := range h.lanes {
+		held = append(held, l.queue...)
+		l.queue = nil
+	}
+	h.queued, h.bytes = 0, 0
+	return held
+}
+
+// awaitCalls waits for running calls, and ends them after the grace.
+func (h *Hooks) awaitCalls(cancel context.CancelCauseFunc) {
+	grace := time.AfterFunc(h.cfg.Grace, func() { cancel(errShutdown) })
+	defer grace.Stop()
+	h.calls.Wait()
+}
+
+// poll claims what is owed until ctx is done.
+func (h *Hooks) poll(ctx context.Context) {
+	tick := time.NewTicker(pollInterval)
+	defer tick.Stop()
+	rest := time.NewTimer(0)
+	defer rest.Stop()
+	for ctx.Err() == nil {
+		n, err := h.ClaimOnce(ctx)
+		if err != nil && ctx.Err() == nil {
+			h.cfg.Log.Warn("claiming hooks failed", "error", err)
+		}
+		if err == nil && n == claimSize {
+			continue // there may be more
+		}
+		rest.Reset(hookRest)
+		select {
+		case <-ctx.Done():
+			return
+		case <-rest.C:
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case <-h.eased:
+		case <-h.cfg.Store.News():
+		}
+	}
+}
+
+// ClaimOnce claims hooks once and queues them. It returns how many it got.
+// Where nobody subscribes it asks for nothing.
+func (h *Hooks) ClaimOnce(ctx context.Context) (int, error) {
+	ready, room := h.ready(time.Now())
+	if len(ready) == 0 || room == 0 {
+		return 0, nil
+	}
+	// As with deliveries, a shutdown does not cut a claim off.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), claimTimeout)
+	defer cancel()
+	claimed, err := h.cfg.Store.ClaimHooks(ctx, uuid.New(), ready, hookPiece, min(room, claimSize))
+	h.queue(ctx, claimed)
+	if err != nil {
+		return len(claimed), fmt.Errorf("claiming: %w", err)
+	}
+	return len(claimed), nil
+}
+
+// ready lists the subscriptions whose lanes take more, in random order, so
+// that none is always the last; and how many hooks there is room for.
+func (h *Hooks) ready(now time.Time) (ids []uuid.UUID, room int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for at, l := range h.lanes {
+		if len(l.queue) == 0 && l.active == 0 && l.breaker.fresh() {
+			delete(h.lanes, at) // nobody holds it: work ends under mu
+		}
+	}
+	if h.bytes >= maxHooksSize {
+		return nil, 0
+	}
+	for id, sub := range h.cfg.Directory.Current().Subscriptions() { // a map's order is random
+		if l := h.lanes[target{sub.ProjectID, sub.Target}]; l == nil || l.takes(now) {
+			ids = append(ids, id)
+		}
+	}
+	return ids, maxHooks - h.queued
+}
+
+// takes reports whether a lane takes more. Of a target that does not answer it
+// takes some when the next probe is due, which is the first of them; the
+// others are given back if that fails. The caller holds mu.
+func (l *hookLane) takes(now time.Time) bool {
+	if l.breaker.open() {
+		return len(l.queue) == 0 && l.breaker.wantsProbe(now)
+	}
+	return len(l.queue) < hookPiece
+}
+
+// queue takes what was claimed. What nobody hears of any more is given back,
+// and deleted by the sweeper.
+func (h *Hooks) queue(ctx context.Context, claimed []relay.Hook) {
+	var surplus []relay.Hook
+	h.mu.Lock()
+	for _, hook := range claimed {
+		sub := h.cfg.Directory.Current().Subscription(hook.SubscriptionID)
+		if sub == nil || !h.running {
+			surplus = append(surplus, hook)
+			continue
+		}
+		at := target{sub.ProjectID, sub.Target}
+		l := h.lanes[at]
+		if l == nil {
+			l = &hookLane{}
+			h.lanes[at] = l
+		}
+		l.queue = append(l.queue, hook)
+		h.queued++
+		h.bytes += len(hook.Payload)
+		if l.active < hookConcurrency {
+			l.active++
+			h.calls.Go(func() { h.work(l) })
+		}
+	}
+	h.mu.Unlock()
+	h.giveBack(ctx, surplus)
+}
+
+func (h *Hooks) giveBack(ctx context.Context, held []relay.Hook) {
+	ctx, cancel := context.WithTimeout(ctx, returnTimeout)
+	defer cancel()
+	if err := h.cfg.Store.ReturnHooks(ctx, held); err != nil {
+		h.cfg.Log.Warn("hooks not given back; their leases end by themselves", "count", len(held), "error", err)
+	}
+}
+
+// work sends what a lane holds, one at a time, and ends with it.
+func (h *Hooks) work(l *hookLane) {
+	for {
+		hook, probe, ok := h.next(l)
+		if !ok {
+			return
+		}
+		h.send(h.callCtx, l, hook, probe)
+	}
+}
+
+// next takes the oldest hook of a lane, or ends the worker. Where the target
+// does not answer, what the lane holds is given back, but for a probe.
+func (h *Hooks) next(l *hookLane) (hook relay.Hook, probe, ok bool) {
+	h.mu.Lock()
+	if len(l.queue) == 0 || !h.running {
+		l.active--
+		h.mu.Unlock()
+		return hook, false, false
+	}
+	permitted, probe := l.breaker.permit(time.Now())
+	if !permitted {
+		held := l.queue
+		l.queue = nil
+		h.left(held...)
+		l.active--
+		h.mu.Unlock()
+		h.giveBack(h.callCtx, held)
+		return hook, false, false
+	}
+	hook = l.queue[0]
+	l.queue[0] = relay.Hook{} // lets go of the payload
+	l.queue = l.queue[1:]
+	h.left(hook)
+	if len(l.queue) == hookPiece/2 {
+		select {
+		case h.eased <- struct{}{}:
+		default:
+		}
+	}
+	h.mu.Unlock()
+	return hook, probe, true
+}
+
+// left counts hooks that have left their lane. The caller holds mu.
+func (h *Hooks) left(hooks ...relay.Hook) {
+	for i := range hooks {
+		h.queued--
+		h.bytes -= len(hooks[i].Payload)
+	}
+}
+
+// send makes one attempt and records it, without waiting for that.
+func (h *Hooks) send(ctx context.Context, l *hookLane, hook relay.Hook, probe bool) {
+	now := h.cfg.Directory.Current()
+	sub, project := now.Subscription(hook.SubscriptionID), now.ProjectByID(hook.ProjectID)
+	if sub == nil || project == nil || time.Until(hook.LeaseEnds) < hookTimeout+leaseMargin {
+		h.dropped(l, probe)
+		h.giveBack(ctx, []relay.Hook{hook}) // nobody's any more, or it has waited too long here
+		return
+	}
+	a := relay.HookAttempt{ProjectID: hook.ProjectID, HookID: hook.ID, Lease: hook.Lease}
+	var answered bool
+	var retryAfter time.Duration
+	resp, err := h.call(ctx, sub, project.Name, &hook)
+	switch {
+	case err != nil && errors.Is(context.Cause(ctx), errShutdown):
+		h.dropped(l, probe) // it is sent again when its lease ends
+		return
+	case err != nil:
+		a.Class, a.Reason = unheard(err)
+	default:
+		a.Class, a.Reason, retryAfter, answered = heard(resp, time.Now())
+		a.HTTPStatus = resp.Status
+	}
+	a.Next, a.Delay = relay.NextTry(a.Class, hook.Attempts+1, retryAfter, relay.RetryUnknown, relay.Jitter())
+	h.ended(l, sub, answered, probe, a.Reason)
+	h.cfg.Metrics.HookAttempted(a.Class)
+	err = h.recorder.Post(a, func(r groupcommit.Result[store.RecordedHook]) { h.recorded(&hook, a, r) })
+	if err != nil {
+		h.recorded(&hook, a, groupcommit.Result[store.RecordedHook]{Err: err})
+	}
+}
+
+func (h *Hooks) dropped(l *hookLane, probe bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	l.breaker.dropped(probe)
+}
+
+// ended tells a lane's breaker what a call came to.
+func (h *Hooks) ended(l *hookLane, sub *relay.Subscription, answered, probe bool, reason string) {
+	h.mu.Lock()
+	changed := l.breaker.ended(answered, probe, time.Now())
+	open := l.breaker.open()
+	h.mu.Unlock()
+	switch {
+	case changed && open:
+		h.cfg.Log.Warn("a subscriber does not answer: this node calls it no more but for a probe, at most every 30 s",
+			"project_id", sub.ProjectID, "subscription_id", sub.ID, "reason", reason)
+	case changed:
+		h.cfg.Log.Info("a subscriber answers again", "project_id", sub.ProjectID, "subscription_id", sub.ID)
+	}
+}
+
+// hookBody is a hook as it is sent: Tiledesk's envelope, with the kind of news
+// and its number beside.
+type hookBody struct {
+	Timestamp int64                   `json:"timestamp"` // ms
+	Event     relay.News              `json:"event"`
+	Sequence  int64                   `json:"sequence"`
+	Payload   json.RawMessage         `json:"payload"`
+	Hook      relay.ShownSubscription `json:"hook"`
+}
+
+// call sends a hook once: the same bytes each time, signed anew.
+func (h *Hooks) call(ctx context.Context, sub *relay.Subscription, project string, hook *relay.Hook) (*egress.Response, error) {
+	body, err := json.Marshal(hookBody{
+		Timestamp: hook.HappenedAt.UnixMilli(), Event: hook.Event, Sequence: hook.Number,
+		Payload: hook.Payload, Hook: sub.Shown(project),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("writing a hook: %w", err)
+	}
+	secret, err := standardwebhooks.ParseSecret(sub.SigningSecret)
+	if err != nil {
+		return nil, fmt.Errorf("signing a hook: %w", err)
+	}
+	header := http.Header{}
+	header.Set("Content-Type", "application/json")
+	header.Set("User-Agent", hookAgent)
+	header.Set("X-Hook-Secret", sub.Secret)
+	secret.SetHeader(header, hook.ID.String(), time.Now(), body)
+	return h.cfg.Client.Do(ctx, egress.Request{Method: http.MethodPost, URL: sub.Target, Header: header, Body: body, Timeout: hookTimeout})
+}
+
+// heard says what an answer means: 2xx that it was heard, 410 that it never
+// will be, and anything else that it may be later, since a receiver that is
+// just being mended says all sorts of things. answered tells the breaker that
+// somebody is there.
+func heard(resp *egress.Response, now time.Time) (class relay.Class, reason string, retryAfter time.Duration, answered bool) {
+	answer := platform.ByStatus(platform.Response{Status: resp.Status, Header: resp.Header}, now)
+	answered = answer.Class != relay.Retry
+	switch {
+	case answer.Class == relay.OK:
+		return relay.OK, answer.Reason, 0, true
+	case resp.Status == http.StatusGone:
+		return relay.Permanent, "gone", 0, true
+	default:
+		return relay.Retry, answer.Reason, answer.RetryAfter, answered
+	}
+}
+
+// unheard says what an attempt without an answer means.
+func unheard(err error) (relay.Class, string) {
+	var failure *egress.Error
+	if !errors.As(err, &failure) {
+		return relay.Permanent, "it cannot be written"
+	}
+	reason := string(failure.Reason)
+	if detail := failure.Detail(); detail != "" {
+		reason += ": " + detail
+	}
+	switch {
+	case failure.Sent:
+		return relay.NoAnswer, reason
+	case failure.Permanent():
+		return relay.Permanent, reason
+	default:
+		return relay.Retry, reason
+	}
+}
+
+// recorded counts what was recorded, and tells of what is dead.
+func (h *Hooks) recorded(hook *relay.Hook, a relay.HookAttempt, r groupcommit.Result[store.RecordedHook]) {
+	switch {
+	case r.Err != nil:
+		h.cfg.Log.Error("attempt of a hook not recorded: it will be made again when its lease ends",
+			"hook_id", hook.ID, "project_id", hook.ProjectID, "class", a.Class, "error", r.Err)
+	case r.Value.Stale:
+		h.cfg.Log.Warn("attempt of a hook not recorded: its lease was lost, and another node makes it again",
+			"hook_id", hook.ID, "project_id", hook.ProjectID, "class", a.Class)
+	default:
+		h.cfg.Metrics.HookEnded(r.Value.Status)
+		if r.Value.Status == relay.Dead {
+			h.cfg.Log.Warn("hook is dead: a subscriber was not told",
+				"hook_id", hook.ID, "project_id", hook.ProjectID, "subscription_id", hook.SubscriptionID,
+				"event", hook.Event, "class", a.Class, "reason", a.Reason)
+		}
+	}
+}
+
+// commitAttempts records one batch, as that of deliveries does.
+func (h *Hooks) commitAttempts(batch []relay.HookAttempt) []groupcommit.Result[store.RecordedHook] {
+	ctx, cancel := context.WithTimeout(context.Background(), recordTimeout)
+	defer cancel()
+	recorded, err := h.record(ctx, batch)
+	for wait := firstRetry; err != nil && (store.Conflicted(err) || relay.IsKind(err, relay.Busy)) && pause(ctx, wait); wait *= 2 {
+		recorded, err = h.record(ctx, batch)
+	}
+	results := make([]groupcommit.Result[store.RecordedHook], len(batch))
+	for i := range results {
+		if err != nil {
+			results[i].Err = err
+			continue
+		}
+		results[i].Value = recorded[i]
+	}
+	return results
+}
+
+func (h *Hooks) record(ctx context.Context, batch []relay.HookAttempt) ([]store.RecordedHook, error) {
+	ctx, cancel := context.WithTimeout(ctx, recordTry)
+	defer cancel()
+	return h.cfg.Store.RecordHooks(ctx, batch)
+}

@@ -1,0 +1,75 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"relay.example/relay/internal/relay"
+)
+
+func (s *Store) readSubscriptions(ctx context.Context, tx pgx.Tx, c *Configuration) error {
+	rows, _ := tx.Query(ctx, `
+		SELECT s.id, s.project_id, s.event, s.target, s.secret, s.signing_secret, s.created_at
+		FROM subscriptions s JOIN projects p ON p.id = s.project_id
+		WHERE p.deleted_at IS NULL
+		ORDER BY s.created_at, s.id`)
+	var err error
+	c.Subscriptions, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (sub relay.Subscription, err error) {
+		var secret, signing []byte
+		if err := row.Scan(&sub.ID, &sub.ProjectID, &sub.Event, &sub.Target, &secret, &signing, &sub.CreatedAt); err != nil {
+			return sub, err
+		}
+		for _, part := range []struct {
+			which  string
+			sealed []byte
+			to     *string
+		}{{"secret", secret, &sub.Secret}, {"signing-secret", signing, &sub.SigningSecret}} {
+			plain, err := s.keys.Open(part.sealed, subscriptionContext(part.which, sub.ID.String()))
+			if err != nil {
+				return sub, fmt.Errorf("subscription %s: %w", sub.ID, err)
+			}
+			*part.to = string(plain)
+		}
+		return sub, nil
+	})
+	return err
+}
+
+// PutSubscription adds a subscription to a project. One of the same event and
+// target is left as it is, and returned without its secrets.
+func (c *Change) PutSubscription(ctx context.Context, sub relay.Subscription) (made relay.Subscription, err error) {
+	row := c.tx.QueryRow(ctx, `
+		SELECT id, created_at FROM subscriptions WHERE project_id = $1 AND event = $2 AND target = $3`,
+		sub.ProjectID, string(sub.Event), sub.Target)
+	made = relay.Subscription{ProjectID: sub.ProjectID, Event: sub.Event, Target: sub.Target}
+	if err = row.Scan(&made.ID, &made.CreatedAt); !errors.Is(err, pgx.ErrNoRows) {
+		return made, err
+	}
+	var n int
+	if err := c.tx.QueryRow(ctx, `SELECT count(*) FROM subscriptions WHERE project_id = $1`, sub.ProjectID).Scan(&n); err != nil {
+		return made, err
+	}
+	if n >= relay.MaxSubscriptions {
+		return made, relay.Errorf(relay.Conflict, "too_many_subscriptions",
+			"this project has %d subscriptions, the most that there may be: delete one first", n)
+	}
+	made = sub
+	id := sub.ID.String()
+	err = c.tx.QueryRow(ctx, `
+		INSERT INTO subscriptions (id, project_id, event, target, secret, signing_secret) VALUES ($1, $2, $3, $4, $5, $6)
+		RETURNING created_at`, sub.ID, sub.ProjectID, string(sub.Event), sub.Target,
+		c.s.keys.Seal([]byte(sub.Secret), subscriptionContext("secret", id)),
+		c.s.keys.Seal([]byte(sub.SigningSecret), subscriptionContext("signing-secret", id))).Scan(&made.CreatedAt)
+	return made, err
+}
+
+// DeleteSubscription ends a subscription. What is owed to it is taken by
+// nobody from here on, and ClearHooks deletes it in pieces: it may be a lot.
+func (c *Change) DeleteSubscription(ctx context.Context, projectID int64, id uuid.UUID) error {
+	_, err := c.tx.Exec(ctx, `DELETE FROM subscriptions WHERE project_id = $1 AND id = $2`, projectID, id)
+	return err
+}
