@@ -6,7 +6,7 @@ SHELL      := /bin/bash
 .DEFAULT_GOAL := help
 
 # One package's tests may take this long with the race detector on two busy cores.
-TEST_TIMEOUT ?= 10m
+TEST_TIMEOUT ?= 20m
 
 .PHONY: help run build test browser histories fault hang soak bench bench-promises bench-neighbours bench-providers check docs fmt lint formatted tidy migrations deployments portable release FORCE
 
