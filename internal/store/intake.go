@@ -145,6 +145,17 @@ func followOriginals(callbacks []relay.Callback, decisions []Decision, f *Facts)
 	}
 }
 
+// stillAsked is the column that tells whether the provider is still to be asked
+// about an event. It is looked up only where strangers' copies go by it:
+// ordinary callbacks touch no question.
+func stillAsked(callbacks []relay.Callback) string {
+	strange := func(c relay.Callback) bool { return c.Reading.Fetch != "" && c.Verdict == relay.Unsigned }
+	if !slices.ContainsFunc(callbacks, strange) {
+		return "false"
+	}
+	return `coalesce((SELECT q.due_at IS NOT NULL AND q.lease IS NULL FROM questions q WHERE q.event_id = e.id), false)`
+}
+
 // withoutRefused leaves out what is not to be kept: mostly nothing.
 func withoutRefused(callbacks []relay.Callback, decisions []Decision) (kept []relay.Callback, of []Decision) {
 	if !slices.ContainsFunc(decisions, func(d Decision) bool { return d.Refused }) {
@@ -259,11 +270,7 @@ func lockFacts(ctx context.Context, conn *pgx.Conn, callbacks []relay.Callback, 
 		JOIN correlations c ON c.id = n.id
 		ORDER BY c.id
 		FOR UPDATE OF c`, tokens, refs)
-	b.Queue(`
-		SELECT dedupe_key, id, correlation_id, body IS NULL,
-		       coalesce((SELECT q.due_at IS NOT NULL AND q.lease IS NULL FROM questions q WHERE q.event_id = e.id), false)
-		FROM events e
-		WHERE dedupe_key = ANY($1::uuid[])`, keys)
+	b.Queue(`SELECT dedupe_key, id, correlation_id, body IS NULL, `+stillAsked(callbacks)+` FROM events e WHERE dedupe_key = ANY($1::uuid[])`, keys)
 	results := conn.SendBatch(ctx, &b)
 	facts, err := readFacts(results, opens)
 	if closeErr := results.Close(); err == nil {
