@@ -315,9 +315,11 @@ func TestDeadTargetBesideHealthy(t *testing.T) {
 	if n := len(failing.hooks()); n > 3*deliver.BreakerFailures {
 		t.Errorf("the failing one was called %d times, want its breaker to spare it", n)
 	}
+	until(t, "what the healthy one took is recorded, and no more", func() bool { return w.owedHooks(t) <= 2*waits })
 	if n := w.owedHooks(t); n != 2*waits {
 		t.Errorf("%d hooks are owed, want the %d of the two that do not answer", n, 2*waits)
 	}
+
 }
 
 // A node that dies after the commit, or with a hook in its hands, loses
