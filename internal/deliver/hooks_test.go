@@ -319,7 +319,6 @@ func TestDeadTargetBesideHealthy(t *testing.T) {
 	if n := w.owedHooks(t); n != 2*waits {
 		t.Errorf("%d hooks are owed, want the %d of the two that do not answer", n, 2*waits)
 	}
-
 }
 
 // A node that dies after the commit, or with a hook in its hands, loses
