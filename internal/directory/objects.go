@@ -462,6 +462,10 @@ func checkSource(src relay.Source, old *Source, secrets []string) error {
 	if err != nil {
 		return asInvalid("invalid_source", err)
 	}
+	if src.Provider == relay.InlineProvider && endpoint.NamesNoWait() {
+		return relay.Errorf(relay.Invalid, "invalid_preset",
+			"provider: correlation is missing: nothing says whose callback it is; list the places where the token comes back, such as json:order.token, or say callback_by_url: true")
+	}
 	if src.Tolerance < 0 || time.Duration(src.Tolerance) > 24*time.Hour {
 		return relay.Errorf(relay.Invalid, "invalid_duration", "tolerance: %s is not between 0s and 24h", src.Tolerance)
 	}

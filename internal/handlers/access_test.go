@@ -314,7 +314,7 @@ func TestProjects(t *testing.T) {
 	n.put("/v1/projects/shop-b", `{"nam": "shop-b"}`).refused(http.StatusUnprocessableEntity, "unknown_field")
 	n.put("/v1/projects/shop-b", ``).want(http.StatusOK)
 	n.put("/v1/projects/shop-b", `{"retention": {"correlation": "29d"}}`).refused(http.StatusUnprocessableEntity, "invalid_duration", "retention", "30d")
-	n.put("/v1/projects/shop-b", `{"retention": {"event_body": 30}}`).refused(http.StatusUnprocessableEntity, "wrong_type", "retention.event_body")
+	n.put("/v1/projects/shop-b", `{"retention": {"event_body": 30}}`).refused(http.StatusUnprocessableEntity, "invalid_duration", "retention.event_body")
 	n.put("/v1/projects/shop-b", `{"retention": {"body": "30d"}}`).refused(http.StatusUnprocessableEntity, "unknown_field", "retention.body")
 	n.put("/v1/projects/shop-b", `{"retention": {"event_body": "72h"}}`).want(http.StatusOK)
 	kept := n.put("/v1/projects/shop-b", `{"name": "shop-b"}`).want(http.StatusOK).object()["retention"]

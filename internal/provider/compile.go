@@ -128,6 +128,9 @@ func (c *compiler) templates(field string, ts texts) ([]template, error) {
 	var compiled []template
 	for i, text := range ts {
 		t, err := c.template(text, false)
+		if err == nil {
+			err = checkBraces(text, t)
+		}
 		if err != nil {
 			return nil, wrong(listField(field, i, len(ts)), "%w", err)
 		}
@@ -138,6 +141,9 @@ func (c *compiler) templates(field string, ts texts) ([]template, error) {
 
 func (e *Endpoint) compileNames(c *compiler, s *spec, _ *Settings) (err error) {
 	if e.id, err = c.templates("id", s.ID); err != nil {
+		return err
+	}
+	if err = checkDistinct("id", s.ID, e.id); err != nil {
 		return err
 	}
 	e.kind, err = c.templates("type", s.Type)
@@ -270,6 +276,9 @@ func (e *Endpoint) compileReferences(c *compiler, s *spec, _ *Settings) error {
 		if err != nil {
 			return wrong(field+".from", "%w", err)
 		}
+		if err := checkDistinct(field+".from", texts{r.From}, []template{from}); err != nil {
+			return err
+		}
 		e.references = append(e.references, referenceRule{kind: r.Kind, from: from, prefixes: r.Prefix})
 	}
 	return nil
@@ -308,5 +317,8 @@ func (e *Endpoint) compilePayment(c *compiler, s *spec, _ *Settings) (err error)
 		}
 	}
 	e.payment = r
-	return nil
+	if err := checkDistinct("payment.id", s.Payment.ID, r.id); err != nil {
+		return err
+	}
+	return checkCurrencies(r.currency)
 }

@@ -250,7 +250,15 @@ func (p *Preset) CheckSecret(secret string) error {
 	_, err = e.auth.keys([]string{secret}, "")
 	var rejection *Rejection
 	if errors.As(err, &rejection) {
-		return relay.Errorf(relay.Invalid, string(rejection.Reason), "that is no secret of %s: paste it as the provider shows it", p.Name)
+		return relay.Errorf(relay.Invalid, string(rejection.Reason), "that is no secret of %s%s: paste it as the provider shows it", p.Name, p.spec.Secret.words())
 	}
 	return err
+}
+
+// words go on after the name of a provider's secret.
+func (s *secretSpec) words() string {
+	if s.Is == "" {
+		return ""
+	}
+	return ", which is " + s.Is
 }

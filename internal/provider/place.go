@@ -138,6 +138,9 @@ func (c *compiler) place(text string) (part, error) {
 	kind, name, _ := strings.Cut(text, ":")
 	k, known := placeKinds[kind]
 	if !known {
+		if strings.HasPrefix(text, "{") {
+			return part{}, fmt.Errorf("%q is a template, and one place belongs here: leave the braces out", text)
+		}
 		return part{}, fmt.Errorf("%q is no place: write path, query:, header:, form:, json: or item: and a name", text)
 	}
 	if name == "" {

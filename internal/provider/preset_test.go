@@ -190,6 +190,46 @@ func TestInlinePreset(t *testing.T) {
 	}
 }
 
+// inlineMeaning is what inline says of a callback's meaning.
+var inlineMeaning = inline[strings.Index(inline, "outcome:"):strings.Index(inline, "respond:")]
+
+// TestNoLineOfJSON holds that no line is named where the text was made JSON on
+// the way, and that the field is.
+func TestNoLineOfJSON(t *testing.T) {
+	for _, test := range []struct{ text, want string }{
+		{`{"name": "x",` + "\n" + `"auth": {"alg": "hmac-md4"}}`, `invalid_preset: auth.alg: "hmac-md4"`},
+		{`{"name": "x", "auth": {"alg": "none", "partial": true}}`, `invalid_preset: auth.partial: stands only beside a message`},
+		{`{"name": "x", "auth": {"alg": "none", "sig": "x"}}`, `invalid_preset: auth.sig: a text where`},
+		{`{"name": "x", "auth": {"alg": "none"}, "outcome": [{"iss": "completed"}]}`, `invalid_preset: outcome[0].iss: unknown field`},
+	} {
+		_, err := provider.Parse([]byte(test.text))
+		if err == nil || !strings.HasPrefix(err.Error(), test.want) {
+			t.Errorf("Parse(%s): got %v, want %s …", test.text, err, test.want)
+		}
+	}
+}
+
+// TestPartlySigned takes what providers sign by a rule of their own: all that
+// is read, or less where the preset says so.
+func TestPartlySigned(t *testing.T) {
+	const head = "name: x\nbody: fields\nid: \"{form:id}\"\ntype: \"{form:status}\"\nauth:\n  alg: hmac-sha256\n  sig: {from: \"form:sig\"}\n"
+	for _, test := range []struct {
+		name, more string
+		ok         bool
+	}{
+		{"all that is read", `  message: "{form:id}.{form:status}"`, true},
+		{"less", `  message: "{form:id}"`, false},
+		{"less, and it says so", "  message: \"{form:id}\"\n  partial: true", true},
+		{"a place of the query that is the merchant's", "  message: \"{body}\"\ncorrelation: [\"query:token\"]", true},
+		{"the query of a GET", "  message: \"{form:id}.{form:status}\"\nby_get: true\ncorrelation: [\"query:token\"]", false},
+		{"the query of a GET, by its address", "  message: \"{url}.{form:id}.{form:status}\"\nby_get: true\ncorrelation: [\"query:token\"]", true},
+	} {
+		if _, err := provider.Parse([]byte(head + test.more + "\n")); (err == nil) != test.ok {
+			t.Errorf("%s: got %v, want it taken: %t", test.name, err, test.ok)
+		}
+	}
+}
+
 func TestWrongInlinePresets(t *testing.T) {
 	for _, test := range []struct {
 		name, old, with string
@@ -216,6 +256,22 @@ func TestWrongInlinePresets(t *testing.T) {
 		{"unknown unit", "unit: ms", "unit: h", `line 7: auth.time.unit: "h"`},
 		{"a bad path", "json:event.id", "json:event..id", `line 8: id: path "event..id": a name is missing`},
 		{"an item without a batch", "json:event.name", "item:name", `line 9: type: item: needs each`},
+		{"an id without braces", `id: "{json:event.id}"`, `id: "json:event.id"`, `line 8: id: "json:event.id" is a text here, .* in braces, \{json:event.id\}`},
+		{"a constant id", `id: "{json:event.id}"`, `id: evt`, `line 8: id: "evt" is the same for every callback`},
+		{"a constant id behind another", `id: "{json:event.id}"`, `id: ["{json:event.id}", evt]`, `line 8: id\[1\]: "evt" is the same for every callback`},
+		{"a type without braces", `type: "{json:event.name}"`, `type: "json:event.name"`, `line 9: type: "json:event.name" is a text here`},
+		{"a reference that all share", "respond:", "references: [{kind: order, from: order}]\nrespond:", `line 18: references\[0\].from: "order" is the same`},
+		{"a payment that all share", "payment:\n", "payment:\n  id: pay\n", `line 16: payment.id: "pay" is the same`},
+		{"an amount without braces", `"{json:order.total}"`, `"json:order.total"`, `line 16: payment.amount: "json:order.total" is a text here`},
+		{"braces around one place", "json:order.notes[?name=<token_field>].value", "'{json:order.token}'", `line 14: correlation\[0\]: .* leave the braces out`},
+		{"no currency", `"{json:order.currency}"`, "euro", `line 17: payment.currency: "euro" is no ISO 4217 code`},
+		{"a currency nobody has", `"{json:order.currency}"`, "EUX", `line 17: payment.currency: "EUX" is no ISO 4217 code`},
+		{"a body that nothing signs", `"{sig.t}.{body}"`, `"{sig.t}"`, `line 6: auth.message: json:event.id is read and not signed: write \{body\}`},
+		{"a second message that signs no body", `"{sig.t}.{body}"`, `["{sig.t}.{body}", "{sig.t}"]`, `line 6: auth.message\[1\]: json:event.id is read and not signed`},
+		{"a form that nothing signs", "message: \"{sig.t}.{body}\"\n  time: {value: \"{sig.t}\", unit: ms}\nid: \"{json:event.id}\"\ntype: \"{json:event.name}\"\n" + inlineMeaning, "message: \"{sig.t}\"\nform: body\n", `auth.message: the form is read and not signed`},
+		{"a text where fields belong", `sig: {from: "header:X-Shop-Signature", list: ",", pair: "=", key: s}`, "sig: header:X", `line 5: auth.sig: a text where an object, .* belongs`},
+		{"fields where a list belongs", "  - json:order.notes[?name=<token_field>].value", "  a: b", `line 14: correlation: an object, .* where a list, .* belongs`},
+		{"an unknown field of a rule", "is: ignored", "iss: ignored", `line 12: outcome\[1\].iss: unknown field "iss"`},
 		{"unknown outcome", "is: completed", "is: success", `line 11: outcome\[0\].is: "success" is no outcome`},
 		{"an outcome that only the relay finds", "is: ignored", "is: paid_again", `line 12: outcome\[1\].is: `},
 		{"a bad condition", "json:order.test", "order.test", `line 11: outcome\[0\].if: "order.test" is no place`},

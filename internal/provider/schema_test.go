@@ -93,8 +93,9 @@ auth:
   enc: base64
   key: {enc: base64, strip: whsec_}
   message: ["{sig.t}.{body}"]
+  partial: true
   time: {value: "{sig.t}", unit: ms}
-secret: {not_prefix: sk_, because: a reason}
+secret: {not_prefix: sk_, because: a reason, is: text}
 body: fields
 id: "{form:id}"
 type: ["{form:type}"]

@@ -2,13 +2,16 @@ package provider
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"regexp"
+	"strings"
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
+	"github.com/goccy/go-yaml/token"
 
 	"relay.example/relay/internal/relay"
 )
@@ -109,6 +112,7 @@ type authSpec struct {
 
 	Separator   string `yaml:"separator"`    // what parts the fields of a message, and stands in none of them
 	SeparatorIn string `yaml:"separator_in"` // the one place that may hold it
+	Partial     bool   `yaml:"partial"`      // the message leaves out some of what is read, by the provider's own rule
 }
 
 // sigSpec is explained at signatureSource.
@@ -132,6 +136,7 @@ type keySpec struct {
 type secretSpec struct {
 	NotPrefix texts  `yaml:"not_prefix"` // no secret begins with any of these
 	Because   string `yaml:"because"`    // what it is then, and what to look for
+	Is        string `yaml:"is"`         // what it looks like, in words: 64 hex digits
 }
 
 type timeSpec struct {
@@ -240,7 +245,8 @@ func wrong(field, format string, args ...any) error {
 }
 
 // Parse reads an inline preset: the same YAML as the built-in ones. The error
-// is a *relay.Error of kind Invalid that names the line and the field.
+// is a *relay.Error of kind Invalid that names the field, and the line where the
+// text is as somebody wrote it.
 func Parse(text []byte) (*Preset, error) {
 	if len(text) > MaxPreset {
 		return nil, relay.Errorf(relay.Invalid, "invalid_preset", "a preset holds at most %d bytes", MaxPreset)
@@ -264,13 +270,32 @@ func parse(text []byte) (*Preset, error) {
 	p, err := s.preset()
 	if err == nil {
 		p.Text = string(text)
-		_, err = p.Endpoint(Settings{})
+		err = p.check()
 	}
 	var field *fieldError
 	if errors.As(err, &field) {
-		return nil, fmt.Errorf("line %d: %w", lineOf(file, field.field), field)
+		return nil, atLine(text, lineOf(file, field.field), field)
 	}
 	return p, err
+}
+
+// check compiles the preset as a source without settings has it.
+func (p *Preset) check() error {
+	e, err := p.Endpoint(Settings{})
+	if err != nil {
+		return err
+	}
+	return e.checkSigned(&p.spec)
+}
+
+// atLine says on which line a mistake is, where that is a line of what somebody
+// wrote. JSON was made of it on the way, by relay apply as by a client of the
+// API, and its lines are nobody's: the field's path has to do.
+func atLine(text []byte, line int, err error) error {
+	if line == 0 || json.Valid(text) {
+		return err
+	}
+	return fmt.Errorf("line %d: %w", line, err)
 }
 
 // decode reads the YAML. Fuzzing found texts on which its library panics;
@@ -282,11 +307,11 @@ func decode(text []byte, s *spec) (file *ast.File, err error) {
 		}
 	}()
 	if line := tooNested(text); line > 0 {
-		return nil, fmt.Errorf("line %d: nested too deep", line)
+		return nil, atLine(text, line, errors.New("nested too deep"))
 	}
 	file, err = parser.ParseBytes(text, 0)
 	if err != nil {
-		return nil, atToken(err)
+		return nil, atToken(text, nil, err)
 	}
 	if len(file.Docs) != 1 {
 		return nil, errors.New("a preset is one YAML document")
@@ -297,10 +322,10 @@ func decode(text []byte, s *spec) (file *ast.File, err error) {
 	}
 	if aliases := ast.Filter(ast.AliasType, root); len(aliases) > 0 {
 		// A few lines of them can stand for more than fits in memory.
-		return nil, fmt.Errorf("line %d: aliases are not read", aliases[0].GetToken().Position.Line)
+		return nil, atLine(text, aliases[0].GetToken().Position.Line, errors.New("aliases are not read"))
 	}
 	if err := yaml.NodeToValue(root, s, yaml.DisallowUnknownField()); err != nil {
-		return nil, atToken(err)
+		return nil, atToken(text, root, err)
 	}
 	return file, nil
 }
@@ -332,13 +357,74 @@ func tooNested(text []byte) int {
 	return 0
 }
 
-// atToken says where the YAML itself is wrong, without an excerpt of it.
-func atToken(err error) error {
+// atToken says where the YAML itself is wrong, without an excerpt of it: in
+// which field of root, as far as one was read, and on which line.
+func atToken(text []byte, root ast.Node, err error) error {
 	var at yaml.Error
-	if errors.As(err, &at) && at.GetToken() != nil {
-		return fmt.Errorf("line %d: %s", at.GetToken().Position.Line, at.GetMessage())
+	if !errors.As(err, &at) || at.GetToken() == nil {
+		return err
 	}
-	return err
+	err = errors.New(plainWords(at.GetMessage()))
+	if field := fieldAt(root, at.GetToken()); field != "" {
+		err = &fieldError{field, err}
+	}
+	return atLine(text, at.GetToken().Position.Line, err)
+}
+
+// plainWords says in the words of the documentation what YAML's library says
+// in its own.
+func plainWords(message string) string {
+	m := usedWhere.FindStringSubmatch(message)
+	if m == nil {
+		m = cannotUnmarshal.FindStringSubmatch(message)
+	}
+	if m == nil || typeWords[m[1]] == "" || typeWords[m[2]] == "" {
+		return message
+	}
+	return fmt.Sprintf("%s where %s belongs", typeWords[m[1]], typeWords[m[2]])
+}
+
+var (
+	usedWhere       = regexp.MustCompile(`^(\w+) was used where (\w+) is expected`)
+	cannotUnmarshal = regexp.MustCompile(`^cannot unmarshal (.+) into Go (?:struct field|value) .*of type (\S+)`)
+)
+
+// typeWords name the kinds of YAML, and what the library reads them as.
+var typeWords = map[string]string{
+	"mapping": "an object, {name: value},", "sequence": "a list, [value],", "string": "a text",
+	"integer": "a number", "float": "a number", "boolean": "true or false", "null": "nothing",
+	"map[string]interface {}": "an object, {name: value},", "[]interface {}": "a list, [value],",
+	"uint64": "a number", "int64": "a number", "int": "a number", "float64": "a number", "bool": "true or false",
+}
+
+// fieldAt returns the path of the field that a token is the name or the value
+// of, as it is written in messages: outcome[2].is.
+func fieldAt(root ast.Node, at *token.Token) string {
+	if root == nil {
+		return ""
+	}
+	v := &fieldFinder{offset: at.Position.Offset}
+	ast.Walk(v, root)
+	if at.Type == token.MappingValueType { // it stands for the whole object, and on its first field
+		return v.path[:max(0, lastStep(v.path))]
+	}
+	return v.path
+}
+
+// fieldFinder finds the deepest field that a token stands in.
+type fieldFinder struct {
+	offset int // of the token in the text
+	path   string
+}
+
+// Visit looks at one node, and goes on to those in it.
+func (v *fieldFinder) Visit(n ast.Node) ast.Visitor {
+	if n.GetToken() != nil && n.GetToken().Position.Offset == v.offset {
+		if path := strings.TrimPrefix(strings.TrimPrefix(n.GetPath(), "$"), "."); len(path) >= len(v.path) {
+			v.path = path
+		}
+	}
+	return v
 }
 
 // lineOf returns the line of a field, or of the nearest one around it when

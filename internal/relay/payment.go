@@ -74,6 +74,29 @@ var minorDigits = map[string]int{
 	"CLF": 4, "UYW": 4,
 }
 
+// currencies are the codes of money that ISO 4217 lists. Those that it dropped
+// lately stand here too while providers still report them.
+const currencies = `
+AED AFN ALL AMD ANG AOA ARS AUD AWG AZN BAM BBD BDT BGN BHD BIF BMD BND BOB BOV BRL BSD BTN BWP BYN BZD
+CAD CDF CHE CHF CHW CLF CLP CNY COP COU CRC CUP CVE CZK DJF DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP GEL GHS GIP GMD GNF GTQ GYD
+HKD HNL HTG HUF IDR ILS INR IQD IRR ISK JMD JOD JPY KES KGS KHR KMF KPW KRW KWD KYD KZT LAK LBP LKR LRD LSL LYD
+MAD MDL MGA MKD MMK MNT MOP MRU MUR MVR MWK MXN MXV MYR MZN NAD NGN NIO NOK NPR NZD OMR PAB PEN PGK PHP PKR PLN PYG QAR
+RON RSD RUB RWF SAR SBD SCR SDG SEK SGD SHP SLE SOS SRD SSP STN SVC SYP SZL THB TJS TMT TND TOP TRY TTD TWD TZS
+UAH UGX USD USN UYI UYU UYW UZS VED VES VND VUV WST XAF XCD XCG XOF XPF YER ZAR ZMW ZWG
+CUC HRK SLL ZWL`
+
+var knownCurrencies = func() map[string]bool {
+	known := map[string]bool{}
+	for _, code := range strings.Fields(currencies) {
+		known[code] = true
+	}
+	return known
+}()
+
+// IsCurrency reports whether a code, in capitals or not, is one of ISO 4217. It
+// is asked of what somebody writes down, never of what a provider reports.
+func IsCurrency(code string) bool { return knownCurrencies[strings.ToUpper(code)] }
+
 // CurrencyExponent returns the ISO 4217 exponent of a currency: how many
 // digits its minor unit has. Unknown currencies have two.
 func CurrencyExponent(currency string) int {

@@ -158,12 +158,15 @@ func (d *Delay) UnmarshalJSON(b []byte) error { return durationText(b, d.Unmarsh
 func durationText(raw []byte, read func([]byte) error) error {
 	var text *string
 	if err := json.Unmarshal(raw, &text); err != nil {
-		return Errorf(Invalid, "wrong_type", "write it %s", durationForm)
+		return Errorf(Invalid, "invalid_duration", "write it %s", durationForm)
 	}
 	if text == nil { // null leaves things as they are
 		return nil
 	}
-	return read([]byte(*text))
+	if err := read([]byte(*text)); err != nil {
+		return Errorf(Invalid, "invalid_duration", "%s", err)
+	}
+	return nil
 }
 
 // Or returns d, or fallback when d is zero.
