@@ -48,13 +48,18 @@ type triggerCommand struct {
 	Duplicate bool          `help:"Send the callback, and then once more."`
 	Early     bool          `xor:"when" help:"Send it before its wait is there, under a key (--token, or a new one) to register the wait with."`
 	Late      bool          `xor:"when" help:"Send it once the wait has expired or was cancelled."`
-	Reorder   bool          `help:"Send it together with the one that comes before it, the later one first."`
+	Reorder   bool          `help:"Send it together with the one that comes before it (or after it, where it is the first itself), the later one first."`
 	Patience  time.Duration `default:"15m" help:"How long --late waits."`
 }
 
 // Run sends what was asked for, or lists what there is.
 func (c *triggerCommand) Run(ctx context.Context, p *program) error {
 	preset, ok := provider.Lookup(c.Provider)
+	if ok && preset.CallbackByURL {
+		if err := c.tokenOfURL(); err != nil {
+			return err
+		}
+	}
 	switch {
 	case !ok:
 		return fmt.Errorf("there is no provider %q: 'relay providers' lists them%s", c.Provider, alike(c.Provider))
@@ -92,13 +97,29 @@ func (c *triggerCommand) Run(ctx context.Context, p *program) error {
 	return nil
 }
 
+// tokenOfURL takes the token from a wait's callback_url, which says whose
+// callback it is.
+func (c *triggerCommand) tokenOfURL() error {
+	inURL := trigger.TokenIn(c.URL)
+	switch {
+	case inURL == "":
+		return nil
+	case c.Token != "" && c.Token != inURL:
+		return errors.New("--url ends in the token of one wait, and --token names another: leave --token out")
+	}
+	c.Token = inURL
+	return nil
+}
+
 // check refuses a callback that could be nobody's.
 func (c *triggerCommand) check(callback *trigger.Callback) error {
 	switch {
+	case !relay.IsCurrency(c.Currency):
+		return fmt.Errorf("--currency: %q is no ISO 4217 code such as EUR", c.Currency)
 	case callback.ByReference && c.Payment == "" && !c.Reorder:
 		return fmt.Errorf("%s carries no token with %s: give --payment, the id that the payment itself was sent with", c.Provider, callback.Type)
 	case callback.Outcome != "" && !callback.ByReference && c.Token == "" && !c.Early:
-		return errors.New("whose callback is it? Give --token, the wait's token or its key")
+		return errors.New("whose callback is it? Give --token, the wait's token or its key, or its callback_url as --url where it has one")
 	case (callback.ByReference || c.Late) && c.Token == "" && (c.Reorder || c.Late):
 		return errors.New("--late and --reorder want to know whose callback it is: give --token")
 	}
@@ -108,16 +129,20 @@ func (c *triggerCommand) check(callback *trigger.Callback) error {
 func (c *triggerCommand) list(p *program) error {
 	w := tabwriter.NewWriter(p.stdout, 0, 0, 2, ' ', 0)
 	for _, callback := range trigger.Callbacks(c.Provider) {
-		fmt.Fprintf(w, "%s\t%s\n", callback.Type, outcomeName(callback.Outcome))
+		fmt.Fprintf(w, "%s\t%s\n", callback.Type, outcomeName(&callback))
 	}
 	return w.Flush()
 }
 
-func outcomeName(o relay.Outcome) string {
-	if o == "" {
+func outcomeName(c *trigger.Callback) string {
+	switch {
+	case c.Outcome != "":
+		return string(c.Outcome)
+	case c.Fetched != "":
+		return string(c.Fetched) + ", once the provider is asked"
+	default:
 		return "no outcome"
 	}
-	return string(o)
 }
 
 // sequence is what is sent, in this order.
@@ -281,11 +306,20 @@ func (s *sender) send(ctx context.Context, callback *trigger.Callback, req *prov
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(s.stdout, "%s (%s) of payment %s: %d %s\n", callback.Type, outcomeName(callback.Outcome), s.facts.Payment, status, text)
+	fmt.Fprintf(s.stdout, "%s (%s)%s: %d %s\n", callback.Type, outcomeName(callback), s.payment(), status, text)
 	if status != s.endpoint.Preset().AcceptStatus {
 		return fmt.Errorf("the relay did not take the callback: %d %s", status, http.StatusText(status))
 	}
 	return nil
+}
+
+// payment names the payment that a callback tells of, for its refund; that of
+// a form tells of none.
+func (s *sender) payment() string {
+	if !s.endpoint.Preset().TellsPayments() {
+		return ""
+	}
+	return " of payment " + s.facts.Payment
 }
 
 // exchange makes one request. The address stays out of the error: it may hold

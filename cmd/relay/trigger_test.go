@@ -46,6 +46,7 @@ func (w *world) stripeArgs(kind string, more ...string) []string {
 func triggerSchemes(t *testing.T, w *world) {
 	private := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{7}, ed25519.SeedSize))
 	public := "whpk_" + base64.StdEncoding.EncodeToString(private.Public().(ed25519.PublicKey))
+	namesPayment := map[string]bool{"adyen": true, "html-form": false}
 	for _, test := range []struct {
 		preset, kind, secret, given string
 		want                        relay.Status
@@ -78,6 +79,8 @@ func triggerSchemes(t *testing.T, w *world) {
 		args := []string{"trigger", test.preset, test.kind, "--url", w.url + "/in/default/" + name, "--secret-file", writeFile(t, "secret", secret+"\n"), "--token", reg.Token}
 		if got := mustRun(t, w.env, args...); !strings.HasSuffix(got, ": 200 [accepted]\n") {
 			t.Errorf("%s: got %q, want it accepted", test.preset, got)
+		} else if paid, known := namesPayment[test.preset]; known && paid != strings.Contains(got, "of payment") {
+			t.Errorf("%s: got %q, want its payment named: %t", test.preset, got, paid)
 		}
 		if got := w.settled(t, reg.ID); got.Status != string(test.want) || len(got.Deliveries) != 1 {
 			t.Errorf("%s: got %s with %d deliveries, want %s with one", test.preset, got.Status, len(got.Deliveries), test.want)
@@ -228,6 +231,9 @@ func TestTriggerRefuses(t *testing.T) {
 		{"early and late", []string{"stripe", "completed", "--token", "t", "--secret", "s", "--early", "--late"}, []string{"early", "late"}},
 		{"no amount", []string{"stripe", "completed", "--token", "t", "--secret", "s", "--amount", "20,50"}, []string{"20,50", "like 20.50"}},
 		{"late at no relay", []string{"stripe", "completed", "--token", "t", "--secret", "s", "--late", "--url", "http://127.0.0.1:1/hook"}, []string{"/in/"}},
+		{"no currency", []string{"stripe", "completed", "--token", "t", "--secret", "s", "--currency", "euro"}, []string{"--currency", "euro", "EUR"}},
+		{"two tokens", []string{"html-form", "submission", "--token", "t", "--url", "http://127.0.0.1:1/in/default/contact/u"}, []string{"--url", "--token", "leave --token out"}},
+		{"nobody there, by callback_url", []string{"html-form", "submission", "--url", "http://127.0.0.1:1/in/default/contact/u"}, []string{"no answer from 127.0.0.1:1"}},
 		{"nobody there", []string{"stripe", "completed", "--token", "t", "--secret", "s", "--url", "http://127.0.0.1:1/in/default/stripe?key=hidden"}, []string{"no answer from 127.0.0.1:1", "--url"}},
 	} {
 		_, err := command(t, nil, append([]string{"trigger"}, test.args...)...)
@@ -235,6 +241,9 @@ func TestTriggerRefuses(t *testing.T) {
 		if err != nil && strings.Contains(err.Error(), "hidden") {
 			t.Errorf("%s: got %v, which holds the address", test.name, err)
 		}
+	}
+	if got := mustRun(t, nil, "trigger", "mollie-classic"); !strings.Contains(got, "completed, once the provider is asked") {
+		t.Errorf("trigger mollie-classic: got %q, want what its callbacks lead to", got)
 	}
 	got := mustRun(t, nil, "trigger", "adyen")
 	if !strings.Contains(got, "AUTHORISATION") || !strings.Contains(got, "attempt_failed") {

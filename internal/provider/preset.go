@@ -126,6 +126,9 @@ func (p *Preset) IDHeaders() []string {
 	return names
 }
 
+// TellsPayments reports whether callbacks of this preset tell of payments.
+func (p *Preset) TellsPayments() bool { return p.spec.Payment != nil }
+
 // Outcomes lists the outcomes that callbacks of this preset can have.
 func (p *Preset) Outcomes() []relay.Outcome {
 	var all []relay.Outcome

@@ -110,6 +110,17 @@ func withToken(address url.URL, token string) (target url.URL, inPath string) {
 	return address, token
 }
 
+// TokenIn returns the token that stands in the path of a wait's callback_url,
+// or "" where the address brings none.
+func TokenIn(address string) string {
+	u, err := url.Parse(address)
+	if err != nil {
+		return ""
+	}
+	_, inPath := withToken(*u, "")
+	return inPath
+}
+
 // filler fills a text in; escape is done to each value.
 type filler func(text string, escape func(string) string) string
 

@@ -30,6 +30,10 @@ type Callback struct {
 	Type    string        `yaml:"type"`
 	Outcome relay.Outcome `yaml:"outcome"` // "" ends no wait
 
+	// Fetched is the outcome that follows once the provider was asked what a
+	// callback is about that says no more.
+	Fetched relay.Outcome `yaml:"fetched"`
+
 	// ByReference says that the provider sends no token with it: it finds its
 	// wait by the payment that an earlier callback named.
 	ByReference bool `yaml:"by_reference"`
@@ -84,7 +88,7 @@ func Find(preset, name string) (*Callback, bool) {
 	all := Callbacks(preset)
 	i := slices.IndexFunc(all, func(c Callback) bool { return c.Type == name })
 	if i < 0 {
-		i = slices.IndexFunc(all, func(c Callback) bool { return c.Outcome != "" && string(c.Outcome) == name })
+		i = slices.IndexFunc(all, func(c Callback) bool { return name != "" && (string(c.Outcome) == name || string(c.Fetched) == name) })
 	}
 	if i < 0 {
 		return nil, false

@@ -308,7 +308,7 @@ func TestFind(t *testing.T) {
 		{"square", "cancelled", "payment.updated", relay.Cancelled},
 		{"payu-latam", "4", "4", relay.Completed},
 		{"stripe", "", "", ""},
-		{"mollie-classic", "completed", "", ""},
+		{"mollie-classic", "completed", "paid", ""},
 		{"nobody", "completed", "", ""},
 	} {
 		c, ok := trigger.Find(test.preset, test.name)
