@@ -220,7 +220,7 @@ func explainCases() []explainCase {
 			w := n.wait(onHook)
 			n.order("18", token(w))
 			n.order("18", token(w))
-			return []looked{{reference, "token", "", "not looked up: the event had come before"}}
+			return []looked{{reference, "token", "", "not looked up: the event had come before, by the id 18"}}
 		}},
 		{name: "closed already", match: "duplicate", rule: "already_closed", play: func(n *node) []looked {
 			w := n.wait(onHook)

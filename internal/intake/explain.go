@@ -95,6 +95,8 @@ func (x *explainer) add(field relay.Candidate, l lead) {
 // result compares what a field leads to today with what was decided.
 func (x *explainer) result(l lead) Result {
 	switch {
+	case x.was.Rule == "same_event" && x.c.Reading.EventID != "":
+		return forAnEarlierEvent + Result(", by the id "+x.c.Reading.EventID)
 	case x.was.Rule == "same_event":
 		return forAnEarlierEvent
 	case x.c.Reading.Outcome == "":
