@@ -43,7 +43,7 @@ func (c *applyCommand) Run(ctx context.Context, p *program) (err error) {
 	if err != nil {
 		return fmt.Errorf("RELAY_ALLOW_PRIVATE_TARGETS: %w", err)
 	}
-	docs, err := readFile(c.File, p.lookup) // a mistake in it is told before a database is waited for
+	file, err := readFile(c.File, p.lookup) // a mistake in it is told before a database is waited for
 	if err != nil {
 		return err
 	}
@@ -65,7 +65,7 @@ func (c *applyCommand) Run(ctx context.Context, p *program) (err error) {
 	if err != nil {
 		return err
 	}
-	edits, err := applyDocuments(ctx, d, c.File, docs, c.applyOptions)
+	edits, err := file.apply(ctx, d, c.applyOptions)
 	if err != nil {
 		return err
 	}
@@ -90,19 +90,15 @@ func printEdits(w io.Writer, edits []directory.Edit, dryRun bool) {
 	}
 }
 
-// applyFile applies a relay.yaml.
-func applyFile(
-	ctx context.Context, d *directory.Directory, path string, lookup func(string) (string, bool), o applyOptions,
-) ([]directory.Edit, error) {
-	docs, err := readFile(path, lookup)
-	if err != nil {
-		return nil, err
-	}
-	return applyDocuments(ctx, d, path, docs, o)
+// relayFile is a relay.yaml that was read.
+type relayFile struct {
+	path string
+	text []byte
+	docs []directory.Document
 }
 
-// readFile reads the documents of a relay.yaml; - is standard input.
-func readFile(path string, lookup func(string) (string, bool)) ([]directory.Document, error) {
+// readFile reads a relay.yaml; - is standard input.
+func readFile(path string, lookup func(string) (string, bool)) (*relayFile, error) {
 	in := io.Reader(os.Stdin)
 	if path != "-" {
 		file, err := os.Open(path)
@@ -112,31 +108,32 @@ func readFile(path string, lookup func(string) (string, bool)) ([]directory.Docu
 		defer file.Close()
 		in = file
 	}
-	docs, err := readDocuments(in, lookup)
+	text, err := io.ReadAll(io.LimitReader(in, maxDocuments+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading the configuration: %w", err)
+	}
+	docs, err := readDocuments(text, lookup)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	return docs, nil
+	return &relayFile{path, text, docs}, nil
 }
 
-// applyDocuments applies the documents of a relay.yaml.
-func applyDocuments(
-	ctx context.Context, d *directory.Directory, path string, docs []directory.Document, o applyOptions,
-) ([]directory.Edit, error) {
-	edits, err := d.Apply(ctx, docs, directory.Options{DryRun: o.DryRun, Prune: o.Prune})
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+// apply makes the database say what the file says. A mistake is told with its
+// line: relay.yaml:12.
+func (c *relayFile) apply(ctx context.Context, d *directory.Directory, o applyOptions) ([]directory.Edit, error) {
+	edits, err := d.Apply(ctx, c.docs, directory.Options{DryRun: o.DryRun, Prune: o.Prune})
+	if relay.IsKind(err, relay.Invalid) {
+		return nil, fmt.Errorf("%s:%d: %w", c.path, lineOf(c.text, relay.DetailOf(err)), err)
+	} else if err != nil {
+		return nil, fmt.Errorf("%s: %w", c.path, err)
 	}
 	return edits, nil
 }
 
 // readDocuments reads a relay.yaml: one YAML document per project, with
 // ${NAME} taken from the environment inside any string.
-func readDocuments(in io.Reader, lookup func(string) (string, bool)) ([]directory.Document, error) {
-	raw, err := io.ReadAll(io.LimitReader(in, maxDocuments+1))
-	if err != nil {
-		return nil, fmt.Errorf("reading the configuration: %w", err)
-	}
+func readDocuments(raw []byte, lookup func(string) (string, bool)) ([]directory.Document, error) {
 	if len(raw) > maxDocuments {
 		return nil, fmt.Errorf("the configuration has more than %d bytes", maxDocuments)
 	}

@@ -273,7 +273,7 @@ func TestQuotes(t *testing.T) {
 		"flows: [{name: a, when: {{ payment.amount > 5 }}}]": true,
 		"destinations: [{name: bot":                          false,
 	} {
-		_, err := readDocuments(strings.NewReader(text), lookupIn(nil))
+		_, err := readDocuments([]byte(text), lookupIn(nil))
 		if err == nil || strings.Contains(err.Error(), hint) != want {
 			t.Errorf("%s: got %v, want it to say %q: %t", text, err, hint, want)
 		}

@@ -27,6 +27,12 @@ func (c *serveCommand) serve(ctx context.Context, p *program, ready func(*node))
 	for _, name := range strangers(os.Environ()) {
 		log.Warn("an environment variable is named like a setting and is none: see relay --help", "name", name)
 	}
+	var file *relayFile
+	if c.Config != "" { // a mistake in it is told before a database is changed
+		if file, err = readFile(c.Config, p.lookup); err != nil {
+			return err
+		}
+	}
 	db, err := openDatabase(ctx, &c.databaseFlags, log)
 	if err != nil {
 		return err
@@ -41,7 +47,7 @@ func (c *serveCommand) serve(ctx context.Context, p *program, ready func(*node))
 	if err != nil {
 		return err
 	}
-	if err := c.prepare(ctx, p, n, log); err != nil {
+	if err := c.prepare(ctx, file, n, log); err != nil {
 		n.close()
 		return err
 	}
@@ -52,16 +58,16 @@ func (c *serveCommand) serve(ctx context.Context, p *program, ready func(*node))
 }
 
 // prepare puts the first key and the given configuration in place.
-func (c *serveCommand) prepare(ctx context.Context, p *program, n *node, log *slog.Logger) error {
+func (c *serveCommand) prepare(ctx context.Context, file *relayFile, n *node, log *slog.Logger) error {
 	if c.APIKey != "" {
 		if err := n.putKey(ctx, c.APIKey); err != nil {
 			return err
 		}
 	}
-	if c.Config == "" {
+	if file == nil {
 		return nil
 	}
-	edits, err := applyFile(ctx, n.directory, c.Config, p.lookup, applyOptions{})
+	edits, err := file.apply(ctx, n.directory, applyOptions{})
 	if err != nil {
 		return err
 	}

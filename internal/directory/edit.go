@@ -1,6 +1,7 @@
 package directory
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -58,13 +59,19 @@ type Edit struct {
 	DroppedSecrets []uuid.UUID
 }
 
+// ProjectPlace begins the place of a mistake in one of several documents; the
+// project's name follows it.
+const ProjectPlace = "project "
+
 // Apply makes the configuration what the documents say, as one transaction,
 // and returns what it changed. When anything in them is refused, nothing is
 // changed.
 func (d *Directory) Apply(ctx context.Context, docs []Document, o Options) (edits []Edit, err error) {
 	err = d.change(ctx, func(e *editor) error {
 		for _, doc := range docs {
-			if err := e.apply(ctx, doc, o.Prune); err != nil {
+			if err := e.apply(ctx, doc, o.Prune); err != nil && len(docs) > 1 {
+				return relay.At(ProjectPlace+cmp.Or(doc.Project, relay.DefaultProject), err)
+			} else if err != nil {
 				return err
 			}
 		}

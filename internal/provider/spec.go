@@ -289,8 +289,8 @@ func (p *Preset) check() error {
 }
 
 // atLine says on which line a mistake is, where that is a line of what somebody
-// wrote. JSON was made of it on the way, by relay apply as by a client of the
-// API, and its lines are nobody's: the field's path has to do.
+// wrote. JSON was made of it on the way, by relay apply (which knows the line
+// of a field itself) as by a client of the API, and its lines are nobody's.
 func atLine(text []byte, line int, err error) error {
 	if line == 0 || json.Valid(text) {
 		return err
