@@ -8,7 +8,7 @@ SHELL      := /bin/bash
 # One package's tests may take this long with the race detector on two busy cores.
 TEST_TIMEOUT ?= 20m
 
-.PHONY: help run build test browser histories fault hang soak bench bench-promises bench-neighbours bench-providers check docs fmt lint formatted tidy migrations deployments portable release FORCE
+.PHONY: help run build test browser histories fault hang soak bench bench-promises bench-neighbours bench-providers check docs fmt lint formatted tidy migrations deployments sdks portable release FORCE
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
@@ -66,7 +66,7 @@ bench-providers: ## measure verifying and reading for each provider, about two m
 bench-neighbours: build ## measure a healthy destination alone and beside a dead one, about a quarter of an hour, and keep it
 	.bin/relay bench neighbours --runs 5 --duration 20s --json docs/bench/neighbours.json --markdown docs/performance.md
 
-check: formatted lint tidy migrations deployments portable ## hold the code to its rules: what CI asks besides the tests
+check: formatted lint tidy migrations deployments sdks portable ## hold the code to its rules: what CI asks besides the tests
 	go vet ./...
 	go test -count=1 ./internal/archtest
 
@@ -83,10 +83,12 @@ formatted: .bin/gofumpt
 lint: .bin/golangci-lint
 	.bin/golangci-lint run ./...
 	cd tools && ../.bin/golangci-lint run ./...
+	cd tools/sdks && ../../.bin/golangci-lint run ./...
 
 tidy:
 	go mod tidy -diff
 	go -C tools mod tidy -diff
+	go -C tools/sdks mod tidy -diff
 
 migrations:
 	@.ci/check-migrations
@@ -97,6 +99,9 @@ deployments: ## check the Dockerfile, compose and Kubernetes files, where no eng
 	go -C tools test -count=1 ./...
 	@if docker compose version >/dev/null 2>&1; then docker compose config --quiet; fi
 	@if command -v kubectl >/dev/null; then kubectl kustomize deploy/kubernetes >/dev/null; fi
+
+sdks: ## set the official libraries of providers against the presets
+	go -C tools/sdks test -count=1 ./...
 
 # The other system that is released for; its builds for another processor
 # differ in nothing that we write.
