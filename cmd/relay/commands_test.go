@@ -86,6 +86,21 @@ func TestInstanceKey(t *testing.T) {
 	if _, body := exchange(t, http.MethodGet, n.url+"/v1/sources", header, ""); !strings.Contains(body, `"name":"form"`) {
 		t.Errorf("sources of the new project: got %s, want the built-in one", body)
 	}
+
+	list := strings.Fields(mustRun(t, env, "keys", "instance", "--list"))
+	if len(list) != 4 || list[1] != "ops" || !strings.HasPrefix(key, strings.TrimSuffix(list[2], "…")) {
+		t.Fatalf("keys instance --list: got %q, want the one key with its name and the beginning of its text", list)
+	}
+	_, err := command(t, env, "keys", "instance", "--revoke", "01930000-0000-7000-8000-000000000000")
+	wantRefusal(t, err, "there is no instance key", "--list")
+	mustRun(t, env, "keys", "instance", "--revoke", list[0])
+	if left := mustRun(t, env, "keys", "instance", "--list"); left != "" {
+		t.Errorf("after the revocation the list says %q", left)
+	}
+	await(t, 5*time.Second, "the node knows that the key is revoked", func() bool {
+		resp, _ := exchange(t, http.MethodGet, n.url+"/v1/sources", header, "")
+		return resp.StatusCode == http.StatusUnauthorized
+	})
 }
 
 func TestKeys(t *testing.T) {

@@ -4,6 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"text/tabwriter"
+	"time"
+
+	"github.com/google/uuid"
 
 	"relay.example/relay/internal/relay"
 	"relay.example/relay/internal/seal"
@@ -17,24 +22,64 @@ type keysCommand struct {
 	Status keysStatusCommand `cmd:"" help:"Show how many secrets are sealed with which key."`
 	Reseal keysResealCommand `cmd:"" help:"Seal everything anew with the first key, so that the others can go."`
 
-	Instance keysInstanceCommand `cmd:"" help:"Make an API key that may create projects and act for any of them (header Relay-Project)."`
+	Instance keysInstanceCommand `cmd:"" help:"Make an API key that may create projects and act for any of them (header Relay-Project), or list or revoke such keys."`
 }
 
 type keysInstanceCommand struct {
 	databaseFlags
-	Name string `default:"instance" help:"What to call it in lists."`
+	Name   string    `default:"instance" help:"What to call it in lists."`
+	List   bool      `xor:"what" help:"List the instance keys instead."`
+	Revoke uuid.UUID `xor:"what" help:"Revoke the instance key of this id instead."`
 }
 
-// Run makes an instance key and prints it; it is stored nowhere but as a hash.
+// Run makes, lists or revokes instance keys. They belong to no project, and so
+// to who has the database.
 func (c *keysInstanceCommand) Run(ctx context.Context, p *program) error {
 	return withStore(ctx, p, &c.databaseFlags, func(s *store.Store) error {
-		text := relay.MintAPIKey()
-		key := relay.NewAPIKey(text, 0, c.Name, relay.ScopeInstance)
-		if err := s.Configure(ctx, func(change *store.Change) error { return change.PutKey(ctx, key) }); err != nil {
-			return err
+		switch {
+		case c.List:
+			return listInstanceKeys(ctx, p.stdout, s)
+		case c.Revoke != uuid.Nil:
+			return revokeInstanceKey(ctx, s, c.Revoke)
+		default:
+			return makeInstanceKey(ctx, p.stdout, s, c.Name)
 		}
-		_, err := fmt.Fprintln(p.stdout, text)
+	})
+}
+
+// makeInstanceKey prints the key; it is stored nowhere but as a hash.
+func makeInstanceKey(ctx context.Context, w io.Writer, s *store.Store, name string) error {
+	text := relay.MintAPIKey()
+	key := relay.NewAPIKey(text, 0, name, relay.ScopeInstance)
+	if err := s.Configure(ctx, func(change *store.Change) error { return change.PutKey(ctx, key) }); err != nil {
 		return err
+	}
+	_, err := fmt.Fprintln(w, text)
+	return err
+}
+
+func listInstanceKeys(ctx context.Context, w io.Writer, s *store.Store) error {
+	c, err := s.Configuration(ctx)
+	if err != nil {
+		return err
+	}
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, k := range c.Keys {
+		if k.Scope == relay.ScopeInstance {
+			fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", k.ID, k.Name, k.Hint, k.CreatedAt.UTC().Format(time.RFC3339))
+		}
+	}
+	return table.Flush()
+}
+
+func revokeInstanceKey(ctx context.Context, s *store.Store, id uuid.UUID) error {
+	return s.Configure(ctx, func(change *store.Change) error {
+		for _, k := range change.Before.Keys {
+			if k.ID == id && k.Scope == relay.ScopeInstance {
+				return change.DeleteKey(ctx, id)
+			}
+		}
+		return fmt.Errorf("there is no instance key %s: --list shows them; a project's keys are deleted with DELETE /v1/api-keys/{id}", id)
 	})
 }
 
