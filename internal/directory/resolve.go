@@ -18,16 +18,18 @@ import (
 
 // Resolved is a flow whose names have been looked up: ready to make waits of.
 type Resolved struct {
-	Flow      relay.Flow
-	Sources   []*Source
-	SourceIDs []int64
-	PlanID    uuid.UUID
-	Plan      []byte // the document behind PlanID
-	Compiled  *plan.Plan
-	Creator   *Source // at whose provider the flow creates what is paid by; nil: at none
-	CanFire   []relay.Outcome
-	Warnings  []string
-	Scope     string // with the user: what a newer wait supersedes
+	Flow    relay.Flow
+	Sources []*Source
+	// Destination is the flow's own; an action may name another.
+	Destination *Destination
+	SourceIDs   []int64
+	PlanID      uuid.UUID
+	Plan        []byte // the document behind PlanID
+	Compiled    *plan.Plan
+	Creator     *Source // at whose provider the flow creates what is paid by; nil: at none
+	CanFire     []relay.Outcome
+	Warnings    []string
+	Scope       string // with the user: what a newer wait supersedes
 }
 
 // Resolve looks up the names of a flow, or of a wait that overrides one, and
@@ -41,6 +43,7 @@ func (s *Snapshot) Resolve(p *Project, f relay.Flow) (*Resolved, error) {
 	if err != nil {
 		return nil, err
 	}
+	r.Destination = destination
 	if r.Sources, err = p.pickSources(f); err != nil {
 		return nil, err
 	}

@@ -68,7 +68,7 @@ func (h *Handlers) answerError(err error, c echo.Context) {
 	case http.StatusServiceUnavailable:
 		c.Response().Header().Set("Retry-After", strconv.Itoa(retryAfter))
 	case http.StatusUnauthorized:
-		if !isCallback(c) { // providers have no API key to send
+		if !signs(c) { // who signs has no API key to send
 			c.Response().Header().Set("WWW-Authenticate", `Bearer realm="relay", Basic realm="relay"`)
 		}
 	}
@@ -78,8 +78,11 @@ func (h *Handlers) answerError(err error, c echo.Context) {
 	}
 }
 
-// isCallback reports whether the request's route is that of callbacks.
-func isCallback(c echo.Context) bool { return strings.HasPrefix(c.Path(), "/in/") }
+// signs reports whether the callers of the request's route prove themselves by
+// a signature: providers, and bots.
+func signs(c echo.Context) bool {
+	return strings.HasPrefix(c.Path(), "/in/") || strings.HasPrefix(c.Path(), "/bots/")
+}
 
 func (h *Handlers) problemOf(err error, c echo.Context) problem {
 	var known *relay.Error

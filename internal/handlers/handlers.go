@@ -82,6 +82,7 @@ type Handlers struct {
 	news     *news
 	rejected *rejectedBudget
 	senders  *sendBudget
+	nodes    *nodes
 	// pathPrefix is the path of PublicURL, where a proxy puts us below one.
 	pathPrefix string
 	draining   atomic.Bool
@@ -89,6 +90,7 @@ type Handlers struct {
 	forged     rate.Sometimes // the same of callbacks that are not genuine
 	unproven   rate.Sometimes // and of those whose certificate cannot be had
 	uncreated  rate.Sometimes // tells that nothing is made to pay by
+	linkless   rate.Sometimes // tells that a bot's call got no link
 }
 
 // New returns the handlers. Run writes what they notice of sources and links.
@@ -105,7 +107,11 @@ func New(cfg Config) (*Handlers, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the public URL: %w", err)
 	}
-	return &Handlers{cfg: cfg, pages: pages, activity: newActivity(), openings: newOpenings(), news: newNews(), rejected: newRejectedBudget(), senders: newSendBudget(), pathPrefix: public.EscapedPath(), shed: rate.Sometimes{Interval: time.Second}, forged: rate.Sometimes{First: 1, Interval: 10 * time.Second}, unproven: rate.Sometimes{First: 1, Interval: 10 * time.Second}, uncreated: rate.Sometimes{First: 1, Interval: 10 * time.Second}}, nil
+	nodes, err := newNodes()
+	if err != nil {
+		return nil, err
+	}
+	return &Handlers{cfg: cfg, pages: pages, activity: newActivity(), openings: newOpenings(), news: newNews(), rejected: newRejectedBudget(), senders: newSendBudget(), nodes: nodes, pathPrefix: public.EscapedPath(), shed: rate.Sometimes{Interval: time.Second}, forged: rate.Sometimes{First: 1, Interval: 10 * time.Second}, unproven: rate.Sometimes{First: 1, Interval: 10 * time.Second}, uncreated: rate.Sometimes{First: 1, Interval: 10 * time.Second}, linkless: rate.Sometimes{First: 1, Interval: 10 * time.Second}}, nil
 }
 
 // Run writes what was noticed of sources and links, and looks for news of the
@@ -170,6 +176,9 @@ func (h *Handlers) public() *echo.Echo {
 	e.GET("/f/:token", h.getForm)
 	e.HEAD("/f/:token", h.getForm)
 	e.POST("/f/:token", h.postForm)
+
+	// Bots that prove themselves by a signature.
+	e.POST("/bots/haptik/:project/:flow", h.haptikNode)
 
 	// Bot builders and operators.
 	v1 := e.Group("/v1")

@@ -70,6 +70,7 @@ func TestStrangersMakeNoLabels(t *testing.T) {
 			send(public, http.MethodPost, "/in/default/stripe/"+stranger) // forged
 			send(public, http.MethodGet, "/go/"+stranger)
 			send(public, http.MethodGet, "/"+stranger+"/x")
+			send(public, http.MethodPost, "/bots/haptik/"+stranger+"/"+stranger)
 			send(public, "STRANGER"+strconv.Itoa(i), "/v1/events")
 		}
 	}
@@ -87,6 +88,7 @@ func TestStrangersMakeNoLabels(t *testing.T) {
 		`relay_events_total{match="unmatched",project="default",source="stripe",verdict="rejected"} `: "10000",
 		`relay_http_requests_total{code="4xx",route="/in/:project/:source"} `:                         "20000",
 		`relay_http_requests_total{code="4xx",route="/in/:project/:source/*"} `:                       "10000",
+		`relay_http_requests_total{code="4xx",route="/bots/haptik/:project/:flow"} `:                  "10000",
 	} {
 		_, rest, _ := strings.Cut(page, line)
 		if got, _, _ := strings.Cut(rest, "\n"); got != want {

@@ -213,11 +213,15 @@ func (h *Handlers) beginPage(c echo.Context, w *store.Correlation, offered []str
 
 // lookOf is how the pages of a wait look: as its flow's or its project's do now.
 func (h *Handlers) lookOf(w *store.Correlation) templates.Look {
-	p := h.cfg.Directory.Current().ProjectByID(w.ProjectID)
+	return h.lookOfFlow(w.ProjectID, w.Flow)
+}
+
+func (h *Handlers) lookOfFlow(projectID int64, flow string) templates.Look {
+	p := h.cfg.Directory.Current().ProjectByID(projectID)
 	if p == nil {
 		return templates.Look{}
 	}
-	l := p.LookOf(w.Flow)
+	l := p.LookOf(flow)
 	out := templates.Look{
 		Name: l.Name, Color: l.Color, DarkColor: l.OnDark(), Embed: l.Embed, Texts: make(map[string]templates.Texts, len(l.Texts)),
 	}

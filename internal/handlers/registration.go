@@ -84,17 +84,16 @@ func (h *Handlers) postCorrelation(c echo.Context) error {
 	if err := req.check(); err != nil {
 		return err
 	}
-	resolved, err := h.resolveFlow(c, who, &req)
-	if err != nil {
-		return err
-	}
-	reg, err := newRegistration(c, who.project.ID, &req, resolved, body)
-	if err != nil {
-		return err
-	}
-	h.cfg.Plans.Put(reg.Wait.PlanID, resolved.Compiled)
 	ctx := c.Request().Context()
-	done, err := h.register(ctx, reg, resolved)
+	resolved, err := h.resolveFlow(ctx, who, &req)
+	if err != nil {
+		return err
+	}
+	key := c.Request().Header.Get(idempotencyHeader)
+	if err := checkText(idempotencyHeader, key, maxUserID); err != nil {
+		return err
+	}
+	done, err := h.register(ctx, who, &req, resolved, repeatable{key, body})
 	if err != nil {
 		return err
 	}
@@ -109,8 +108,26 @@ func (h *Handlers) postCorrelation(c echo.Context) error {
 	return c.JSON(status, h.showRegistered(who.snapshot, &done.Wait, &p.Plan))
 }
 
-// register commits a wait, after what its flow creates was made.
-func (h *Handlers) register(ctx context.Context, reg store.Registration, resolved *directory.Resolved) (store.Registered, error) {
+// repeatable is by what a repeated request is known: the same key, with the
+// same body. Without a key it is not.
+type repeatable struct {
+	key  string
+	body []byte
+}
+
+// register registers a wait that was checked and resolved: every way in ends
+// here.
+func (h *Handlers) register(ctx context.Context, who *caller, req *registration, resolved *directory.Resolved, by repeatable) (store.Registered, error) {
+	reg, err := newRegistration(who.project.ID, req, resolved, by)
+	if err != nil {
+		return store.Registered{}, err
+	}
+	h.cfg.Plans.Put(reg.Wait.PlanID, resolved.Compiled)
+	return h.commit(ctx, reg, resolved)
+}
+
+// commit commits a wait, after what its flow creates was made.
+func (h *Handlers) commit(ctx context.Context, reg store.Registration, resolved *directory.Resolved) (store.Registered, error) {
 	if resolved.Creator != nil {
 		there, err := h.create(ctx, &reg, resolved)
 		if err != nil {
@@ -159,12 +176,12 @@ func checkText(name, value string, longest int) error {
 
 // resolveFlow finds what the wait will do: the flow's own plan where nothing
 // is overridden, else one made for this wait.
-func (h *Handlers) resolveFlow(c echo.Context, who *caller, req *registration) (*directory.Resolved, error) {
+func (h *Handlers) resolveFlow(ctx context.Context, who *caller, req *registration) (*directory.Resolved, error) {
 	var base relay.Flow
 	if req.Flow != "" {
 		f := who.project.Flow(req.Flow)
 		if f == nil {
-			fresh, err := h.cfg.Directory.Refresh(c.Request().Context())
+			fresh, err := h.cfg.Directory.Refresh(ctx)
 			if err != nil {
 				return nil, err
 			}
@@ -207,9 +224,7 @@ func (h *Handlers) checkVars(who *caller, resolved *directory.Resolved, req *reg
 	return resolved.Compiled.CheckVars(req.WaitVars, who.snapshot.PlatformOf)
 }
 
-func newRegistration(
-	c echo.Context, projectID int64, req *registration, resolved *directory.Resolved, body []byte,
-) (reg store.Registration, err error) {
+func newRegistration(projectID int64, req *registration, resolved *directory.Resolved, by repeatable) (reg store.Registration, err error) {
 	w := relay.Wait{
 		ID: relay.NewID(), ProjectID: projectID, SourceIDs: resolved.SourceIDs, Token: relay.NewToken(),
 		Flow: req.Flow, PlanID: resolved.PlanID, UserID: string(*req.UserID), Locale: req.Locale,
@@ -244,11 +259,8 @@ func newRegistration(
 	if err := checkOverrides(req); err != nil {
 		return reg, err
 	}
-	if key := c.Request().Header.Get(idempotencyHeader); key != "" {
-		if err := checkText(idempotencyHeader, key, maxUserID); err != nil {
-			return reg, err
-		}
-		reg.IdempotencyKey, reg.Request = store.IdempotencyHash(projectID, key), sha256.Sum256(body)
+	if by.key != "" {
+		reg.IdempotencyKey, reg.Request = store.IdempotencyHash(projectID, by.key), sha256.Sum256(by.body)
 	}
 	return reg, nil
 }

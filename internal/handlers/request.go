@@ -23,18 +23,21 @@ import (
 )
 
 // readBody reads a request's whole body, at most maxBody bytes.
-func readBody(c echo.Context) ([]byte, error) {
+func readBody(c echo.Context) ([]byte, error) { return readAtMost(c, maxBody) }
+
+// readAtMost reads a request's whole body where it has no more bytes than that.
+func readAtMost(c echo.Context, most int64) ([]byte, error) {
 	r := c.Request()
-	if r.ContentLength > maxBody {
-		return nil, tooLarge()
+	if r.ContentLength > most {
+		return nil, tooLarge(most)
 	}
-	body, err := readAll(http.MaxBytesReader(c.Response(), r.Body, maxBody), r.ContentLength)
+	body, err := readAll(http.MaxBytesReader(c.Response(), r.Body, most), r.ContentLength)
 	var tooMany *http.MaxBytesError
 	switch {
 	case err == nil:
 		return body, nil
 	case errors.As(err, &tooMany):
-		return nil, tooLarge()
+		return nil, tooLarge(most)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return nil, &statusError{http.StatusRequestTimeout, relay.Errorf(relay.Malformed, "body_too_slow",
 			"the body did not arrive within %s: send it faster, or less of it", readTimeout)}
@@ -54,8 +57,8 @@ func readAll(r io.Reader, length int64) ([]byte, error) {
 	return buf.Bytes(), err
 }
 
-func tooLarge() error {
-	return relay.Errorf(relay.TooLarge, "body_too_large", "the body has more than %d bytes: send less", maxBody)
+func tooLarge(most int64) error {
+	return relay.Errorf(relay.TooLarge, "body_too_large", "the body has more than %d bytes: send less", most)
 }
 
 // decode reads a JSON body strictly into v and returns its bytes. An empty

@@ -25,6 +25,7 @@ var haptik = Platform{
 		{Name: "client_id", Required: true},
 		{Name: "business_id", Required: true, Kind: Number},
 		{Name: "message_type", Kind: Number},
+		{Name: "node_secret", Secret: true}, // of the way in: what the bot's integration nodes sign with
 	},
 	Actions:    []string{relay.SendMessage},
 	TextAction: relay.SendMessage,
