@@ -280,7 +280,8 @@ func newWorld(t *testing.T) *world {
 }
 
 func (w *world) startSandbox() {
-	w.box = sandbox.New(sandbox.Config{CertainlyToken: certainlyToken, HaptikToken: certainlyToken, UserengageToken: certainlyToken, Stripe: sandbox.Stripe{APIKey: stripeKey}})
+	node := sandbox.HaptikNode{Secret: certainlyToken, URL: func() string { return w.url + "/bots/haptik/default/node" }}
+	w.box = sandbox.New(sandbox.Config{CertainlyToken: certainlyToken, HaptikToken: certainlyToken, HaptikNode: node, UserengageToken: certainlyToken, Stripe: sandbox.Stripe{APIKey: stripeKey}})
 	server := httptest.NewServer(w.box)
 	w.t.Cleanup(server.Close)
 	w.boxURL = server.URL

@@ -34,6 +34,7 @@ const (
 	KindKnown     = "known"     // a call made its user known to the platform
 	KindOpened    = "opened"    // a call opened a conversation that nobody had begun
 	KindNotMoved  = "not_moved" // a call was answered with 200 and did nothing
+	KindBreak     = "break"     // the bot broke off, because what it called did not answer as it must
 	KindRefused   = "refused"   // a call was refused, or met by a fault that does not act
 )
 

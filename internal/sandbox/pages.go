@@ -92,6 +92,15 @@ func chatPath(platform, userID string) string {
 	return "/sandbox/chat/" + url.PathEscape(userID) + "?platform=" + url.QueryEscape(platform)
 }
 
+// nodePath is where a chat's user comes to the node of its bot, or "" where
+// that has none.
+func (s *Sandbox) nodePath(k key) string {
+	if k.platform != Haptik || s.node.URL == nil {
+		return ""
+	}
+	return "/sandbox/chat/" + url.PathEscape(k.user) + "/node?platform=" + url.QueryEscape(k.platform)
+}
+
 // showChat shows a conversation as its user sees it, and between the lines
 // what the relay's calls did. It reloads itself unless asked to hold still.
 func (s *Sandbox) showChat(w http.ResponseWriter, r *http.Request) error {
@@ -107,6 +116,7 @@ func (s *Sandbox) showChat(w http.ResponseWriter, r *http.Request) error {
 		"Found":        found,
 		"Still":        r.URL.Query().Get("refresh") == "off",
 		"Path":         chatPath(k.platform, k.user),
+		"Node":         s.nodePath(k),
 	})
 }
 

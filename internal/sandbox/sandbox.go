@@ -38,6 +38,7 @@ type Config struct {
 	UserengageToken string
 	WebhookSecret   string // whsec_…; without one nothing need be signed
 	Smartify        SmartifyAccount
+	HaptikNode      HaptikNode
 
 	Stripe Stripe
 	Logger *slog.Logger     // nil: silent
@@ -56,6 +57,7 @@ type Sandbox struct {
 
 	haptik      *platform
 	haptikUsers users
+	node        HaptikNode
 	smartify    *platform
 	tiledesk    SmartifyAccount
 	userengage  *platform
@@ -80,6 +82,7 @@ func New(c Config) *Sandbox {
 		checkouts: newCheckouts(),
 		created:   newCreated(),
 
+		node:       c.HaptikNode,
 		haptik:     newPlatformWith(Haptik, haptikUser, haptikFaults, c.HaptikToken),
 		smartify:   newPlatformWith(Smartify, smartifyConversation, smartifyFaults, smartifyServerSecret),
 		tiledesk:   c.Smartify.withDefaults(),
@@ -140,6 +143,7 @@ func (s *Sandbox) routes() {
 
 	s.mux.Handle("GET /{$}", s.answers(s.showIndex))
 	s.mux.Handle("GET /sandbox/chat/{user_id}", s.answers(s.showChat))
+	s.mux.Handle("POST /sandbox/chat/{user_id}/node", s.answers(s.comeToNode))
 	s.mux.Handle("GET /sandbox/style.css", s.answers(s.showStyle))
 	s.mux.Handle("GET /pay/{link}", s.answers(s.showPay))
 	s.mux.Handle("POST /pay/{link}", s.answers(s.pay))
