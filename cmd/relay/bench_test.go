@@ -56,7 +56,7 @@ func TestBenchPromises(t *testing.T) {
 	t.Parallel()
 	program, dir := build(t), t.TempDir()
 	kept, page := filepath.Join(dir, "promises.json"), filepath.Join(dir, "promises.md")
-	names, err := bench.Pairs("genuine", "durable before the answer", "money is never silent", "superseding")
+	names, err := bench.Pairs("genuine", "durable before the answer", "money is never silent", "superseding", "subscribers are told")
 	if err != nil {
 		t.Fatal(err)
 	}

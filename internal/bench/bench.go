@@ -185,6 +185,11 @@ func (b *bench) put(ctx context.Context, path string, body any) error {
 
 // call asks the relay's API, and reads its answer where into is given.
 func (b *bench) call(ctx context.Context, method, path string, body, into any) error {
+	return b.ask(ctx, method, "/v1/"+path, body, into)
+}
+
+// ask is call, for any path.
+func (b *bench) ask(ctx context.Context, method, path string, body, into any) error {
 	var raw []byte
 	if body != nil {
 		var err error
@@ -192,7 +197,7 @@ func (b *bench) call(ctx context.Context, method, path string, body, into any) e
 			return err
 		}
 	}
-	req, err := http.NewRequestWithContext(ctx, method, "http://"+b.t.Relay+"/v1/"+path, bytes.NewReader(raw))
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+b.t.Relay+path, bytes.NewReader(raw))
 	if err != nil {
 		return err
 	}

@@ -43,6 +43,10 @@ type side struct {
 	// ready returns when the stock is as the load needs it. nil: as it was
 	// registered.
 	ready func(context.Context, *bench) error
+	// done returns when what a load has caused besides resumes is done too, and
+	// after when what ready has made is gone. nil: there is nothing.
+	done  func(context.Context, *bench, *load) error
+	after func(context.Context, *bench) error
 }
 
 // called is the usual load in a manner of its own: callbacks of waits that
@@ -157,6 +161,12 @@ func pairs() []pair {
 			about: fmt.Sprintf("callbacks of %d bytes, beside about %d that say the same. ", largeBody, shortBody) +
 				"It stands for what a provider sends besides what is read: hashed, searched, packed and kept with the event.",
 			with: long, without: short,
+		},
+		{
+			name: "subscribers are told",
+			about: "a subscription to `*` whose receiver, in the load generator, answers at once, beside none; a load ends when the last hook is told. " +
+				"It stands for the four hooks of each callback: written in its transactions, numbered, sent, and taken away.",
+			with: heard(), without: called(usual),
 		},
 	}
 }

@@ -159,10 +159,19 @@ func (b *bench) loaded(
 			return p, err
 		}
 	}
+	if s.after != nil {
+		defer func() { err = errors.Join(err, s.after(ctx, b)) }()
+	}
 	body := b.c.size
 	if of.registers {
 		body = 0
 	}
 	one := func(k *conn) (user, status int, more bool, err error) { return s.one(b.c, k) }
-	return b.measure(ctx, step{name: name, body: body, run: func(ctx context.Context) (*load, error) { return run(ctx, one) }})
+	return b.measure(ctx, step{name: name, body: body, run: func(ctx context.Context) (*load, error) {
+		l, err := run(ctx, one)
+		if err == nil && s.done != nil {
+			err = s.done(ctx, b, l)
+		}
+		return l, err
+	}})
 }
