@@ -3,6 +3,7 @@ package directory
 import (
 	"cmp"
 	"net/http"
+	"slices"
 	"time"
 
 	"relay.example/relay/internal/provider"
@@ -62,7 +63,7 @@ func (s *Source) FetchURL(c *relay.Callback, about string) (string, bool) {
 	return s.apiURL(path), ok
 }
 
-// Fetched makes a callback of what the provider says of the object that c is
+// Fetched makes a callback, to be read by ReadFetched, of what the provider says of the object that c is
 // about; nil: that is no news. What it says stands for itself, and the URL by
 // which c came beside it.
 func (s *Source) Fetched(c *relay.Callback, answer []byte, now time.Time) (*relay.Callback, error) {
@@ -75,9 +76,31 @@ func (s *Source) Fetched(c *relay.Callback, answer []byte, now time.Time) (*rela
 		return nil, err
 	}
 	return &relay.Callback{
-		ID: relay.NewID(), ProjectID: c.ProjectID, SourceID: c.SourceID, Verdict: relay.Fetched, Body: body, ReceivedAt: now,
+		ProjectID: c.ProjectID, SourceID: c.SourceID, Verdict: relay.Fetched, Body: body, ReceivedAt: now,
 		PathToken: c.PathToken, Query: c.Query, For: c.ID,
 	}, nil
+}
+
+// ReadFetched reads what a provider said when it was asked: the events in the
+// order in which they are to be told, mostly one. What goes before an event
+// stands behind it in its reading. The error is an *provider.Unreadable, or
+// what is wrong with what was kept of the callback.
+func (s *Source) ReadFetched(c relay.Callback) ([]relay.Callback, error) {
+	req, err := s.requestOf(&c)
+	if err != nil {
+		return nil, err
+	}
+	readings, err := s.Endpoint.Read(req)
+	if err != nil {
+		return nil, err
+	}
+	events := make([]relay.Callback, 0, len(readings))
+	for item, reading := range slices.Backward(readings) {
+		one := c
+		one.ID, one.Item, one.Reading = relay.NewID(), item, reading
+		events = append(events, one)
+	}
+	return events, nil
 }
 
 // QuestionHeader is what a question is asked with.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"time"
 
 	"relay.example/relay/internal/directory"
@@ -18,11 +19,11 @@ type answer struct {
 	result     relay.Answered
 	reason     string // where it cannot be used: from a closed list, nothing of what was sent or received
 	retryAfter time.Duration
-	stopped    bool            // by a shutdown: nothing was learned
-	final      bool            // the next one will not be another
-	noNews     bool            // the provider knows what a callback is about, and nothing new of it yet
-	body       []byte          // about an event
-	fetched    *relay.Callback // about a wait, or of what a callback is about, where it says something
+	stopped    bool             // by a shutdown: nothing was learned
+	final      bool             // the next one will not be another
+	noNews     bool             // the provider knows what a callback is about, and nothing new of it yet
+	body       []byte           // about an event
+	fetched    []relay.Callback // about a wait, or of what a callback is about, in the order to tell them: what says nothing is none
 }
 
 // The reasons besides those of egress and platform.
@@ -149,8 +150,8 @@ func (a *Asker) readWait(q *relay.Question, src *directory.Source, body []byte) 
 	if body == nil {
 		return answer{result: relay.AnswerFound}
 	}
-	return a.news(relay.Callback{
-		ID: relay.NewID(), ProjectID: q.ProjectID, SourceID: q.SourceID, Verdict: relay.Fetched, Body: body, ReceivedAt: time.Now(),
+	return news(src, relay.Callback{
+		ProjectID: q.ProjectID, SourceID: q.SourceID, Verdict: relay.Fetched, Body: body, ReceivedAt: time.Now(),
 	})
 }
 
@@ -164,21 +165,18 @@ func (a *Asker) readFetched(src *directory.Source, about *relay.Callback, body [
 	case c == nil:
 		return answer{result: relay.AnswerFound, noNews: true, final: anybodys(about)}
 	default:
-		return a.news(*c)
+		return news(src, *c)
 	}
 }
 
 // news reads what was fetched as any callback.
-func (a *Asker) news(c relay.Callback) answer {
-	c, err := a.cfg.Directory.Current().ReadAgain(c, c.ReceivedAt)
-	if err != nil || c.Reason != "" {
+func news(src *directory.Source, c relay.Callback) answer {
+	told, err := src.ReadFetched(c)
+	if err != nil {
 		return failed(reasonUnreadable)
 	}
-	got := answer{result: relay.AnswerFound}
-	if c.Reading.Outcome != "" {
-		got.fetched = &c
-	}
-	return got
+	told = slices.DeleteFunc(told, func(c relay.Callback) bool { return c.Reading.Outcome == "" })
+	return answer{result: relay.AnswerFound, fetched: told}
 }
 
 // tooLong ends a question whose answer is longer than a callback may be, which

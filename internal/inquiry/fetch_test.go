@@ -192,8 +192,9 @@ func TestMollieStates(t *testing.T) {
 	play("paid", `, "amountRefunded": {"value": "20.50", "currency": "EUR"}, "amountChargedBack": {"value": "20.50", "currency": "EUR"}`)
 	s.wantFetched(t, strings.Join([]string{
 		"matched processing tr_1:open", "duplicate processing tr_1:open", "matched completed tr_1:paid", "duplicate completed tr_1:paid",
-		"matched refunded tr_1:paid:refunded:5.00", "matched refunded tr_1:paid:refunded:20.50",
-		"matched disputed tr_1:paid:refunded:20.50:charged_back:20.50",
+		"duplicate completed tr_1:paid", "matched refunded tr_1:paid:refunded:5.00",
+		"duplicate completed tr_1:paid", "matched refunded tr_1:paid:refunded:20.50",
+		"duplicate completed tr_1:paid", "matched disputed tr_1:paid:refunded:20.50:charged_back:20.50",
 	}, ", "))
 	if got := storetest.Query[int](t, s.url, `SELECT count(*) FROM questions`); got != 1 {
 		t.Errorf("there are %d questions, want one however often it is posted", got)

@@ -279,16 +279,28 @@ func (a *Asker) followEvent(ctx context.Context, q *relay.Question, got answer) 
 // callback. If the node dies before the record it is fetched once more, and is
 // the same event.
 func (a *Asker) followFetch(ctx context.Context, q *relay.Question, got answer) error {
+	if err := a.tell(ctx, got.fetched); err != nil {
+		return err
+	}
 	try := store.Try{Result: got.result}
-	if got.fetched != nil {
-		step, cancel := stepContext(ctx)
-		defer cancel()
-		if _, err := a.cfg.Intake.Accept(step, *got.fetched); err != nil {
-			return err
-		}
-		try.Told = got.fetched.ID
+	if n := len(got.fetched); n > 0 {
+		try.Told = got.fetched[n-1].ID
 	}
 	return a.record(ctx, q, try)
+}
+
+// tell gives events to whoever waits for them, each once the one before is
+// committed. If the node dies between two, all are fetched once more, and those
+// that were told are the same events.
+func (a *Asker) tell(ctx context.Context, events []relay.Callback) error {
+	step, cancel := stepContext(ctx)
+	defer cancel()
+	for _, e := range events {
+		if _, err := a.cfg.Intake.Accept(step, e); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (a *Asker) decideEvent(ctx context.Context, q *relay.Question) error {
@@ -303,12 +315,8 @@ func (a *Asker) decideEvent(ctx context.Context, q *relay.Question) error {
 // followWait gives what the provider says to the wait, like any callback, and
 // ends the wait where that did not.
 func (a *Asker) followWait(ctx context.Context, q *relay.Question, got answer) error {
-	if got.fetched != nil {
-		step, cancel := stepContext(ctx)
-		defer cancel()
-		if _, err := a.cfg.Intake.Accept(step, *got.fetched); err != nil {
-			return err
-		}
+	if err := a.tell(ctx, got.fetched); err != nil {
+		return err
 	}
 	return a.endWait(ctx, q, store.Try{Result: got.result})
 }

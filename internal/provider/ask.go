@@ -28,6 +28,7 @@ type asking struct {
 	event      *eventAsk
 	wait       *waitAsk
 	fetch      *fetching
+	before     []template // the id of the payment's completion, see readAll
 }
 
 // eventAsk is the question whose an event is. Its answer adds names to what
@@ -228,9 +229,30 @@ func (e *Endpoint) compileAsk(c *compiler, s *spec, settings *Settings) (err err
 		}
 	}
 	if s.Ask.Fetch != nil {
-		e.ask.fetch, err = s.Ask.Fetch.compile(c, s.Auth.Alg != "none")
+		if e.ask.fetch, err = s.Ask.Fetch.compile(c, s.Auth.Alg != "none"); err != nil {
+			return err
+		}
 	}
-	return err
+	return e.compileBefore(c, s)
+}
+
+// compileBefore compiles ask.completed_before.
+func (e *Endpoint) compileBefore(c *compiler, s *spec) (err error) {
+	const field = "ask.completed_before"
+	switch {
+	case len(s.Ask.CompletedBefore) == 0:
+		return nil
+	case s.Ask.Fetch == nil && s.Ask.Wait == nil:
+		return wrong(field, "stands beside ask.fetch or ask.wait: it is about what they bring")
+	case s.Each != "":
+		return wrong(field, "is about one payment: it does not stand beside each")
+	case s.Payment == nil || len(s.Payment.ID) == 0:
+		return wrong(field, "needs a payment.id: by it a wait knows that the same payment has completed it before")
+	}
+	if e.ask.before, err = c.templates(field, s.Ask.CompletedBefore); err != nil {
+		return err
+	}
+	return checkDistinct(field, s.Ask.CompletedBefore, e.ask.before)
 }
 
 // askHeaders checks the headers that a question has besides its key.

@@ -221,7 +221,7 @@ func (e *Endpoint) Read(req *Request) ([]relay.Reading, error) {
 	}
 	s := scope{req: req, parsed: p}
 	if e.each == nil {
-		return []relay.Reading{e.read(&s)}, nil
+		return e.readAll(&s), nil
 	}
 	readings := make([]relay.Reading, len(p.events))
 	for i := range p.events {

@@ -162,3 +162,71 @@ ask:
 		}
 	}
 }
+
+// What was fetched and is refunded was paid before: that stands behind it,
+// under the id of the payment's completion. Of a callback that was received
+// nothing follows.
+func TestCompletedBefore(t *testing.T) {
+	t.Parallel()
+	e := endpoint(t, "mollie-classic", provider.Settings{})
+	for name, tt := range map[string]struct {
+		status, more string
+		want         []string
+	}{
+		"paid":                {"paid", "", []string{"completed tr_1:paid"}},
+		"refunded":            {"paid", `, "amountRefunded": {"value": "5.00"}`, []string{"refunded tr_1:paid:refunded:5.00", "completed tr_1:paid"}},
+		"charged back":        {"paid", `, "amountChargedBack": {"value": "5.00"}`, []string{"disputed tr_1:paid:charged_back:5.00", "completed tr_1:paid"}},
+		"open":                {"open", `, "amountRefunded": {"value": "5.00"}`, []string{"processing tr_1:open:refunded:5.00"}},
+		"failed":              {"failed", `, "amountRefunded": {"value": "5.00"}`, []string{"failed tr_1:failed:refunded:5.00"}},
+		"nothing is refunded": {"paid", `, "amountRefunded": {"value": "0.00"}`, []string{"completed tr_1:paid"}},
+	} {
+		body := `{"id": "tr_1", "status": "` + tt.status + `", "amount": {"value": "20.50", "currency": "EUR"}` + tt.more + `}`
+		readings, err := e.Read(&provider.Request{Fetched: true, Body: []byte(body)})
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		var got []string
+		for _, r := range readings {
+			got = append(got, string(r.Outcome)+" "+r.EventID)
+			if r.Payment == nil || r.Payment.ID != "tr_1" || *r.Payment.AmountMinor != 2050 {
+				t.Errorf("%s: %s tells of the payment %+v, want all of tr_1", name, r.Outcome, r.Payment)
+			}
+		}
+		if diff := cmp.Diff(tt.want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+	readings, err := e.Read(knock(`{"id": "tr_1", "status": "paid", "amountRefunded": {"value": "5.00"}}`, "application/json"))
+	if err != nil || len(readings) != 1 || readings[0].Outcome != "" {
+		t.Errorf("of what was received: got %+v, %v, want one reading without an outcome", readings, err)
+	}
+}
+
+// A preset may say what was completed before where that can be known.
+func TestCompletedBeforeIsChecked(t *testing.T) {
+	t.Parallel()
+	const preset = `name: x
+auth: {alg: none}
+references: [{kind: payment, from: "{json:id}"}]
+payment: {id: "{json:id}"}
+ask:
+  api: https://api.example.com
+  fetch: {about: payment, path: "/p/{id}", as: '{answer}'}
+  completed_before: "{json:id}:paid"
+`
+	if _, err := provider.Parse([]byte(preset)); err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string][2]string{
+		"ask.fetch or ask.wait": {`  fetch: {about: payment, path: "/p/{id}", as: '{answer}'}` + "\n", ""},
+		"beside each":           {"name: x", "name: x\neach: \"items[*]\""},
+		"needs a payment.id":    {`payment: {id: "{json:id}"}`, `payment: {amount: "{json:amount}"}`},
+		"same for every":        {`"{json:id}:paid"`, "paid"},
+		"in braces":             {`"{json:id}:paid"`, "json:id"},
+	} {
+		_, err := provider.Parse([]byte(strings.Replace(preset, change[0], change[1], 1)))
+		if err == nil || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), "ask.completed_before") {
+			t.Errorf("%s for %s: got %v, want ask.completed_before refused with %q", change[1], change[0], err, name)
+		}
+	}
+}

@@ -36,6 +36,22 @@ func (e *Endpoint) read(s *scope) relay.Reading {
 	return r
 }
 
+// readAll reads what a body that is no batch tells: one event, and behind it
+// the one that goes before it. A provider that is asked for a payment says what
+// it is by now: one that was paid and refunded between two questions tells of
+// its refund alone, and whoever waits for it would never learn that it was
+// paid. The event that is told stands first, wherever there is another or not:
+// stored ones are read again by their place.
+func (e *Endpoint) readAll(s *scope) []relay.Reading {
+	told := e.read(s)
+	if !s.req.Fetched || e.ask.before == nil || told.Outcome != relay.Refunded && told.Outcome != relay.Disputed {
+		return []relay.Reading{told}
+	}
+	paid := told
+	paid.Outcome, paid.EventID = relay.Completed, storableID(s.firstText(e.ask.before))
+	return []relay.Reading{told, paid}
+}
+
 // storable reports whether a text can stand in a column and an index. All
 // that is longer than a reference may be is not.
 func storable(text string) bool {

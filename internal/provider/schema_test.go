@@ -118,6 +118,7 @@ ask:
   event: {about: payment, unless: x, at_once: [a], after: 30s, path: "/p/{id}", correlation: ["json:a"], references: [{kind: payment, from: "{json:p}"}]}
   wait: {about: payment, prefix: p_, path: "/p/{id}", if: {"json:s": [done]}, as: '{"data": {answer}}'}
   fetch: {types: [b], about: payment, path: "/p/{form:s}/{id}", if: {"json:s": [done]}, as: '{"id": {event.id}, "data": {answer}}', url: "json:data.hook"}
+  completed_before: ["{json:id}"]
 `
 
 // TestApplyRefusesWhatTheSchemaRefuses changes a preset in every place: what

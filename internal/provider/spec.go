@@ -59,6 +59,9 @@ type askSpec struct {
 	Event      *eventAskSpec     `yaml:"event"`
 	Wait       *waitAskSpec      `yaml:"wait"`
 	Fetch      *fetchSpec        `yaml:"fetch"`
+	// The id of the event that goes before what the provider says is refunded
+	// or disputed: it was completed.
+	CompletedBefore texts `yaml:"completed_before"`
 }
 
 // eventAskSpec says how to learn whose an event is that names nobody.
