@@ -73,8 +73,12 @@ func (s *shop) addStripe(t *testing.T, api string) (id int64) {
 // addSource makes a source of a preset that is asked at an address, or changes
 // it. Without a key it is not asked.
 func (s *shop) addSource(t *testing.T, preset, api, key string) (id int64) {
+	return s.addNamed(t, preset, preset, api, key)
+}
+
+func (s *shop) addNamed(t *testing.T, name, preset, api, key string) (id int64) {
 	t.Helper()
-	src := relay.Source{ProjectID: s.ID, Name: preset, Provider: preset, Settings: map[string]string{"base_url": api}}
+	src := relay.Source{ProjectID: s.ID, Name: name, Provider: preset, Settings: map[string]string{"base_url": api}}
 	if key != "" {
 		src.Credentials = map[string]string{"api_key": key}
 	}

@@ -240,3 +240,65 @@ func TestLongAnswers(t *testing.T) {
 		t.Errorf("last_error: got %q, want answer_too_long", got)
 	}
 }
+
+// Whoever knows a token is heard before strangers, who have come first.
+func TestStrangersComeLast(t *testing.T) {
+	t.Parallel()
+	s, d := newDesk(t, "mollie-classic")
+	n := s.node(t)
+	w := s.Wait(t, "u-1")
+	const strangers = 20 // more than are asked at a time
+	for i := range strangers {
+		s.knock(t, n, relay.NewToken(), fmt.Sprintf("tr_fake%d", i))
+	}
+	d.put("/v2/payments/tr_1", mollie("tr_1", "paid", hook(w), ""))
+	s.knock(t, n, w.Token, "tr_1")
+	_, err := n.AskOnce(t.Context())
+	check(t, err)
+	s.wantWait(t, w, "completed null completed")
+	left := storetest.Query[int](t, s.url, `SELECT count(*)::int FROM questions WHERE strange AND due_at IS NOT NULL`)
+	if left == 0 || left == strangers {
+		t.Errorf("of %d questions of strangers %d are left, want those asked that there was room for", strangers, left)
+	}
+}
+
+// waiting puts questions of strangers about a source that are to be asked
+// tomorrow: its provider is out of reach.
+func (s *shop) waiting(t *testing.T, n int) {
+	t.Helper()
+	storetest.Exec(t, s.url, `
+		INSERT INTO questions (id, project_id, source_id, event_id, about, due_at, give_up_at, fetches, strange)
+		SELECT gen_random_uuid(), $1, $2, gen_random_uuid(), 'tr_' || i, now() + interval '1 day', now() + interval '2 days', true, true
+		FROM generate_series(1, $3::int) i`, s.ID, s.SourceID, n)
+}
+
+// As many questions of strangers wait of a source as may: no more are kept,
+// until there is room. Whoever knows a token, and other sources, are not kept
+// out.
+func TestWaitingStrangersAreBounded(t *testing.T) {
+	t.Parallel()
+	s, d := newDesk(t, "mollie-classic")
+	w := s.Wait(t, "u-1")
+	s.waiting(t, relay.MaxStrangeWaiting-1)
+	s.knock(t, s.node(t), "", "tr_last")
+	n := s.node(t) // which has not counted yet
+	_, err := s.try(t, n, posted("", "", formType, "id=tr_beyond"))
+	wantRefused(t, err, "too_many_to_ask")
+	if got := storetest.Query[int](t, s.url, `SELECT count(*)::int FROM events`); got != 1 {
+		t.Errorf("%d events are kept, want the one that there was room for", got)
+	}
+	d.put("/v2/payments/tr_1", mollie("tr_1", "paid", hook(w), ""))
+	s.knock(t, n, w.Token, "tr_1")
+	_, err = n.AskOnce(t.Context())
+	check(t, err)
+	s.wantWait(t, w, "completed null completed")
+
+	beside := *s.Project
+	beside.SourceID = s.addNamed(t, "beside", "mollie-classic", d.url, apiKey)
+	other := *s
+	other.Project = &beside
+	other.knock(t, other.node(t), "", "tr_beside")
+
+	storetest.Exec(t, s.url, `UPDATE questions SET due_at = NULL, result = 'moot' WHERE source_id = $1 AND about = 'tr_2'`, s.SourceID)
+	s.knock(t, s.node(t), "", "tr_beyond")
+}

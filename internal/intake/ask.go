@@ -1,6 +1,8 @@
 package intake
 
 import (
+	"context"
+	"errors"
 	"hash/maphash"
 	"slices"
 	"sync"
@@ -42,13 +44,14 @@ func (in *Intake) fetch(c *relay.Callback, facts *store.Facts) store.Decision {
 	if src == nil || !src.CanAsk() {
 		return store.Decision{Match: relay.Unmatched, Rule: "no_api_key", Token: token}
 	}
-	after, room := in.askAfter(c, facts)
+	after, strange, room := in.askAfter(c, facts)
 	if !room {
 		delete(facts.Originals, *c.DedupeKey) // it is not kept: a copy behind it is no copy
 		return tooMany(token)
 	}
 	return store.Decision{Match: relay.Ignored, Rule: "fetched_apart", Token: token, Asks: &relay.Question{
 		ID: relay.NewID(), ProjectID: c.ProjectID, SourceID: c.SourceID, EventID: c.ID, About: c.Reading.Fetch, After: after, Fetches: true,
+		Strange: strange,
 	}}
 }
 
@@ -62,7 +65,7 @@ func (in *Intake) repeat(c *relay.Callback, original uuid.UUID, facts *store.Fac
 	if c.Reading.Fetch == "" || c.Verdict != relay.Unsigned || facts.ToBeAsked(original) {
 		return d
 	}
-	after, room := in.askAfter(c, facts)
+	after, _, room := in.askAfter(c, facts)
 	if !room {
 		return tooMany(d.Token)
 	}
@@ -72,13 +75,19 @@ func (in *Intake) repeat(c *relay.Callback, original uuid.UUID, facts *store.Fac
 	return d
 }
 
-// askAfter says in how long the provider may be asked about c, and whether
-// there is room for that question at all.
-func (in *Intake) askAfter(c *relay.Callback, facts *store.Facts) (after time.Duration, room bool) {
+// askAfter says in how long the provider may be asked about c, whether a
+// stranger could have caused that, and whether there is room for the question
+// at all.
+func (in *Intake) askAfter(c *relay.Callback, facts *store.Facts) (after time.Duration, strange, room bool) {
 	if c.Verdict != relay.Unsigned {
-		return 0, true
+		return 0, false, true
 	}
-	return in.knocks.take(c.SourceID, namedByURL(c, facts), time.Now())
+	w := namedByURL(c, facts)
+	if w == nil && in.crowds.full(c.SourceID) {
+		return 0, true, false
+	}
+	after, room = in.knocks.take(c.SourceID, w, time.Now())
+	return after, w == nil, room
 }
 
 // tooMany refuses a callback before it is kept: its sender comes again, which
@@ -154,6 +163,74 @@ func (k *knocks) place(sourceID int64, w *relay.Wait) *rate.Limiter {
 	}
 	return k.places[at]
 }
+
+// crowds remembers of which sources as many questions wait as may that
+// strangers could have caused. knocks alone would let them gather for as long
+// as a provider is out of reach, and forgets all with its node. A source is
+// counted at most once in crowdEvery, and not in the transaction of its
+// callbacks, which may so be a second ahead of it: at most what knocks lets
+// pass in that, on each node.
+type crowds struct {
+	mu   sync.Mutex
+	seen map[int64]crowdSeen // by source
+}
+
+type crowdSeen struct {
+	at   time.Time
+	full bool
+}
+
+// The bounds of crowds.
+const (
+	crowdEvery   = time.Second
+	crowdTimeout = time.Second // of counting, in the time of a callback that is still to be committed
+)
+
+func (cs *crowds) full(sourceID int64) bool {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	return cs.seen[sourceID].full
+}
+
+// toCount reports whether it is the caller who counts now.
+func (cs *crowds) toCount(sourceID int64, now time.Time) bool {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	last, counted := cs.seen[sourceID]
+	if counted && now.Sub(last.at) < crowdEvery {
+		return false
+	}
+	if cs.seen == nil {
+		cs.seen = map[int64]crowdSeen{}
+	}
+	cs.seen[sourceID] = crowdSeen{now, last.full}
+	return true
+}
+
+func (cs *crowds) note(sourceID int64, now time.Time, full bool) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	cs.seen[sourceID] = crowdSeen{now, full}
+}
+
+// lookAtCrowd counts what waits of a source of whose callbacks one came that
+// nobody has signed. Where it cannot, what was known before holds.
+func (in *Intake) lookAtCrowd(ctx context.Context, sourceID int64) {
+	now := time.Now()
+	if !in.crowds.toCount(sourceID, now) {
+		return
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, crowdTimeout, errCrowdTimeout)
+	defer cancel()
+	waiting, err := in.cfg.Store.StrangersWaiting(ctx, sourceID, relay.MaxStrangeWaiting)
+	if err != nil {
+		in.cfg.Log.Debug("questions of a source not counted", "source_id", sourceID, "error", err)
+		return
+	}
+	in.crowds.note(sourceID, now, waiting >= relay.MaxStrangeWaiting)
+}
+
+var errCrowdTimeout = errors.New("the database did not count in time")
 
 // askable is what the provider can be asked for when the wait of d, which is
 // pending still, is about to expire; "" where that is nothing, or no news.

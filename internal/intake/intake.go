@@ -73,6 +73,7 @@ type Intake struct {
 	parked        store.ParkedCursor // of MatchParkedOnce
 	rematching    sync.Mutex         // one at a time, see rematchTogether
 	knocks        knocks
+	crowds        crowds
 }
 
 // New returns an Intake; Run makes it work.
@@ -103,8 +104,11 @@ func (in *Intake) Run(ctx context.Context) error {
 // Accept keeps one callback and does to its wait what it says. It returns
 // after the commit.
 func (in *Intake) Accept(ctx context.Context, c relay.Callback) (relay.Receipt, error) {
-	if c.Verdict == relay.Unsigned && c.Reading.Fetch != "" && !store.KeepsStranger(&c) {
-		return relay.Receipt{}, errStrangerTooLong
+	if c.Verdict == relay.Unsigned && c.Reading.Fetch != "" {
+		if !store.KeepsStranger(&c) {
+			return relay.Receipt{}, errStrangerTooLong
+		}
+		in.lookAtCrowd(ctx, c.SourceID)
 	}
 	c.DedupeKey = dedupeKey(&c)
 	receipt, err := in.callbacks.Do(ctx, c)

@@ -15,6 +15,7 @@ type Question struct {
 	SourceID      int64
 	EventID       uuid.UUID // whose is it, or what is it about? Else zero
 	Fetches       bool      // what is it about: the answer becomes an event of its own
+	Strange       bool      // a stranger could have caused it: nobody has signed its callback, and that names no wait
 	Repeats       bool      // its callback came once more: it is asked anew, not sooner than AskAgainAfter
 	CorrelationID uuid.UUID // is it paid? Else zero
 	About         string    // the provider's id to ask by
@@ -69,8 +70,11 @@ const (
 	// once in AskUnknownAfter. Anybody may post the id of what does not exist.
 	AskAgainAfter   = 10 * time.Second
 	AskUnknownAfter = 10 * time.Minute
-	firstEventDelay = 2 * time.Second
-	maxEventDelay   = 4 * time.Hour
+	// MaxStrangeWaiting is how many questions of one source wait that strangers
+	// could have caused. Their providers may be out of reach for days.
+	MaxStrangeWaiting = 10_000
+	firstEventDelay   = 2 * time.Second
+	maxEventDelay     = 4 * time.Hour
 )
 
 // waitDelays are the pauses between the tries about a wait. Three tries of 10 s

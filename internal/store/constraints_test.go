@@ -162,6 +162,7 @@ func TestImpossibleStates(t *testing.T) {
 			columns{"event_id": `NULL`, "correlation_id": id, "fetches": `true`},
 			nil,
 		},
+		{"questions_strange_check", "questions", "a stranger's that is not fetched", columns{"strange": `true`}, nil},
 		{"questions_tries_check", "questions", "a try without a time", columns{"tries": `1`}, nil},
 		{"question_result_check", "questions", "an unknown result", columns{"result": `'perhaps'`}, nil},
 	}

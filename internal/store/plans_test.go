@@ -81,7 +81,7 @@ var hotStatements = map[string]string{
 	"record hooks":                    "DELETE FROM hooks h USING given",
 	"return hooks":                    "UPDATE hooks h\n\t\tSET due_at = clock_timestamp(), lease = NULL",
 	"claim questions about waits":     "correlation_id IS NOT NULL AND source_id <> ALL",
-	"claim questions about events":    "event_id IS NOT NULL AND source_id <> ALL",
+	"claim questions about events":    "strange = $5 AND due_at <= now() AND event_id IS NOT NULL AND source_id <> ALL",
 	"note what is to be nudged":       "INSERT INTO nudges",
 	"find due nudges":                 "FROM nudges n JOIN correlations",
 	"take nudges off":                 "DELETE FROM nudges n USING",
@@ -147,8 +147,8 @@ func TestPlans(t *testing.T) {
 			storetest.Exec(t, url, analyzed.sql)
 			everyHotStatement(t, p, url) // half of them are
 			everyHook(t, told, heard.ID)
-			for _, of := range []string{"event_id", "correlation_id"} {
-				storetest.Exec(t, url, `UPDATE questions SET due_at = due_at - interval '50000 seconds' WHERE project_id = 99 AND `+of+` IS NOT NULL`)
+			for _, of := range []string{"strange", "event_id IS NOT NULL AND NOT strange", "correlation_id IS NOT NULL"} {
+				storetest.Exec(t, url, `UPDATE questions SET due_at = due_at - interval '50000 seconds' WHERE project_id = 99 AND `+of)
 				storetest.Exec(t, url, analyzed.sql)
 				if claimed := must(s.ClaimQuestions(t.Context(), uuid.New(), 2, []int64{-1}))(t); len(claimed) != 2 {
 					t.Errorf("claiming questions, half of which are due: got %d, want 2", len(claimed))
@@ -289,6 +289,14 @@ func everyHotStatement(t *testing.T, p *storetest.Project, url string) {
 		t.Fatalf("claiming what is fetched: got %+v, want one question", fetches)
 	}
 	must(p.Store.RecordTry(ctx, &fetches[0], store.Try{Result: relay.AnswerNone}))(t)
+	// A stranger's, which comes last.
+	strange := deduped(p.Callback("strange"+user, relay.Processing, "strange"+user))
+	raise(t, p, strange, relay.Question{EventID: strange.ID, Fetches: true, Strange: true})
+	last := must(p.Store.ClaimQuestions(ctx, uuid.New(), 3, []int64{-1}))(t)
+	if len(last) != 1 || last[0].EventID != strange.ID {
+		t.Fatalf("claiming a stranger's: got %+v, want one question", last)
+	}
+	must(p.Store.RecordTry(ctx, &last[0], store.Try{Result: relay.AnswerNone}))(t)
 	// Deliveries: claimed, recorded, returned.
 	storetest.Exec(t, url, `UPDATE deliveries SET due_at = now() - interval '1 day', lease = NULL, conversation = gen_random_uuid() WHERE status = 'scheduled' AND correlation_id = ANY($1)`,
 		[]uuid.UUID{current.ID, other.Wait.ID, old.ID})
@@ -461,8 +469,9 @@ func fill(t *testing.T, url string) {
 		 SELECT id, 1, project_id, now(), 1, 'retry' FROM deliveries WHERE project_id = 99`,
 		`INSERT INTO parked_refs (event_id, ref, project_id, source_id, number, key_only)
 		 SELECT id, gen_random_uuid(), 99, 99, 0, true FROM events WHERE project_id = 99`,
-		`INSERT INTO questions (id, project_id, source_id, event_id, about, due_at, give_up_at)
-		 SELECT gen_random_uuid(), 99, 99, id, 'pi_1', now() + row_number() OVER () * interval '1 second' + interval '1 hour', now() + interval '2 days'
+		`INSERT INTO questions (id, project_id, source_id, event_id, about, due_at, give_up_at, fetches, strange)
+		 SELECT gen_random_uuid(), 99, 99, id, 'pi_1', now() + row_number() OVER () * interval '1 second' + interval '1 hour', now() + interval '2 days',
+		        row_number() OVER () % 2 = 0, row_number() OVER () % 2 = 0
 		 FROM events WHERE project_id = 99`,
 		`INSERT INTO questions (id, project_id, source_id, correlation_id, about, due_at, give_up_at)
 		 SELECT gen_random_uuid(), 99, 99, id, 'cs_1', now() + row_number() OVER () * interval '1 second' + interval '1 hour', now() + interval '2 days'

@@ -33,15 +33,16 @@ func queueQuestions(b *pgx.Batch, decisions []Decision) {
 	}
 	r := newQuestionRows(asked)
 	b.Queue(`
-		INSERT INTO questions (id, project_id, source_id, event_id, about, due_at, give_up_at, fetches)
+		INSERT INTO questions (id, project_id, source_id, event_id, about, due_at, give_up_at, fetches, strange)
 		SELECT x.id, x.project_id, x.source_id, x.event_id, x.about,
-		       clock_timestamp() + x.after * interval '1 second', clock_timestamp() + $7 * interval '1 second', x.fetches
-		FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::uuid[], $5::text[], $6::bigint[], $8::boolean[])
-		  AS x (id, project_id, source_id, event_id, about, after, fetches)
+		       clock_timestamp() + x.after * interval '1 second', clock_timestamp() + $7 * interval '1 second', x.fetches, x.strange
+		FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::uuid[], $5::text[], $6::bigint[], $8::boolean[], $9::boolean[])
+		  AS x (id, project_id, source_id, event_id, about, after, fetches, strange)
 		ON CONFLICT (event_id) DO UPDATE
 		SET source_id = excluded.source_id, about = excluded.about, due_at = least(questions.due_at, excluded.due_at),
-		    give_up_at = excluded.give_up_at, tries = 0, asked_at = NULL, result = NULL, reason = NULL
-		WHERE questions.lease IS NULL`, r.ids, r.projects, r.sources, r.events, r.about, r.after, relay.InquireFor.Seconds(), r.fetches)
+		    strange = excluded.strange, give_up_at = excluded.give_up_at, tries = 0, asked_at = NULL, result = NULL, reason = NULL
+		WHERE questions.lease IS NULL`,
+		r.ids, r.projects, r.sources, r.events, r.about, r.after, relay.InquireFor.Seconds(), r.fetches, r.strange)
 }
 
 // queueRepeats queues what follows where a callback came once more that says
@@ -81,7 +82,7 @@ type questionRows struct {
 	ids, events, waits       []uuid.UUID
 	projects, sources, after []int64 // after: in seconds
 	about                    []string
-	fetches                  []bool
+	fetches, strange         []bool
 }
 
 func newQuestionRows(questions []*relay.Question) (r questionRows) {
@@ -89,7 +90,7 @@ func newQuestionRows(questions []*relay.Question) (r questionRows) {
 		r.ids, r.events, r.waits = append(r.ids, q.ID), append(r.events, q.EventID), append(r.waits, q.CorrelationID)
 		r.projects, r.sources = append(r.projects, q.ProjectID), append(r.sources, q.SourceID)
 		r.after, r.about = append(r.after, int64(q.After/time.Second)), append(r.about, clean(q.About))
-		r.fetches = append(r.fetches, q.Fetches)
+		r.fetches, r.strange = append(r.fetches, q.Fetches), append(r.strange, q.Strange)
 	}
 	return r
 }
@@ -159,9 +160,10 @@ func reconcile(ctx context.Context, tx pgx.Tx, endings []Ending) error {
 	return tx.SendBatch(ctx, &b).Close()
 }
 
-// ClaimQuestions leases due questions to the caller, those of waits first, at
-// most limit, and none of the busy sources. Whoever answers in time keeps the
-// lease; a node that dies loses it to the others.
+// ClaimQuestions leases due questions to the caller, at most limit, and none of
+// the busy sources: those of waits first, those that strangers could have
+// caused last. Whoever answers in time keeps the lease; a node that dies loses
+// it to the others.
 func (s *Store) ClaimQuestions(ctx context.Context, lease uuid.UUID, limit int, busy []int64) ([]relay.Question, error) {
 	// No EXISTS in what is returned: a plan that expects many questions would
 	// make a hash table of all that it could find.
@@ -182,13 +184,24 @@ func (s *Store) ClaimQuestions(ctx context.Context, lease uuid.UUID, limit int, 
 		          (SELECT c.plan_id FROM correlations c WHERE c.id = q.correlation_id), false`,
 		lease, relay.Lease.Seconds(), busy, limit)
 	claimed, err := pgx.CollectRows(rows, scanQuestion(lease))
-	if err != nil || len(claimed) >= limit {
-		return claimed, translate("claiming questions", err)
+	for _, strange := range []bool{false, true} {
+		if err != nil || len(claimed) >= limit {
+			break
+		}
+		var more []relay.Question
+		more, err = s.claimAboutEvents(ctx, lease, strange, limit-len(claimed), busy)
+		claimed = append(claimed, more...)
 	}
-	rows, _ = s.hot.Query(ctx, `
+	return claimed, translate("claiming questions", err)
+}
+
+// claimAboutEvents claims questions about events: those of strangers, or the
+// others.
+func (s *Store) claimAboutEvents(ctx context.Context, lease uuid.UUID, strange bool, limit int, busy []int64) ([]relay.Question, error) {
+	rows, _ := s.hot.Query(ctx, `
 		WITH asked AS MATERIALIZED (
 		    SELECT id FROM questions
-		    WHERE due_at <= now() AND event_id IS NOT NULL AND source_id <> ALL($3::bigint[])
+		    WHERE strange = $5 AND due_at <= now() AND event_id IS NOT NULL AND source_id <> ALL($3::bigint[])
 		    ORDER BY due_at
 		    LIMIT $4
 		    FOR UPDATE SKIP LOCKED
@@ -202,9 +215,18 @@ func (s *Store) ClaimQuestions(ctx context.Context, lease uuid.UUID, limit int, 
 		                    FROM events e WHERE e.project_id = q.project_id AND e.id = q.event_id), true),
 		          coalesce((SELECT e.answer IS NOT NULL FROM events e WHERE e.project_id = q.project_id AND e.id = q.event_id), false),
 		          NULL::uuid, q.fetches`,
-		lease, relay.Lease.Seconds(), busy, limit-len(claimed))
-	events, err := pgx.CollectRows(rows, scanQuestion(lease))
-	return append(claimed, events...), translate("claiming questions", err)
+		lease, relay.Lease.Seconds(), busy, limit, strange)
+	return pgx.CollectRows(rows, scanQuestion(lease))
+}
+
+// StrangersWaiting counts the questions of a source that strangers could have
+// caused and that are still to be asked: at most, to atMost.
+func (s *Store) StrangersWaiting(ctx context.Context, sourceID int64, atMost int) (waiting int, err error) {
+	err = s.pool.QueryRow(ctx, `
+		SELECT count(*)
+		FROM (SELECT FROM questions WHERE source_id = $1 AND due_at IS NOT NULL AND strange LIMIT $2) q`,
+		sourceID, atMost).Scan(&waiting)
+	return waiting, translate("counting questions", err)
 }
 
 func scanQuestion(lease uuid.UUID) pgx.RowToFunc[relay.Question] {
