@@ -424,6 +424,14 @@ func TestFieldsAreNotShifted(t *testing.T) {
 			}
 		})
 	}
+	// The merchant's key is signed as well: the salt pins it.
+	form := url.Values{"status": {"success"}, "amount": {"1"}, "txnid": {"t"}, "key": {"K"}}
+	india(form)
+	form.Set("key", "another")
+	req := &provider.Request{Method: http.MethodPost, Body: []byte(form.Encode()), Header: http.Header{"Content-Type": {"application/x-www-form-urlencoded"}}}
+	_, err := endpoint(t, "payu-india", provider.Settings{}).Verify(req, []string{secret}, clock)
+	wantRejection(t, err, provider.SignatureMismatch)
+
 	key := strings.Repeat("ab", 32)
 	raw, _ := hex.DecodeString(key)
 	for _, test := range []struct {
