@@ -354,12 +354,20 @@ func TestWarnings(t *testing.T) {
 // told before somebody waits for one.
 func TestWarningsOfSources(t *testing.T) {
 	t.Parallel()
+	const dear = `"expect":{"amount":"20.50"},"on":{"mismatch":{"text":"x"},"default":{"module_id":1}}`
 	for _, test := range []struct{ name, sources, flow, want string }{
 		{"no secret", `{"name":"s","provider":"typeform"}`, ``, "s: it has no secret yet, so that all its callbacks are answered 401"},
 		{"no webhook_ids", `{"name":"s","provider":"paypal"}`, ``, "s: it has no webhook_ids yet, so that all its callbacks are answered 401"},
 		{"nothing signed", `{"name":"s","provider":"html-form"}`, ``, ""},
-		{"nothing but what to ask for", `{"name":"s","provider":"mollie-classic"}`, ``, "s: its callbacks decide nothing without an api_key"},
-		{"the same with a key", `{"name":"s","provider":"mollie-classic","api_key":"live_1"}`, ``, ""},
+		{"nothing but what to ask for", `{"name":"s","provider":"mollie-classic"}`, dear, "s: its callbacks decide nothing without an api_key"},
+		{"the same with a key", `{"name":"s","provider":"mollie-classic","api_key":"live_1"}`, dear, ""},
+		{"any amount", `{"name":"s","provider":"mollie-classic","api_key":"live_1"}`, ``, "s: nobody signs its callbacks, and any payment"},
+		{
+			"any amount of a currency", `{"name":"s","provider":"mollie-classic","api_key":"live_1"}`,
+			`"expect":{"currency":"EUR"},"on":{"mismatch":{"text":"x"},"default":{"module_id":1}}`, "s: nobody signs its callbacks, and any payment",
+		},
+		{"any amount of what is signed", `{"name":"s","provider":"mollie-nextgen","secret":"x"}`, ``, ""},
+		{"a fetched form", `{"name":"s","provider":"surveymonkey","secret":"a&b","api_key":"k"}`, ``, ""},
 		{"attempts of Stripe", `{"name":"s","provider":"stripe","secret":"whsec_1"}`, `"on":{"attempt_failed":{"text":"x"},"default":{"module_id":1}}`, "s: a failed attempt may name nobody"},
 		{"attempts that nobody is told of", `{"name":"s","provider":"stripe","secret":"whsec_1"}`, `"on":{"attempt_failed":{"action":"none"},"default":{"module_id":1}}`, ""},
 		{"attempts of Stripe, with a key", `{"name":"s","provider":"stripe","secret":"whsec_1","api_key":"rk_1"}`, `"on":{"attempt_failed":{"text":"x"},"default":{"module_id":1}}`, ""},

@@ -60,6 +60,10 @@ func (s *Source) warnings(doc *relay.Plan, key string) (warnings []string) {
 		warnings = append(warnings, "a failed attempt may name nobody, and without an api_key its provider is not asked whose it was: "+
 			"attempt_failed may never fire; give the source one")
 	}
+	if s.completesByFetching() && !expectsAmount(doc.Expect) {
+		warnings = append(warnings, "nobody signs its callbacks, and any payment that names a wait completes it, a cheaper one too: "+
+			"write what is to be paid as expect.amount")
+	}
 	if missing := untold(doc.Expect, s); missing != "" {
 		warnings = append(warnings, "it never tells "+missing+", which is expected: each of its payments or forms is a mismatch")
 	}
@@ -68,6 +72,19 @@ func (s *Source) warnings(doc *relay.Plan, key string) (warnings []string) {
 			"write {{ correlation.token }} into it where the page expects it, or register waits with a `key` that comes back")
 	}
 	return warnings
+}
+
+// completesByFetching reports whether anybody may name the payment that
+// completes a wait: a callback of the source proves nothing, and what its
+// provider says of the payment is all that counts. Where the link leads by way
+// of the payer to what makes the payment, they choose its amount.
+func (s *Source) completesByFetching() bool {
+	preset := s.Endpoint.Preset()
+	return !preset.Signed() && s.Endpoint.NeedsKey() && preset.TellsOfPayment("amount") && slices.Contains(preset.Outcomes(), relay.Completed)
+}
+
+func expectsAmount(e *relay.Expect) bool {
+	return e != nil && slices.Contains(expectedFields(e), "amount")
 }
 
 // losesToken reports whether a link leads to a page that learns nothing of the
