@@ -2,6 +2,7 @@ package directory
 
 import (
 	"cmp"
+	"errors"
 	"net/http"
 	"slices"
 	"time"
@@ -79,6 +80,13 @@ func (s *Source) Fetched(c *relay.Callback, answer []byte, now time.Time) (*rela
 		ProjectID: c.ProjectID, SourceID: c.SourceID, Verdict: relay.Fetched, Body: body, ReceivedAt: now,
 		PathToken: c.PathToken, Query: c.Query, For: c.ID,
 	}, nil
+}
+
+// TooLong reports whether Fetched has failed since its preset makes more of an
+// answer than a callback may hold: it will each time.
+func TooLong(err error) bool {
+	var unreadable *provider.Unreadable
+	return errors.As(err, &unreadable) && unreadable.Code == provider.TooLong
 }
 
 // ReadFetched reads what a provider said when it was asked: the events in the

@@ -72,7 +72,7 @@ func (a *Asker) ask(ctx context.Context, q *relay.Question) answer {
 	case said.Class == relay.OK && resp.Truncated:
 		return failed(reasonTooLong)
 	case said.Class == relay.OK && q.Fetches:
-		return a.readFetched(src, about, resp.Body)
+		return a.readFetched(ctx, q, src, about, resp.Body)
 	case said.Class == relay.OK && q.OfWait():
 		return a.readWait(q, src, resp.Body)
 	case said.Class == relay.OK:
@@ -157,9 +157,11 @@ func (a *Asker) readWait(q *relay.Question, src *directory.Source, body []byte) 
 
 // readFetched makes a callback of the answer about what a callback says
 // nothing of, where that is news and its outcome means anything to a wait.
-func (a *Asker) readFetched(src *directory.Source, about *relay.Callback, body []byte) answer {
+func (a *Asker) readFetched(ctx context.Context, q *relay.Question, src *directory.Source, about *relay.Callback, body []byte) answer {
 	c, err := src.Fetched(about, body, time.Now())
 	switch {
+	case directory.TooLong(err):
+		return a.tooLong(ctx, q, src)
 	case err != nil:
 		return failed(reasonUnreadable)
 	case c == nil:
@@ -179,8 +181,8 @@ func news(src *directory.Source, c relay.Callback) answer {
 	return answer{result: relay.AnswerFound, fetched: told}
 }
 
-// tooLong ends a question whose answer is longer than a callback may be, which
-// it will be each time, and makes it known.
+// tooLong ends a question whose answer, or what its preset makes of it, is
+// longer than a callback may be, which it will be each time, and makes it known.
 func (a *Asker) tooLong(ctx context.Context, q *relay.Question, src *directory.Source) answer {
 	a.long.Do(func() {
 		a.cfg.Log.Warn("what a provider says of a callback is longer than what is read; the callback does nothing",

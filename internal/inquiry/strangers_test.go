@@ -175,15 +175,15 @@ func TestRefundIsToldOnce(t *testing.T) {
 	s.wantWait(t, w, "completed null completed refunded refunded")
 }
 
-// States of what has no id are told apart by what was fetched.
-func TestFetchedWithoutAnID(t *testing.T) {
-	t.Parallel()
-	s, d := newDesk(t, "mollie-classic")
+// putInline gives the shop a source whose preset fetches payments, and says what
+// is made of them.
+func (s *shop) putInline(t *testing.T, d *desk, as string) {
+	t.Helper()
 	preset, err := json.Marshal(map[string]any{
 		"name": "x", "auth": map[string]any{"alg": "none"}, "callback_by_url": true, "body": "fields", "type": "{json:status}",
 		"outcome":     []any{map[string]any{"type": "open", "is": "processing"}, map[string]any{"type": "paid", "is": "completed"}},
 		"correlation": []any{"path"}, "references": []any{map[string]any{"kind": "payment", "from": "{form:id}"}},
-		"ask": map[string]any{"api": "https://api.example.com", "fetch": map[string]any{"about": "payment", "path": "/p/{id}", "as": "{answer}"}},
+		"ask": map[string]any{"api": "https://api.example.com", "fetch": map[string]any{"about": "payment", "path": "/p/{id}", "as": as}},
 	})
 	check(t, err)
 	src := relay.Source{
@@ -194,6 +194,13 @@ func TestFetchedWithoutAnID(t *testing.T) {
 		_, err := c.PutSource(t.Context(), src)
 		return err
 	}))
+}
+
+// States of what has no id are told apart by what was fetched.
+func TestFetchedWithoutAnID(t *testing.T) {
+	t.Parallel()
+	s, d := newDesk(t, "mollie-classic")
+	s.putInline(t, d, "{answer}")
 	n := s.node(t)
 	w := s.Wait(t, "u-1")
 	for _, status := range []string{"open", "open", "paid"} {
@@ -239,6 +246,27 @@ func TestLongAnswers(t *testing.T) {
 	if got := storetest.Query[string](t, s.url, `SELECT last_error FROM source_activity WHERE source_id = $1`, s.SourceID); got != "answer_too_long" {
 		t.Errorf("last_error: got %q, want answer_too_long", got)
 	}
+}
+
+// What a preset makes of an answer may be too long though the answer is not:
+// that ends as a long answer does.
+func TestLongInItsForm(t *testing.T) {
+	t.Parallel()
+	s, d := newDesk(t, "mollie-classic")
+	s.putInline(t, d, `{"status": {answer.status}, "first": {answer}, "second": {answer}}`)
+	n := s.node(t)
+	w := s.Wait(t, "u-1")
+	d.put("/p/o1", fmt.Sprintf(`{"id": "o1", "status": "paid", "more": %q}`, strings.Repeat("x", 600_000)))
+	e := s.knock(t, n, w.Token, "o1")
+	ask(t, n, 1)
+	s.wantQuestion(t, e.EventID, "failed answer_too_long done")
+	if got := storetest.Query[string](t, s.url, `SELECT last_error FROM source_activity WHERE source_id = $1`, s.SourceID); got != "answer_too_long" {
+		t.Errorf("last_error: got %q, want answer_too_long", got)
+	}
+	d.put("/p/o2", fmt.Sprintf(`{"id": "o2", "status": "paid", "more": %q}`, strings.Repeat("x", 400_000)))
+	s.knock(t, n, w.Token, "o2")
+	ask(t, n, 1)
+	s.wantWait(t, w, "completed null completed")
 }
 
 // Whoever knows a token is heard before strangers, who have come first.

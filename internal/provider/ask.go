@@ -380,7 +380,7 @@ func fillAs(pieces []string, answer, event gjson.Result) ([]byte, error) {
 			body.WriteString(cmp.Or(answer.Get(name).Raw, "null"))
 		}
 		if body.Len() > maxFilledAs {
-			return nil, &Unreadable{TooManyFields, "the answer makes a callback of more than 1 MiB"}
+			return nil, &Unreadable{TooLong, "the answer makes a callback of more than 1 MiB"}
 		}
 	}
 	return []byte(body.String()), nil

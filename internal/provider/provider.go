@@ -151,6 +151,7 @@ const (
 	BadForm            = "bad_form"
 	BadMultipart       = "bad_multipart"
 	TooManyFields      = "too_many_fields"
+	TooLong            = "too_long" // what an answer was made into; the length of what is received is bounded before
 	UnsupportedContent = "unsupported_content_type"
 	BadXML             = "bad_xml"
 	BadBatch           = "bad_batch"
