@@ -38,11 +38,12 @@ const (
 	KindRefused   = "refused"   // a call was refused, or met by a fault that does not act
 )
 
-// Who a message is from: what the user of the bot sees, or what only the
-// platform sees.
+// Who a message is from: what the user of the bot sees, or says, or what only
+// the platform sees.
 const (
 	FromBot   = "bot"
 	FromRelay = "relay"
+	FromUser  = "user"
 )
 
 // Conversation is what one platform knows of one user. What a reader gets is
@@ -352,6 +353,9 @@ func (s *Sandbox) Pause(platform, userID, text, link string) {
 	s.book.add(key{platform, userID}, Message{
 		At: s.now().UTC(), From: FromBot, Kind: KindPause, Text: text, Link: link,
 	})
+	if platform == Smartify {
+		s.tellMessage(userID, smartifyBot, text, nil, 200)
+	}
 }
 
 // Reset forgets all conversations and sets the counts to zero.

@@ -71,6 +71,7 @@ func field(name string) func(*call) string {
 // object; the user id is empty where it names none.
 type call struct {
 	at     time.Time
+	method string
 	path   string
 	header http.Header
 	body   []byte
@@ -128,7 +129,7 @@ func (s *Sandbox) receive(w http.ResponseWriter, r *http.Request, largest int64,
 	if err != nil {
 		return nil, err
 	}
-	c := &call{at: s.now().UTC(), path: r.URL.Path, header: r.Header, body: body, value: r.PathValue}
+	c := &call{at: s.now().UTC(), method: r.Method, path: r.URL.Path, header: r.Header, body: body, value: r.PathValue}
 	if json.Unmarshal(body, &c.fields) != nil {
 		c.fields = nil
 	}

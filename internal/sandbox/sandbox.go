@@ -60,6 +60,7 @@ type Sandbox struct {
 	node        HaptikNode
 	smartify    *platform
 	tiledesk    SmartifyAccount
+	hooks       *hooks
 	userengage  *platform
 	webhook     *platform
 
@@ -86,6 +87,7 @@ func New(c Config) *Sandbox {
 		haptik:     newPlatformWith(Haptik, haptikUser, haptikFaults, c.HaptikToken),
 		smartify:   newPlatformWith(Smartify, smartifyConversation, smartifyFaults, smartifyServerSecret),
 		tiledesk:   c.Smartify.withDefaults(),
+		hooks:      newHooks(c.Smartify.HookPauses),
 		userengage: newPlatformWith(Userengage, userengageConversation, userengageFaults, c.UserengageToken),
 		webhook:    newPlatformWith(Webhook, webhookUser, webhookFaults, c.WebhookSecret),
 	}
@@ -114,6 +116,17 @@ func (s *Sandbox) routes() {
 	s.mux.Handle("POST /smartify/auth/signin", s.receives(s.smartify, s.smartifyPasswordSignIn))
 	s.mux.Handle("GET /smartify/{project}/requests/{conversation}/messages", s.receives(s.smartify, s.smartifyMessages))
 	s.mux.Handle("POST /smartify/{project}/requests/{conversation}/messages", s.receives(s.smartify, s.smartifyMessage))
+	for pattern, act := range map[string]func(*call) reply{
+		"POST ": s.smartifySubscribe, "GET ": s.smartifySubscriptions,
+	} {
+		s.mux.Handle(pattern+"/smartify/{project}/subscriptions", s.receives(s.smartify, s.smartifyAdmin(act)))
+	}
+	for pattern, act := range map[string]func(*call) reply{
+		"GET ": s.smartifySubscription, "PUT ": s.smartifyReplace, "DELETE ": s.smartifyUnsubscribe,
+	} {
+		s.mux.Handle(pattern+"/smartify/{project}/subscriptions/{id}", s.receives(s.smartify, s.smartifyAdmin(act)))
+	}
+	s.mux.Handle("GET /smartify/{project}/subscriptions/history", s.receives(s.smartify, s.smartifyAdmin(smartifyHistory)))
 	s.mux.Handle("POST /userengage/api/public/message/{$}", s.receives(s.userengage, s.userengageMessage))
 	s.mux.HandleFunc("/userengage/api/public/message", http.NotFound)
 	for _, method := range []string{"POST", "PUT", "PATCH"} {
@@ -139,6 +152,8 @@ func (s *Sandbox) routes() {
 	s.mux.Handle("DELETE /sandbox/conversations", s.answers(s.deleteConversations))
 	s.mux.Handle("GET /sandbox/conversations/{user_id}", s.answers(s.getConversation))
 	s.mux.Handle("POST /sandbox/conversations/{user_id}/pause", s.answers(s.postPause))
+	s.mux.Handle("POST /sandbox/conversations/{user_id}/say", s.answers(s.postSay))
+	s.mux.Handle("POST /sandbox/conversations/{user_id}/close", s.answers(s.postClose))
 	s.mux.Handle("GET /sandbox/counts", s.answers(s.getCounts))
 
 	s.mux.Handle("GET /{$}", s.answers(s.showIndex))
@@ -161,9 +176,10 @@ type Counts struct {
 	Refused int64 `json:"refused"`  // did nothing: refused, or met by a fault that does not act
 	Asked   int64 `json:"asked"`    // questions to the APIs of Stripe and Mollie, whatever came of them
 	SignIns int64 `json:"sign_ins"` // to Smartify: each makes a user of the project
+	Hooks   int64 `json:"hooks"`    // of Smartify that were sent, each try
 }
 
-type counters struct{ calls, resumed, texts, refused, asked, signIns atomic.Int64 }
+type counters struct{ calls, resumed, texts, refused, asked, signIns, hooks atomic.Int64 }
 
 func (c *counters) count(kind string) {
 	c.calls.Add(1)
@@ -178,7 +194,7 @@ func (c *counters) count(kind string) {
 }
 
 func (c *counters) reset() {
-	for _, n := range []*atomic.Int64{&c.calls, &c.resumed, &c.texts, &c.refused, &c.asked, &c.signIns} {
+	for _, n := range []*atomic.Int64{&c.calls, &c.resumed, &c.texts, &c.refused, &c.asked, &c.signIns, &c.hooks} {
 		n.Store(0)
 	}
 }
@@ -192,5 +208,6 @@ func (s *Sandbox) Counts() Counts {
 		Refused: s.counters.refused.Load(),
 		Asked:   s.counters.asked.Load(),
 		SignIns: s.counters.signIns.Load(),
+		Hooks:   s.counters.hooks.Load(),
 	}
 }

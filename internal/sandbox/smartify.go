@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"regexp"
 	"strings"
+	"time"
 )
 
 // Smartify is the name of the platform, Tiledesk's server, whose stand-in
@@ -31,6 +32,8 @@ type SmartifyAccount struct {
 	ProjectID string
 	Username  string
 	Password  string
+
+	HookPauses []time.Duration // before a hook is sent again; nil: as the server's
 }
 
 // The defaults of a SmartifyAccount, which is no secret to be kept.
@@ -136,6 +139,9 @@ func guestToken(secret, project, guest string) string {
 	return "JWT " + claims + "." + hex.EncodeToString(mac.Sum(nil))
 }
 
+// smartifyAgent is who enters by Basic: an administrator of the project.
+const smartifyAgent = "agent"
+
 // smartifyEnters returns who calls, or the refusal.
 func (s *Sandbox) smartifyEnters(b *switchboard, c *call) (guest string, no *reply) {
 	project := c.value("project")
@@ -151,7 +157,7 @@ func (s *Sandbox) smartifyEnters(b *switchboard, c *call) (guest string, no *rep
 	case "basic":
 		want := base64.StdEncoding.EncodeToString([]byte(s.tiledesk.Username + ":" + s.tiledesk.Password))
 		if subtle.ConstantTimeCompare([]byte(credentials), []byte(want)) == 1 {
-			return "agent", nil
+			return smartifyAgent, nil
 		}
 	case "jwt":
 		of, guest, ok := claimsOf(b.token, credentials)
@@ -233,10 +239,11 @@ func (s *Sandbox) smartifyMessage(b *switchboard, c *call) reply {
 	case !known:
 		message.Kind, status = KindOpened, 100
 	case b.closed[c.userID]:
-		message.Kind, message.Text, status = KindNotMoved, "the conversation is closed", 1000
+		message.Kind, message.Text, status = KindNotMoved, "the conversation is closed", smartifyEnded
 	case text == "":
 		message.Kind, message.Text = KindNotMoved, "an empty message"
 	}
+	s.tellMessage(c.userID, guest, text, c.fields["attributes"], status)
 	return reply{message: message, answer: s.smartifyTaken(c, guest, text, status)}
 }
 

@@ -26,9 +26,10 @@ type Switches struct {
 	Jitter       relay.Delay `json:"jitter,omitzero"`  // and up to this much more, by chance, at most 5m
 	Faults       []Fault     `json:"faults,omitempty"` // the first that matches and is left applies
 	UnknownUsers []string    `json:"unknown_users,omitzero"`
-	Modules      []int64     `json:"modules,omitzero"` // those that exist; absent: all
-	Closed       []string    `json:"closed,omitzero"`  // conversations of Smartify that have ended
-	Token        string      `json:"token,omitempty"`  // write-only; absent: unchanged
+	Modules      []int64     `json:"modules,omitzero"`  // those that exist; absent: all
+	Closed       []string    `json:"closed,omitzero"`   // conversations of Smartify that have ended
+	NoHooks      bool        `json:"no_hooks,omitzero"` // Smartify takes subscriptions and tells nobody (RESTHOOK_ENABLED)
+	Token        string      `json:"token,omitempty"`   // write-only; absent: unchanged
 }
 
 // Fault is one way to fail, for some calls. It has either the name of an
@@ -52,6 +53,7 @@ type Fault struct {
 type Match struct {
 	UserID string `json:"user_id,omitempty"`
 	Path   string `json:"path,omitempty"` // a part of the path, such as trigger-response
+	Method string `json:"method,omitempty"`
 }
 
 // FaultNames lists the answers that a fault of Certainly may name: its own
@@ -224,7 +226,7 @@ func (b *switchboard) carryOut(f *armedFault, c *call, act func(*switchboard, *c
 }
 
 func (m Match) covers(c *call) bool {
-	return (m.UserID == "" || m.UserID == c.userID) && strings.Contains(c.path, m.Path)
+	return (m.UserID == "" || m.UserID == c.userID) && strings.Contains(c.path, m.Path) && (m.Method == "" || m.Method == c.method)
 }
 
 // take reports whether a turn was left. The count may pass times, by calls
