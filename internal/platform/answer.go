@@ -47,11 +47,13 @@ const (
 	Unconfirmed    = "not_confirmed"     // a 2xx that does not say it was done
 	Unexpected     = "unexpected_status" // no status that HTTP knows
 
-	Confirmed    = "confirmed"           // an earlier attempt had arrived: nothing was sent again
-	CannotTell   = "cannot_tell"         // whether an earlier attempt has arrived
-	ClosedThere  = "conversation_closed" // nobody goes on in it
-	OverQuota    = "quota_exceeded"      // of the account's plan
-	TooManyCalls = "too_many_calls"      // an exchange that comes to no end
+	Confirmed    = "confirmed"            // an earlier attempt had arrived: nothing was sent again
+	CannotTell   = "cannot_tell"          // whether an earlier attempt has arrived
+	ClosedThere  = "conversation_closed"  // nobody goes on in it
+	OverQuota    = "quota_exceeded"       // of the account's plan
+	TooManyCalls = "too_many_calls"       // an exchange that comes to no end
+	NotOurs      = "another_subscription" // of the same event stands in the way of ours
+	NoSecret     = "no_secret"            // none came with the subscription
 )
 
 // ByStatus says what an answer means by its status alone, to whoever asks for

@@ -40,6 +40,8 @@ type Step struct {
 	Session string
 	// Answer is what the exchange has come to; its class is empty before.
 	Answer Answer
+	// Subscribed is what an exchange about a subscription has come to besides.
+	Subscribed Subscribed
 
 	next func(Response) Step       // nil: the platform's classifier says it
 	with func(session string) Step // of a call that opens a session

@@ -47,6 +47,9 @@ type Platform struct {
 	classify     func(Response) Answer
 	begin        func(endpoint, Call) (Step, error) // in place of the two above
 	foreseen     []Response                         // what leads an exchange to its action, for Preview
+
+	subscribe  func(endpoint, Subscription) (Step, error) // nil: it takes no subscriptions
+	checkEvent func(string) error
 }
 
 // Setting is one field of a destination.

@@ -42,6 +42,8 @@ var smartify = Platform{
 	check:        checkMessage,
 	checkAccount: checkSmartifyAccount,
 	begin:        beginSmartify,
+	subscribe:    subscribeSmartify,
+	checkEvent:   checkSmartifyEvent,
 	foreseen: []Response{
 		{Status: http.StatusOK, Body: []byte(`{"success":true,"token":"JWT ` + masked + `"}`)},
 		{Status: http.StatusOK, Body: []byte(`[{}]`)},
@@ -96,13 +98,16 @@ func beginSmartify(at endpoint, call Call) (Step, error) {
 	}
 	switch {
 	case !x.anonymous():
-		credentials := at.settings["username"] + ":" + at.settings["password"]
-		return x.look("Basic " + base64.StdEncoding.EncodeToString([]byte(credentials))), nil
+		return x.look(basic(at.settings["username"], at.settings["password"])), nil
 	case at.session != "":
 		return x.look(at.session), nil
 	default:
 		return x.signIn("")
 	}
+}
+
+func basic(username, password string) string {
+	return "Basic " + base64.StdEncoding.EncodeToString([]byte(username+":"+password))
 }
 
 func (x *smartifyExchange) anonymous() bool { return x.at.settings["username"] == "" }
