@@ -212,6 +212,9 @@ func (c *triggerCommand) facts(preset *provider.Preset) (trigger.Facts, error) {
 		if !preset.Signed() {
 			return trigger.Facts{}, fmt.Errorf("--early: nobody signs the callbacks of %s, and the relay keeps none for a wait that is not there", preset.Name)
 		}
+		if preset.Live {
+			return trigger.Facts{}, fmt.Errorf("--early: what %s tells is for who waits at that time, and the relay keeps none of it for a wait that is not there", preset.Name)
+		}
 		token = orNew(token)
 	}
 	return trigger.Facts{

@@ -119,6 +119,8 @@ func triggerEarly(t *testing.T, w *world) {
 	})
 	_, err := command(t, w.env, "trigger", "html-form", "submission", "--early")
 	wantRefusal(t, err, "--early", "nobody signs")
+	_, err = command(t, w.env, "trigger", "smartify", "message.create", "--early", "--secret", "s")
+	wantRefusal(t, err, "--early", "at that time")
 }
 
 // triggerLate ends the wait once the command says that it waits for that.

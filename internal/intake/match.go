@@ -240,12 +240,13 @@ func lastKey(hits []store.RefHit) (best *store.RefHit) {
 // foundNobody says what becomes of an event that no wait goes by. What is
 // proven and names somebody may only be early (promise 4): a caller registers
 // its key, or another event teaches the reference. What nobody has signed can
-// only be found by a token, and no token exists before its wait.
+// only be found by a token, and no token exists before its wait. What is said in
+// a chat answers no question that is asked later.
 func foundNobody(c *relay.Callback) found {
 	switch {
 	case len(c.Reading.Candidates) == 0 && len(c.Reading.References) == 0:
 		return found{match: relay.Unmatched, rule: "names_nobody"}
-	case c.Verdict == relay.Unsigned:
+	case c.Verdict == relay.Unsigned, c.Reading.Live:
 		return found{match: relay.Unmatched, rule: "nobody_waits"}
 	case c.Answer != nil && c.Named:
 		return found{match: relay.Parked, rule: "asked_nobody_waits_yet"}

@@ -310,6 +310,27 @@ var samples = []sample{
 		fields: map[string]any{"_id": "m1", "id": "m1", "recipient": "support-group-1", "text": "hello", "attributes": map[string]any{"token": "tok"}},
 	},
 	{
+		preset: "smartify", name: "message, sent again with another subscription's hook", query: "event=message.create&key=k",
+		body: `{"timestamp":1,"hook":{"_id":"other","event":"request.create"},"payload":{"_id":"m1","sender":"u-1","recipient":"support-group-1","text":"hello"}}`,
+		id:   "message.create:m1", outcome: relay.Completed, token: "support-group-1",
+		fields: map[string]any{"_id": "m1", "id": "m1", "sender": "u-1", "recipient": "support-group-1", "text": "hello"},
+	},
+	{
+		preset: "smartify", name: "what the relay has said", body: `{"hook":{"event":"message.create"},"payload":{"_id":"m1","sender":"u-1","recipient":"support-group-1","attributes":{"relay_delivery_id":"0193"}}}`,
+		id: "message.create:m1", token: "support-group-1",
+		fields: map[string]any{"_id": "m1", "id": "m1", "sender": "u-1", "recipient": "support-group-1", "attributes": map[string]any{"relay_delivery_id": "0193"}},
+	},
+	{
+		preset: "smartify", name: "what a bot says", body: `{"hook":{"event":"message.create"},"payload":{"_id":"m1","sender":"bot_65","recipient":"support-group-1"}}`,
+		id: "message.create:m1", token: "support-group-1",
+		fields: map[string]any{"_id": "m1", "id": "m1", "sender": "bot_65", "recipient": "support-group-1"},
+	},
+	{
+		preset: "smartify", name: "what the server says", body: `{"hook":{"event":"message.create"},"payload":{"_id":"m1","sender":"system","recipient":"support-group-1"}}`,
+		id: "message.create:m1", token: "support-group-1",
+		fields: map[string]any{"_id": "m1", "id": "m1", "sender": "system", "recipient": "support-group-1"},
+	},
+	{
 		preset: "square", name: "refund", body: `{"merchant_id":"M1","type":"refund.updated","event_id":"e1","data":{"object":{"refund":{"id":"r1","payment_id":"p1","order_id":"o1","status":"COMPLETED","amount_money":{"amount":2050,"currency":"EUR"}}}}}`,
 		id: "e1", outcome: relay.Refunded, references: []string{"payment=p1", "order=o1"}, payment: with(euros("p1", 2050), func(p *relay.Payment) { p.Account = "M1" }),
 	},

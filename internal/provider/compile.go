@@ -152,23 +152,29 @@ func (e *Endpoint) compileNames(c *compiler, s *spec, _ *Settings) (err error) {
 
 func (c *compiler) conditions(field string, by map[string][]any) (conditions, error) {
 	var all conditions
-	for _, text := range slices.Sorted(maps.Keys(by)) {
-		p, err := c.place(text)
+	for _, place := range slices.Sorted(maps.Keys(by)) {
+		p, err := c.place(place)
 		if err != nil {
 			return nil, wrong(field, "%w", err)
 		}
-		if len(by[text]) == 0 {
-			return nil, wrong(field, "%s: no value is listed", text)
+		if len(by[place]) == 0 {
+			return nil, wrong(field, "%s: no value is listed", place)
 		}
 		one := condition{place: p}
-		for _, v := range by[text] {
-			switch v.(type) {
+		for _, v := range by[place] {
+			switch text := v.(type) {
 			case nil:
 				one.orNull = true
-			case string, bool, int, int64, uint64:
+			case string:
+				if start, many := strings.CutSuffix(text, "*"); many {
+					one.begins = append(one.begins, expand(start, c.tokenFields)...)
+				} else {
+					one.values = append(one.values, expand(text, c.tokenFields)...)
+				}
+			case bool, int, int64, uint64:
 				one.values = append(one.values, expand(fmt.Sprint(v), c.tokenFields)...)
 			default:
-				return nil, wrong(field, "%s: values are strings, whole numbers, true, false and null", text)
+				return nil, wrong(field, "%s: values are strings, whole numbers, true, false and null", place)
 			}
 		}
 		all = append(all, one)

@@ -78,15 +78,27 @@ func (r *outcomeSpec) words() string {
 	for _, place := range slices.Sorted(maps.Keys(r.If)) {
 		var values []string
 		for _, v := range r.If[place] {
-			if v == nil {
-				values = append(values, "is absent")
-				continue
-			}
-			values = append(values, "is `"+fmt.Sprint(v)+"`")
+			values = append(values, valueWords(v))
 		}
 		parts = append(parts, "`"+place+"` "+strings.Join(values, " or "))
 	}
 	return strings.ReplaceAll(strings.Join(parts, ", where "), "|", `\|`)
+}
+
+// valueWords says what a condition wants of a place.
+func valueWords(v any) string {
+	text := fmt.Sprint(v)
+	start, many := strings.CutSuffix(text, "*")
+	switch {
+	case v == nil:
+		return "is absent"
+	case many && start == "":
+		return "is there"
+	case many:
+		return "begins with `" + start + "`"
+	default:
+		return "is `" + text + "`"
+	}
 }
 
 func codeList(names []string) string { return "`" + strings.Join(names, "`, `") + "`" }

@@ -42,6 +42,11 @@ type Preset struct {
 	// ByGet says that callbacks come as GET, with all they say in the query.
 	ByGet bool
 
+	// Live says that a callback means something to who waits when it comes, and
+	// nothing to a wait that is registered later: what is said in a chat is no
+	// answer to a question that was not asked yet.
+	Live bool
+
 	// AcceptStatus and AcceptBody acknowledge a callback, RejectStatus
 	// answers one that is not genuine.
 	AcceptStatus int

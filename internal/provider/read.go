@@ -21,6 +21,7 @@ func (e *Endpoint) read(s *scope) relay.Reading {
 		Candidates: readCandidates(s, e.candidates),
 		References: readReferences(s, e.references),
 		Format:     s.parsed.format,
+		Live:       e.preset.Live,
 	}
 	if e.payment != nil && e.payment.when.hold(s) {
 		r.Payment = e.payment.read(s)
@@ -92,7 +93,8 @@ func displayable(text string) string {
 type condition struct {
 	place  part
 	values []string
-	orNull bool // also when it is null or absent
+	begins []string // what it may begin with besides; "" is any value
+	orNull bool     // also when it is null or absent
 }
 
 type conditions []condition
@@ -111,7 +113,8 @@ func (c *condition) holds(s *scope) bool {
 	if v.kind == null || v.kind == unseen {
 		return c.orNull
 	}
-	return v.kind == scalar && slices.Contains(c.values, v.text)
+	return v.kind == scalar && (slices.Contains(c.values, v.text) ||
+		slices.ContainsFunc(c.begins, func(start string) bool { return strings.HasPrefix(v.text, start) }))
 }
 
 // outcomeRule classifies events by type; the first that holds decides.

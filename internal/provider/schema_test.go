@@ -84,6 +84,7 @@ setup: [one]
 limits: [two]
 events: [three]
 callback_by_url: true
+live: true
 link: query:token
 respond: {status: 204, body: "", reject: 498}
 handshake: [{method: POST, body: "ping=#"}]

@@ -30,6 +30,7 @@ type spec struct {
 	CallbackByURL   bool        `yaml:"callback_by_url"`
 	BrowserRedirect bool        `yaml:"browser_redirect"`
 	ByGet           bool        `yaml:"by_get"` // callbacks come as GET, all in the query
+	Live            bool        `yaml:"live"`   // what comes before its wait is not kept for it
 	Link            string      `yaml:"link"`   // query:NAME or fragment:NAME, where a link carries the token
 	Respond         respondSpec `yaml:"respond"`
 
@@ -462,7 +463,7 @@ func (s *spec) preset() (*Preset, error) {
 	}
 	p := &Preset{
 		Name: s.Name, Title: s.Title, Proof: s.Proof, Setup: s.Setup, Events: s.Events, Limits: s.Limits,
-		Internal: s.Internal, CallbackByURL: s.CallbackByURL, BrowserRedirect: s.BrowserRedirect, ByGet: s.ByGet,
+		Internal: s.Internal, CallbackByURL: s.CallbackByURL, BrowserRedirect: s.BrowserRedirect, ByGet: s.ByGet, Live: s.Live,
 		AcceptStatus: 200, AcceptBody: "[accepted]", RejectStatus: 401,
 		spec: *s,
 	}

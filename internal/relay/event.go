@@ -22,6 +22,9 @@ type Reading struct {
 	Form       map[string]any // submitted fields, nil when it is no form
 	Format     Format         // how the body is to be read as the raw `event`
 
+	// Live: it is nothing to a wait that is not there yet.
+	Live bool
+
 	// Fetch is the provider's id of what the callback is about, where it says
 	// no more: what there is to tell is told by whoever is asked for it.
 	Fetch string
