@@ -23,6 +23,7 @@ import (
 	"relay.example/relay/internal/plan"
 	"relay.example/relay/internal/provider"
 	"relay.example/relay/internal/relay"
+	"relay.example/relay/internal/remote"
 	"relay.example/relay/internal/store"
 	"relay.example/relay/internal/sweeper"
 )
@@ -44,6 +45,7 @@ type node struct {
 	intake    *intake.Intake
 	sweeper   *sweeper.Sweeper
 	inquiry   *inquiry.Asker
+	remote    *remote.Keeper
 	handlers  *handlers.Handlers
 }
 
@@ -119,6 +121,10 @@ func (n *node) build() (err error) {
 		Store: n.store, Directory: n.directory, Intake: n.intake, Plans: plans, Client: n.client,
 		HandOver: n.engine.HandOver, Metrics: n.metrics, Log: n.log,
 	})
+	if err != nil {
+		return err
+	}
+	n.remote, err = remote.New(remote.Config{Store: n.store, Directory: n.directory, Client: n.client, PublicURL: n.url, Log: n.log})
 	if err != nil {
 		return err
 	}
@@ -221,7 +227,7 @@ func (n *node) run(ctx context.Context) error {
 
 	configuration := n.start(fail, n.directory.Run, collectLazily)
 	sends := n.start(fail, n.engine.Run, n.hooks.Run)
-	commits := n.start(fail, n.intake.Run, n.sweeper.Run, n.inquiry.Run, n.handlers.Run)
+	commits := n.start(fail, n.intake.Run, n.sweeper.Run, n.inquiry.Run, n.remote.Run, n.handlers.Run)
 	listeners := n.start(fail,
 		func(context.Context) error { return serve(public, n.public) },
 		func(context.Context) error { return serve(ops, n.ops) })

@@ -65,12 +65,13 @@ var charters = []charter{
 	{"internal/deliver", names("relay store plan mapping platform egress groupcommit directory metrics standardwebhooks")},
 	{"internal/sweeper", names("relay store plan directory metrics")},
 	{"internal/inquiry", names("relay store plan platform egress directory intake metrics")},
+	{"internal/remote", names("relay store platform egress directory")},
 	{"internal/handlers", append(names("relay store provider platform form plan mapping directory intake egress metrics checkout"), "templates")},
 	{"internal/bench", names("relay store store/fill provider plan directory intake egress handlers")},
 	{"internal/fault", names("leaks localpg seal sandbox bench")},
 
 	{"cmd/relay", append(names("relay seal groupcommit localpg mapping platform egress sandbox provider "+
-		"store plan metrics directory intake deliver sweeper inquiry handlers checkout store/fill bench trigger"), "migrations", "templates")},
+		"store plan metrics directory intake deliver sweeper inquiry remote handlers checkout store/fill bench trigger"), "migrations", "templates")},
 }
 
 // names writes out a list of packages under internal.

@@ -111,6 +111,9 @@ func (d *Directory) Delete(ctx context.Context, project string, kind Kind, name 
 		if err := e.remove(ctx, p, kind, name); err != nil {
 			return err
 		}
+		if err := e.subscribe(ctx, p.Name); err != nil {
+			return err
+		}
 		broken, err := e.broken(ctx, p.Name)
 		if err != nil || len(broken) == 0 {
 			return err
@@ -208,6 +211,9 @@ func (e *editor) apply(ctx context.Context, doc Document, prune bool) error {
 		if err := e.pruneFlows(ctx, before, named[2]); err != nil {
 			return err
 		}
+	}
+	if err := e.subscribe(ctx, doc.Project); err != nil {
+		return err
 	}
 	broken, err := e.broken(ctx, doc.Project)
 	if err != nil || len(broken) == 0 {

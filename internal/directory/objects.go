@@ -273,6 +273,8 @@ type sourceFields struct {
 	KeyField   string          `json:"key_field"`
 	PublicURL  string          `json:"public_url"`
 	WebhookIDs []string        `json:"webhook_ids"`
+
+	Subscribe *relay.Subscribe `json:"subscribe"`
 }
 
 // sourceSettings are the fields that a preset may need besides; those that
@@ -287,7 +289,7 @@ var sourceSettings = map[string]struct{ secret bool }{
 }
 
 func (e *editor) putSource(ctx context.Context, p *Project, raw json.RawMessage) (name string, err error) {
-	known, own, err := split(raw, "name", "provider", "secret", "secrets", "tolerance", "token_field", "key_field", "public_url", "webhook_ids")
+	known, own, err := split(raw, "name", "provider", "secret", "secrets", "tolerance", "token_field", "key_field", "public_url", "webhook_ids", "subscribe")
 	if err != nil {
 		return "", err
 	}
@@ -303,7 +305,7 @@ func (e *editor) putSource(ctx context.Context, p *Project, raw json.RawMessage)
 	}
 	src := relay.Source{
 		ProjectID: p.ID, Name: f.Name, Tolerance: f.Tolerance, TokenField: f.TokenField, KeyField: f.KeyField,
-		PublicURL: f.PublicURL, WebhookIDs: f.WebhookIDs, Settings: map[string]string{}, Credentials: map[string]string{},
+		PublicURL: f.PublicURL, WebhookIDs: f.WebhookIDs, Subscribe: f.Subscribe, Settings: map[string]string{}, Credentials: map[string]string{},
 	}
 	if src.Provider, src.Preset, err = readProvider(f.Provider, own); err != nil {
 		return f.Name, err
@@ -319,6 +321,7 @@ func (e *editor) putSource(ctx context.Context, p *Project, raw json.RawMessage)
 	if err := e.checkAPI(&src); err != nil {
 		return f.Name, err
 	}
+	mintAddressKey(&src)
 	return f.Name, e.writeSource(ctx, p, src, old, secrets)
 }
 
@@ -339,7 +342,7 @@ func (e *editor) writeSource(ctx context.Context, p *Project, src relay.Source, 
 	var fields []string
 	replace := len(secrets) > 0
 	if old != nil {
-		fields = append(changedFields(old.Source, src), changedFields(old.Credentials, src.Credentials)...)
+		fields = append(changedFields(old.Source, src), changedFields(givenCredentials(old.Source), givenCredentials(src))...)
 		if old.Provider != src.Provider {
 			fields = append(fields, "provider")
 		}
@@ -373,7 +376,7 @@ func (e *editor) replaceSecrets(
 		return nil, nil
 	}
 	for _, before := range old.Secrets {
-		if before.ExpiresAt != nil || slices.Contains(secrets, before.Secret) {
+		if before.ExpiresAt != nil || before.Subscribed || slices.Contains(secrets, before.Secret) {
 			continue
 		}
 		if err := e.c.DeleteSecret(ctx, sourceID, before.ID); err != nil {
@@ -384,11 +387,11 @@ func (e *editor) replaceSecrets(
 	return dropped, nil
 }
 
-// standingSecrets are the secrets of a source that no rotation has put an end
-// to.
+// standingSecrets are the secrets that a source was given and that no rotation
+// has put an end to.
 func standingSecrets(s *Source) (out []string) {
 	for _, secret := range s.Secrets {
-		if secret.ExpiresAt == nil {
+		if secret.ExpiresAt == nil && !secret.Subscribed {
 			out = append(out, secret.Secret)
 		}
 	}

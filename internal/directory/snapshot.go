@@ -66,6 +66,7 @@ type Source struct {
 	Err      error
 	URL      string // what to paste at the provider
 	signed   string // what the provider signs: public_url, or URL
+	path     string // of URL, without the address of this relay
 }
 
 // Destination is a platform account, ready to be called.
@@ -193,7 +194,8 @@ func (s *Snapshot) addSource(src relay.Source, publicURL string) {
 	if p == nil {
 		return
 	}
-	out := &Source{Source: src, URL: publicURL + "/in/" + url.PathEscape(p.Name) + "/" + url.PathEscape(src.Name)}
+	path := "/in/" + url.PathEscape(p.Name) + "/" + url.PathEscape(src.Name)
+	out := &Source{Source: src, URL: publicURL + path, path: path}
 	out.signed = cmp.Or(src.PublicURL, out.URL)
 	if preset, err := PresetOf(src); err != nil {
 		out.Err = err

@@ -49,7 +49,9 @@ func silent(doc *relay.Plan) []string {
 // plan.
 func (s *Source) warnings(doc *relay.Plan, key string) (warnings []string) {
 	preset := s.Endpoint.Preset()
-	if s.AwaitsSecret() {
+	if s.AwaitsSecret() && s.Subscribe != nil {
+		warnings = append(warnings, "it is not subscribed at its platform yet, so that it hears nothing from there: its `subscriptions` say why")
+	} else if s.AwaitsSecret() {
 		warnings = append(warnings, "it has no "+preset.KeyField()+" yet, so that all its callbacks are answered 401: give it the provider's")
 	}
 	if s.Endpoint.NeedsKey() && !s.CanAsk() {

@@ -82,12 +82,16 @@ type source struct {
 	Username       *string         `json:"username"` // of the Basic credentials; the password is not shown
 	BaseURL        *string         `json:"base_url"` // null: the provider's own
 	CanAsk         bool            `json:"can_ask"`  // its provider, with its api_key
-	LastEventAt    *string         `json:"last_event_at"`
-	LastError      *string         `json:"last_error"`
-	LastErrorAt    *string         `json:"last_error_at"` // null: it is wrong now
-	Secrets        []secret        `json:"secrets"`
-	CreatedAt      string          `json:"created_at"`
-	UpdatedAt      string          `json:"updated_at"`
+
+	Subscribe     *relay.Subscribe `json:"subscribe"`
+	Subscriptions []subscribed     `json:"subscriptions"` // at its platform
+
+	LastEventAt *string  `json:"last_event_at"`
+	LastError   *string  `json:"last_error"`
+	LastErrorAt *string  `json:"last_error_at"` // null: it is wrong now
+	Secrets     []secret `json:"secrets"`
+	CreatedAt   string   `json:"created_at"`
+	UpdatedAt   string   `json:"updated_at"`
 }
 
 type secret struct {
@@ -95,6 +99,39 @@ type secret struct {
 	CreatedAt  string    `json:"created_at"`
 	ExpiresAt  *string   `json:"expires_at"`
 	LastUsedAt *string   `json:"last_used_at"`
+}
+
+// subscribed is how one event stands that a source is to be told of.
+type subscribed struct {
+	Event       string  `json:"event"`
+	Status      string  `json:"status"`
+	CheckedAt   *string `json:"checked_at"` // when it was last as it should be
+	LastError   *string `json:"last_error"` // of the last try; null: that went well
+	LastErrorAt *string `json:"last_error_at"`
+}
+
+// The values of subscribed.Status.
+const (
+	subscriptionPending = "pending" // being made
+	subscriptionActive  = "active"  // there, and its secret known
+	subscriptionFailing = "failing" // wanted, and the last try has failed
+	subscriptionEnding  = "ending"  // not wanted any more, and perhaps still there
+)
+
+func showSubscribed(r *store.RemoteState) subscribed {
+	out := subscribed{
+		Event: r.Event, Status: subscriptionPending, CheckedAt: optionalStamp(r.CheckedAt),
+		LastError: nullable(r.LastError), LastErrorAt: optionalStamp(r.LastErrorAt),
+	}
+	switch {
+	case !r.Wanted:
+		out.Status = subscriptionEnding
+	case r.LastError != "":
+		out.Status = subscriptionFailing
+	case r.There:
+		out.Status = subscriptionActive
+	}
+	return out
 }
 
 func showSecret(s relay.SourceSecret) secret {
@@ -105,7 +142,7 @@ func showSource(s *directory.Source) source {
 	out := source{
 		Name: s.Name, Provider: s.Provider, TokenField: nullable(s.TokenField), KeyField: nullable(s.KeyField),
 		PublicURL: nullable(s.PublicURL), WebhookIDs: append([]string{}, s.WebhookIDs...), Username: nullable(s.Settings["username"]),
-		BaseURL: nullable(s.Settings["base_url"]), CanAsk: s.CanAsk(), AwaitingSecret: s.AwaitsSecret(), Events: []string{}, Setup: []string{},
+		BaseURL: nullable(s.Settings["base_url"]), CanAsk: s.CanAsk(), Subscribe: s.Subscribe, Subscriptions: []subscribed{}, AwaitingSecret: s.AwaitsSecret(), Events: []string{}, Setup: []string{},
 		Secrets: all(s.Secrets, showSecret).Data, CreatedAt: stamp(s.CreatedAt), UpdatedAt: stamp(s.UpdatedAt),
 	}
 	if s.Provider == relay.InlineProvider {
@@ -154,9 +191,18 @@ func (h *Handlers) showSources(c echo.Context, sources ...*directory.Source) ([]
 	if err != nil {
 		return nil, err
 	}
+	remotes, err := h.cfg.Store.Remotes(ctx, project.ID)
+	if err != nil {
+		return nil, err
+	}
 	out := make([]source, 0, len(sources))
 	for _, s := range sources {
 		shown := showSource(s)
+		for i := range remotes {
+			if remotes[i].SourceID == s.ID {
+				shown.Subscriptions = append(shown.Subscriptions, showSubscribed(&remotes[i]))
+			}
+		}
 		if a, ok := seen[s.ID]; ok {
 			shown.LastEventAt = optionalStamp(a.LastEventAt)
 			if s.Err == nil {

@@ -164,6 +164,9 @@ func (h *Handlers) prove(ctx context.Context, in *inbound) (used int, ids []uuid
 	}
 	secrets, ids := in.src.LiveSecrets(in.received)
 	used, err = in.src.Endpoint.Verify(in.req, secrets, in.received)
+	if err == nil && used >= 0 && !in.src.Addressed(ids[used], in.req.Query) {
+		err = &provider.Rejection{Reason: provider.CredentialsMismatch}
+	}
 	return used, ids, err
 }
 
@@ -178,7 +181,7 @@ func (in *inbound) callbackOf(verdict relay.Verdict, reading relay.Reading) rela
 // queryKept is the query as it may be stored: without a parameter that is the
 // secret itself.
 func (in *inbound) queryKept() string {
-	secret := in.src.Endpoint.CredentialQuery()
+	secret := cmp.Or(in.src.Endpoint.CredentialQuery(), in.src.AddressKey())
 	if secret == "" || in.query == "" {
 		return in.query
 	}

@@ -37,6 +37,8 @@ var (
 		"Hooks that are owed or dead, of the first 100001 of both.", []string{"status"}, nil)
 	oldestHookDesc = prometheus.NewDesc("relay_hook_oldest_owed_seconds",
 		"How long ago the oldest of these hooks that is owed happened, 0 where none is.", nil, nil)
+	remotesDesc = prometheus.NewDesc("relay_remote_subscriptions_failing",
+		"Subscriptions of sources at their platforms whose last look has failed; 100001 means more than 100000.", nil, nil)
 	scrapeErrorsDesc = prometheus.NewDesc("relay_scrape_errors_total",
 		"Times that the database could not be read for its metrics, which are missing then.", nil, nil)
 )
@@ -59,7 +61,8 @@ type backlog struct {
 // Describe implements prometheus.Collector.
 func (b *backlog) Describe(ch chan<- *prometheus.Desc) {
 	for _, desc := range []*prometheus.Desc{
-		overdueDesc, unresumedDesc, oldestDesc, deliveriesDesc, heldDesc, lastEventDesc, clearedDesc, hooksDesc, oldestHookDesc, scrapeErrorsDesc,
+		overdueDesc, unresumedDesc, oldestDesc, deliveriesDesc, heldDesc, lastEventDesc, clearedDesc, hooksDesc, oldestHookDesc, remotesDesc,
+		scrapeErrorsDesc,
 	} {
 		ch <- desc
 	}
@@ -92,6 +95,7 @@ func (b *backlog) Collect(ch chan<- prometheus.Metric) {
 	gauge(hooksDesc, float64(b.last.HooksOwed), string(relay.Scheduled))
 	gauge(hooksDesc, float64(b.last.HooksDead), string(relay.Dead))
 	gauge(oldestHookDesc, b.last.OldestHook.Seconds())
+	gauge(remotesDesc, float64(b.last.RemotesFailing))
 	for src, at := range b.lastEvents() {
 		gauge(lastEventDesc, float64(at.UnixMilli())/1000, src.project, src.name)
 	}

@@ -106,8 +106,9 @@ type Source struct {
 	KeyField    string            `json:"key_field,omitempty"`
 	PublicURL   string            `json:"public_url,omitempty"`
 	WebhookIDs  []string          `json:"webhook_ids,omitempty"` // in place of secrets, where the provider's key is its own
-	Settings    map[string]string `json:"settings,omitempty"`    // public fields that a preset needs besides
-	Credentials map[string]string `json:"-"`                     // to ask the provider with, sealed at rest
+	Subscribe   *Subscribe        `json:"subscribe,omitempty"`
+	Settings    map[string]string `json:"settings,omitempty"` // public fields that a preset needs besides
+	Credentials map[string]string `json:"-"`                  // to ask the provider with, sealed at rest
 	Secrets     []SourceSecret    `json:"-"`
 	CreatedAt   time.Time         `json:"-"`
 	UpdatedAt   time.Time         `json:"-"`
@@ -122,6 +123,9 @@ type SourceSecret struct {
 	Secret    string
 	CreatedAt time.Time
 	ExpiresAt *time.Time
+	// Subscribed: the platform gave it with a subscription, and perhaps to
+	// others too. It proves a callback at the source's own address alone.
+	Subscribed bool
 }
 
 // APIKey is what a caller of the API holds. The key itself is stored nowhere.

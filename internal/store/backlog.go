@@ -47,6 +47,10 @@ type Backlog struct {
 	// how long ago the oldest happened that is owed.
 	HooksOwed, HooksDead int
 	OldestHook           time.Duration
+	// RemotesFailing is how many remote subscriptions are not as they should
+	// be, or nobody can tell whether they are: of the last try, and at most
+	// 100,001.
+	RemotesFailing int
 }
 
 // HeldDestination is a destination that nobody calls.
@@ -74,6 +78,7 @@ func (s *Store) Backlog(ctx context.Context) (b Backlog, err error) {
 		queueLastEvents(&batch, &b)
 		queueClearing(&batch, &b)
 		queueHooks(&batch, &b)
+		queueRemotes(&batch, &b)
 		return tx.SendBatch(ctx, &batch).Close()
 	})
 	return b, err
@@ -223,6 +228,12 @@ func queueHooks(batch *pgx.Batch, b *Backlog) {
 		b.OldestHook = time.Duration(seconds * float64(time.Second))
 		return err
 	})
+}
+
+func queueRemotes(batch *pgx.Batch, b *Backlog) {
+	batch.Queue(`
+		SELECT count(*) FROM (SELECT FROM remote_subscriptions WHERE failures > 0 LIMIT $1) r`,
+		backlogCount).QueryRow(func(row pgx.Row) error { return row.Scan(&b.RemotesFailing) })
 }
 
 // PoolUse is how busy one pool of connections is.

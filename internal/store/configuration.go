@@ -119,7 +119,7 @@ func (s *Store) readDestinations(ctx context.Context, tx pgx.Tx, c *Configuratio
 func (s *Store) readSources(ctx context.Context, tx pgx.Tx, c *Configuration) error {
 	secrets := map[int64][]relay.SourceSecret{}
 	rows, _ := tx.Query(ctx, `
-		SELECT x.source_id, x.id, x.sealed, x.created_at, x.expires_at
+		SELECT x.source_id, x.id, x.sealed, x.created_at, x.expires_at, x.subscribed
 		FROM source_secrets x JOIN sources s ON s.id = x.source_id
 		WHERE s.deleted_at IS NULL AND (x.expires_at IS NULL OR x.expires_at > now())
 		ORDER BY x.source_id, x.expires_at DESC NULLS FIRST, x.id DESC`)
@@ -128,7 +128,7 @@ func (s *Store) readSources(ctx context.Context, tx pgx.Tx, c *Configuration) er
 		secret   relay.SourceSecret
 		sealed   []byte
 	)
-	_, err := pgx.ForEachRow(rows, []any{&sourceID, &secret.ID, &sealed, &secret.CreatedAt, &secret.ExpiresAt}, func() error {
+	_, err := pgx.ForEachRow(rows, []any{&sourceID, &secret.ID, &sealed, &secret.CreatedAt, &secret.ExpiresAt, &secret.Subscribed}, func() error {
 		plain, err := s.keys.Open(sealed, secretContext(secret.ID))
 		if err != nil {
 			return fmt.Errorf("secret of source %d: %w", sourceID, err)
@@ -294,6 +294,9 @@ func (c *Change) DeleteProject(ctx context.Context, id int64) error {
 	if _, err := c.tx.Exec(ctx, `DELETE FROM subscriptions WHERE project_id = $1`, id); err != nil {
 		return err
 	}
+	if err := c.WantRemotes(ctx, id, nil, nil); err != nil {
+		return err
+	}
 	_, err = c.tx.Exec(ctx, `UPDATE projects SET deleted_at = now() WHERE id = $1`, id)
 	return err
 }
@@ -384,17 +387,24 @@ func (c *Change) PutSecret(ctx context.Context, projectID, sourceID int64, secre
 	return id, err
 }
 
-// ExpireOtherSecrets lets all secrets of a source but one end after a time.
+// ExpireOtherSecrets lets all secrets that a source was given but one end after
+// a time. Those of subscriptions are not rotated by people.
 func (c *Change) ExpireOtherSecrets(ctx context.Context, sourceID int64, keep uuid.UUID, after time.Duration) error {
 	_, err := c.tx.Exec(ctx, `
 		UPDATE source_secrets
 		SET expires_at = least(expires_at, now() + $3 * interval '1 second')
-		WHERE source_id = $1 AND id <> $2`, sourceID, keep, after.Seconds())
+		WHERE source_id = $1 AND id <> $2 AND NOT subscribed`, sourceID, keep, after.Seconds())
 	return err
 }
 
-// DeleteSecret ends one secret of a source at once.
+// DeleteSecret ends one secret of a source at once. A subscription that it came
+// with is to be made anew.
 func (c *Change) DeleteSecret(ctx context.Context, sourceID int64, id uuid.UUID) error {
+	_, err := c.tx.Exec(ctx, `
+		UPDATE remote_subscriptions SET due_at = now(), revision = revision + 1 WHERE source_id = $1 AND secret_id = $2`, sourceID, id)
+	if err != nil {
+		return err
+	}
 	tag, err := c.tx.Exec(ctx, `DELETE FROM source_secrets WHERE source_id = $1 AND id = $2`, sourceID, id)
 	if err == nil && tag.RowsAffected() == 0 {
 		return relay.Errorf(relay.NotFound, "not_found", "this source has no such secret")

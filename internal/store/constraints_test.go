@@ -55,6 +55,10 @@ var possible = map[string]map[string]string{
 		"project_id": `1`, "id": `gen_random_uuid()`, "subscription_id": `gen_random_uuid()`, "event": `'delivery.dead'`,
 		"payload": `'{"id": 1}'`, "give_up_at": `now()`,
 	},
+	"remote_subscriptions": {
+		"id": `gen_random_uuid()`, "project_id": `1`, "source_id": `1`, "destination_id": `1`, "place": `'p'`, "event": `'e'`,
+		"sealed": `'\x01'`, "digest": `'\x01'`,
+	},
 	"subscriptions": {
 		"id": `gen_random_uuid()`, "project_id": `1`, "event": `'e'`, "target": `'https://a.example'`, "secret": `'\x01'`, "signing_secret": `'\x01'`,
 	},
@@ -90,6 +94,11 @@ func TestImpossibleStates(t *testing.T) {
 		{"flows_name_check", "flows", "a long name", columns{"name": `repeat('a', 64)`}, nil},
 		{"flows_name_key", "flows", "a name twice", nil, columns{}},
 		{"subscriptions_target_key", "subscriptions", "a target twice", nil, columns{}},
+
+		{"remote_subscriptions_key", "remote_subscriptions", "an event twice", nil, columns{}},
+		{"remote_subscriptions_lease_check", "remote_subscriptions", "a lease without an end", columns{"lease": id}, nil},
+		{"remote_subscriptions_failures_check", "remote_subscriptions", "a failure without a reason", columns{"failures": `1`}, nil},
+		{"remote_subscriptions_error_check", "remote_subscriptions", "a reason without a time", columns{"failures": `1`, "last_error": `'x'`}, nil},
 
 		{"retention_cursors_kind_check", "retention_cursors", "an unknown kind", columns{"kind": `'body'`}, nil},
 

@@ -25,6 +25,8 @@ func secretContext(id uuid.UUID) string { return "source-secret/" + id.String() 
 
 func sessionContext(destinationID string) string { return "session/" + destinationID }
 
+func remoteContext(id string) string { return "remote-subscription/" + id }
+
 // subscriptionContext is of one of the two secrets of a subscription.
 func subscriptionContext(which, id string) string { return "subscription-" + which + "/" + id }
 
@@ -66,7 +68,8 @@ const sealedValues = `
 	UNION ALL SELECT sealed FROM source_secrets
 	UNION ALL SELECT sealed FROM destination_sessions
 	UNION ALL SELECT secret FROM subscriptions
-	UNION ALL SELECT signing_secret FROM subscriptions`
+	UNION ALL SELECT signing_secret FROM subscriptions
+	UNION ALL SELECT sealed FROM remote_subscriptions`
 
 // SealedWith counts the sealed values by key.
 func (s *Store) SealedWith(ctx context.Context) ([]SealedCount, error) {
@@ -142,6 +145,11 @@ var sealedPlaces = []sealedPlace{
 		`SELECT id::text, project_id, '', signing_secret FROM subscriptions`,
 		`UPDATE subscriptions SET signing_secret = $2 WHERE id = $1::uuid`,
 		func(id string, _ int64, _ string) string { return subscriptionContext("signing-secret", id) },
+	},
+	{
+		`SELECT id::text, project_id, '', sealed FROM remote_subscriptions`,
+		`UPDATE remote_subscriptions SET sealed = $2 WHERE id = $1::uuid`,
+		func(id string, _ int64, _ string) string { return remoteContext(id) },
 	},
 }
 

@@ -1,0 +1,2 @@
+ALTER TABLE source_secrets DROP COLUMN subscribed;
+DROP TABLE remote_subscriptions;
