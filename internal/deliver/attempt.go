@@ -189,7 +189,7 @@ func (e *Engine) attempt(ctx context.Context, d relay.Delivery, to *directory.De
 	var step platform.Step
 	p, err := e.cfg.Plans.Get(ctx, d.Wait.PlanID)
 	if err == nil {
-		step, a.Notes, err = e.render(p, &d, to, a.StartedAt)
+		step, a.Notes, err = e.render(ctx, p, &d, to, a.StartedAt)
 	}
 	if a, made = e.tried(ctx, &d, to, step, err, a); made && a.Class == relay.Permanent && p != nil {
 		a.Fallback = fallbackOf(p, &d)
@@ -285,7 +285,7 @@ func (e *Engine) judged(a relay.Attempt, d relay.Delivery, to *directory.Destina
 
 // render makes the first call of a delivery. The same delivery renders the
 // same bytes each time.
-func (e *Engine) render(p *plan.Plan, d *relay.Delivery, to *directory.Destination, now time.Time) (step platform.Step, notes []byte, err error) {
+func (e *Engine) render(ctx context.Context, p *plan.Plan, d *relay.Delivery, to *directory.Destination, now time.Time) (step platform.Step, notes []byte, err error) {
 	if d.BodyErr != nil && p.UsesEvent() {
 		return step, nil, d.BodyErr
 	}
@@ -296,6 +296,11 @@ func (e *Engine) render(p *plan.Plan, d *relay.Delivery, to *directory.Destinati
 	}
 	call.UserID, call.Conversation, call.DeliveryID, call.At = d.Wait.UserID, scope.Correlation.Conversation, d.ID.String(), now
 	call.Doubtful = to.OnUnknown == relay.ConfirmUnknown && d.Attempts > 0
+	if d.ByHand && to.Platform.Confirms {
+		if call.Said, err = e.cfg.Store.AttemptsFor(ctx, d.ProjectID, d.ID, platform.Stands()); err != nil {
+			return step, nil, err
+		}
+	}
 	if len(missing) > 0 {
 		if notes, err = json.Marshal(missing); err != nil {
 			return step, nil, err

@@ -178,6 +178,8 @@ func TestConformance(t *testing.T) {
 		{"smartify", "database failure", list(said{200, signedIn}, said{200, conversation}, said{500, `{"success":false,"msg":"Error creating request","err":{}}`}), list(smartifySignIn, smartifyLook, smartifySay), relay.Retry, "platform_failed", again},
 		{"smartify", "trap 1: a conversation that is not there", list(said{200, signedIn}, said{200, `[]`}), list(smartifySignIn, smartifyLook), relay.Permanent, "look: unknown_user", dead},
 		{"smartify", "trap 2: a closed conversation", list(said{200, signedIn}, said{200, conversation}, said{200, `{"_id":"m2","request":{"status":1000}}`}), list(smartifySignIn, smartifyLook, smartifySay), relay.Permanent, "conversation_closed", dead},
+		{"smartify", "another 2xx to the sign-in", list(said{202, signedIn}), list(smartifySignIn), relay.Retry, "sign_in: not_confirmed", again},
+		{"smartify", "another 2xx to the look", list(said{200, signedIn}, said{206, conversation}), list(smartifySignIn, smartifyLook), relay.Retry, "look: not_confirmed", again},
 		{"smartify", "no answer to the sign-in", list(said{}), list(smartifySignIn), relay.Retry, "sign_in: reset", again},
 		{"smartify", "no answer to the look", list(said{200, signedIn}, said{}), list(smartifySignIn, smartifyLook), relay.Retry, "look: reset", again},
 		{"smartify", "no answer to the message", list(said{200, signedIn}, said{200, conversation}, said{}), list(smartifySignIn, smartifyLook, smartifySay), relay.NoAnswer, "reset", again},
@@ -235,6 +237,9 @@ func TestConformance(t *testing.T) {
 			}
 			if got := attempts[0]; got.Class != tt.class || !strings.HasPrefix(got.Reason, tt.reason) {
 				t.Errorf("the first attempt: got %s, %q, want %s, %q", got.Class, got.Reason, tt.class, tt.reason)
+			}
+			if r := attempts[0].Response; strings.Contains(r, "hello") || strings.Contains(r, "JWT") {
+				t.Errorf("the answer %q is kept: it holds what people have said, or what lets us in", r)
 			}
 			switch tt.then {
 			case again: // perhaps it has been by now

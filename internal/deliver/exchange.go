@@ -3,6 +3,7 @@ package deliver
 import (
 	"context"
 	"errors"
+	"net/http"
 	"sync"
 	"time"
 
@@ -67,7 +68,7 @@ func (e *Engine) step(ctx context.Context, to *directory.Destination, s *platfor
 		return next, 0, err
 	}
 	defer done()
-	if known := e.knownSession(ctx, to); known != "" && known != s.Refused {
+	if known := e.knownSession(ctx, to, s.Refused); known != "" {
 		e.sessions.keep(to, known)
 		return s.With(known), 0, nil
 	}
@@ -89,8 +90,8 @@ func (e *Engine) send(ctx context.Context, to *directory.Destination, s *platfor
 	next := to.Platform.Next(s, platform.Response{
 		Status: resp.Status, Header: resp.Header, Body: resp.Body, Found: resp.Found, Unsearched: resp.Unsearched,
 	}, time.Now())
-	if s.Opens && next.Session != "" {
-		a.Response = "" // it holds the session
+	if !s.Acts && resp.Status < http.StatusMultipleChoices {
+		a.Response = "" // it holds a session, or what people have said
 	}
 	return next, resp.Status, nil
 }
@@ -177,8 +178,8 @@ var errNoTurn = errors.New("another attempt is signing in, and has no answer yet
 const sessionTimeout = 2 * time.Second
 
 // knownSession returns the session that another exchange has opened, on this
-// node or another, or "".
-func (e *Engine) knownSession(ctx context.Context, to *directory.Destination) string {
+// node or another, and that was not refused; or "".
+func (e *Engine) knownSession(ctx context.Context, to *directory.Destination, refused string) string {
 	ctx, cancel := context.WithTimeout(ctx, sessionTimeout)
 	defer cancel()
 	stored, err := e.cfg.Store.Session(ctx, to.ID, to.Releases)
@@ -186,10 +187,13 @@ func (e *Engine) knownSession(ctx context.Context, to *directory.Destination) st
 		e.cfg.Log.Warn("the session of a destination cannot be read, and another one is opened",
 			"project_id", to.ProjectID, "destination", to.Name, "error", err)
 	}
-	if stored != "" {
+	if stored != "" && stored != refused {
 		return stored
 	}
-	return e.sessions.known(to)
+	if known := e.sessions.known(to); known != refused {
+		return known
+	}
+	return ""
 }
 
 func (e *Engine) keepSession(ctx context.Context, to *directory.Destination, token string) {

@@ -25,6 +25,7 @@ type tiledesk struct {
 	said     []string
 	silent   int             // messages that are taken and not answered
 	lost     int             // messages that are neither
+	closed   bool            // the conversation is
 	long     int             // bytes of messages besides those that were said
 	statuses map[string]bool // of the delivery while a message came, by watch
 	watch    func() string
@@ -71,7 +72,11 @@ func (td *tiledesk) serve(w http.ResponseWriter, r *http.Request) {
 			td.silent--
 			panic(http.ErrAbortHandler)
 		}
-		_, _ = io.WriteString(w, `{"request":{"status":200}}`)
+		status := 200
+		if td.closed {
+			status = 1000
+		}
+		_, _ = io.WriteString(w, `{"request":{"status":`+strconv.Itoa(status)+`}}`)
 	}
 }
 
@@ -181,6 +186,73 @@ func TestConfirmAfterACrash(t *testing.T) {
 				t.Errorf("%d messages are there, want 1", len(said))
 			}
 		})
+	}
+}
+
+// A person who retries what stands there already wants it said once more: by
+// force what was delivered, or what was said in a conversation that was closed.
+// What was sent then and not answered is looked for like anything else.
+func TestSaidAgainByHand(t *testing.T) {
+	t.Parallel()
+	for _, closed := range []bool{false, true} {
+		t.Run(strconv.FormatBool(closed), func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, ok)
+			td := newTiledesk(t)
+			td.closed = closed
+			d := w.owe(t, says("smartify", w.put(t, at("smartify", td.URL))), "u-1")[0]
+			e := newEngine(t, w.Store, time.Second)
+			e.run(t)
+			e.HandOver([]relay.Delivery{d})
+			first := "delivered 1 ok"
+			if closed {
+				first = "dead 1 permanent"
+			}
+			w.becomes(t, d, first)
+			td.set(func() { td.closed, td.silent = false, 1 })
+			if err := w.Store.RetryDelivery(t.Context(), w.ID, d.ID, true); err != nil {
+				t.Fatal(err)
+			}
+			e.Wake()
+			until(t, "it is sent again, and not answered", func() bool {
+				return storetest.Query[int](t, w.url, `SELECT count(*) FROM deliveries WHERE id = $1 AND lease IS NULL AND attempts = 2`, d.ID) == 1
+			})
+			w.endLeases(t)
+			e.Wake()
+			w.becomes(t, d, "delivered 3 ok")
+			_, said := td.seen()
+			if len(said) != 2 || !strings.Contains(said[1], `"`+d.ID.String()+`.1"`) {
+				t.Errorf("got the messages %v, want two, the second with a number behind its id", said)
+			}
+			if got := storetest.Query[string](t, w.url, `SELECT reason FROM deliveries WHERE id = $1`, d.ID); got != "confirmed" {
+				t.Errorf("got the reason %q, want the second message found", got)
+			}
+		})
+	}
+}
+
+// A session in the table that is older than the one in memory, since that could
+// not be kept, is no way in: neither holds the destination.
+func TestOldSessionInTheTable(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, ok)
+	td := newTiledesk(t)
+	id := w.put(t, at("smartify", td.URL))
+	e := newEngine(t, w.Store, time.Second)
+	e.run(t)
+	for i, user := range []string{"u-1", "u-2"} {
+		if i > 0 {
+			if err := w.Store.PutSession(t.Context(), id, 0, "JWT old"); err != nil {
+				t.Fatal(err)
+			}
+			td.set(func() { td.good = "none" })
+		}
+		d := w.owe(t, says("smartify", id), user)[0]
+		e.HandOver([]relay.Delivery{d})
+		w.becomes(t, d, "delivered 1 ok")
+	}
+	if got, _ := td.seen(); got != 2 {
+		t.Errorf("%d sign-ins, want 2", got)
 	}
 }
 

@@ -56,6 +56,10 @@ const (
 	NoSecret     = "no_secret"            // none came with the subscription
 )
 
+// Stands lists the reasons of attempts after which what was said certainly
+// stands at the platform.
+func Stands() []string { return []string{Accepted, Confirmed, ClosedThere} }
+
 // ByStatus says what an answer means by its status alone, to whoever asks for
 // no more than that.
 func ByStatus(r Response, now time.Time) Answer {

@@ -159,6 +159,7 @@ func TestAccountsRefused(t *testing.T) {
 		{"a line break", "webhook", map[string]string{"headers": `{"X-A":"hush-hush\r\nHost: x"}`}, "", "the value of X-A has a line break"},
 		{"a space in a name", "webhook", map[string]string{"headers": `{"X A":"1"}`}, "", "is no name of a header"},
 		{"no name", "webhook", map[string]string{"headers": `{"":"1"}`}, "", "is no name of a header"},
+		{"two spellings", "webhook", map[string]string{"headers": `{"x-a":"1","X-A":"hush-hush"}`}, "", "X-A is there twice"},
 		{"long headers", "webhook", map[string]string{"headers": `{"a":"` + strings.Repeat("x", 8<<10) + `"}`}, "", "more than 8192"},
 		{"as it is", "haptik", nil, "https://api.haptik.example", ""},
 		{"no base_url", "haptik", nil, "", "base_url must be"},
@@ -234,6 +235,8 @@ func TestPlatformsBuildRefuses(t *testing.T) {
 		{"haptik", "an empty text", func(c *platform.Call) { c.Text = " " }, "text came out empty"},
 		{"smartify", "an empty text, which Tiledesk would take", func(c *platform.Call) { c.Text = "" }, "text came out empty"},
 		{"smartify", "no conversation", func(c *platform.Call) { c.Conversation = "" }, "no conversation"},
+		{"smartify", "a conversation that leads out of its path", func(c *platform.Call) { c.Conversation = "a/../../p2/requests/b" }, "no id of Smartify"},
+		{"smartify", "a conversation of dots", func(c *platform.Call) { c.Conversation = ".." }, "no id of Smartify"},
 		{"userengage", "no conversation", func(c *platform.Call) { c.Conversation = "" }, "no conversation"},
 		{"userengage", "an empty text", func(c *platform.Call) { c.Text = "" }, "text came out empty"},
 		{"webhook", "a rendered line break", func(c *platform.Call) { c.Headers = map[string]string{"X-A": "a\nb"} }, "the value of X-A"},
@@ -263,11 +266,13 @@ func TestWebhookHonoursRetryAfter(t *testing.T) {
 // A conversation that is no number, as the host of before had them, goes as it
 // is.
 func TestUserengageTextConversation(t *testing.T) {
-	call := callTo("userengage")
-	call.Conversation = "c-4711"
-	got, err := build(t, "userengage", accounts["userengage"], call)
-	if err != nil || !strings.Contains(string(got.Body), `"conversation":"c-4711"`) {
-		t.Errorf("got %s, %v, want the text", got.Body, err)
+	for _, name := range []string{"c-4711", "004711", "+4711"} {
+		call := callTo("userengage")
+		call.Conversation = name
+		got, err := build(t, "userengage", accounts["userengage"], call)
+		if err != nil || !strings.Contains(string(got.Body), `"conversation":"`+name+`"`) {
+			t.Errorf("%s: got %s, %v, want the text", name, got.Body, err)
+		}
 	}
 }
 

@@ -93,6 +93,9 @@ type Call struct {
 	// Doubtful: an earlier attempt may have arrived, and another send is only
 	// right where the platform can say that it has not.
 	Doubtful bool
+	// Said is how often it has been said for certain, by Stands, before a
+	// person had it said again: what stands there is not what is to be said.
+	Said int
 }
 
 // Request is what goes over the wire.

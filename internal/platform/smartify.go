@@ -7,6 +7,8 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"slices"
+	"strconv"
 	"strings"
 
 	"relay.example/relay/internal/relay"
@@ -74,26 +76,29 @@ type smartifyMessage struct {
 // smartifyExchange is what the steps of one attempt have in common.
 type smartifyExchange struct {
 	at       endpoint
-	delivery string
+	said     string // what the message is known by
 	doubtful bool
 	messages string // their address
 	text     []byte // the message, written
-	renewed  bool
+	renewed  bool   // by a call: a session of another exchange may be as old as the one before
 }
 
 func beginSmartify(at endpoint, call Call) (Step, error) {
 	switch {
 	case call.Conversation == "":
 		return Step{}, errors.New("there is no conversation")
+	case slices.ContainsFunc(strings.FieldsFunc(call.Conversation, isSeparator), isDots):
+		return Step{}, errors.New("the conversation is no id of Smartify: it has . or .. in it, as a path has")
 	case strings.TrimSpace(call.Text) == "":
 		return Step{}, errNoText
 	}
-	text, err := encode(smartifyMessage{Text: call.Text, Type: "text", Attributes: map[string]string{smartifyDelivery: call.DeliveryID}})
+	said := saidAs(call)
+	text, err := encode(smartifyMessage{Text: call.Text, Type: "text", Attributes: map[string]string{smartifyDelivery: said}})
 	if err != nil {
 		return Step{}, err
 	}
 	x := &smartifyExchange{
-		at: at, delivery: call.DeliveryID, doubtful: call.Doubtful, text: text,
+		at: at, said: said, doubtful: call.Doubtful, text: text,
 		messages: at.base + "/" + url.PathEscape(at.settings["project_id"]) + "/requests/" + url.PathEscape(call.Conversation) + "/messages",
 	}
 	switch {
@@ -109,6 +114,20 @@ func beginSmartify(at endpoint, call Call) (Step, error) {
 func basic(username, password string) string {
 	return "Basic " + base64.StdEncoding.EncodeToString([]byte(username+":"+password))
 }
+
+// saidAs is what the message of a delivery is known by: its id, with a number
+// behind it where a person has it said again.
+func saidAs(call Call) string {
+	if call.Said == 0 {
+		return call.DeliveryID
+	}
+	return call.DeliveryID + "." + strconv.Itoa(call.Said)
+}
+
+// A server before the platform may take dots for a way out of the path, also
+// where the slashes beside them are escaped.
+func isSeparator(r rune) bool { return r == '/' || r == '\\' }
+func isDots(s string) bool    { return s == "." || s == ".." }
 
 func (x *smartifyExchange) anonymous() bool { return x.at.settings["username"] == "" }
 
@@ -128,13 +147,14 @@ func (x *smartifyExchange) signIn(refused string) (Step, error) {
 			}
 			switch {
 			case r.Status != http.StatusOK:
-				return ended(classifySmartify(r))
+				return ended(unprepared(r))
 			case json.Unmarshal(r.Body, &answer) != nil || answer.Token == "" || strings.ContainsFunc(answer.Token, isControl):
 				return ended(Answer{Class: relay.Retry, Reason: Unconfirmed})
 			}
 			if !strings.HasPrefix(answer.Token, "JWT ") {
 				answer.Token = "JWT " + answer.Token
 			}
+			x.renewed = refused != ""
 			step := x.look(answer.Token)
 			step.Session = answer.Token
 			return step
@@ -149,14 +169,14 @@ func (x *smartifyExchange) look(authorization string) Step {
 			Method: http.MethodGet, URL: x.messages,
 			Header: http.Header{"Authorization": {authorization}, "Accept": {"application/json"}},
 		},
-		Name: "look", Search: `"` + x.delivery + `"`,
+		Name: "look", Search: `"` + x.said + `"`,
 		next: func(r Response) Step {
 			body := bytes.TrimSpace(r.Body)
 			switch {
 			case x.mayRenew(r):
 				return x.renew(authorization)
 			case r.Status != http.StatusOK:
-				return ended(classifySmartify(r))
+				return ended(unprepared(r))
 			case !bytes.HasPrefix(body, []byte("[")):
 				return ended(Answer{Class: relay.Retry, Reason: Unconfirmed})
 			case r.Found:
@@ -203,12 +223,21 @@ func (x *smartifyExchange) mayRenew(r Response) bool {
 }
 
 func (x *smartifyExchange) renew(refused string) Step {
-	x.renewed = true
 	step, err := x.signIn(refused)
 	if err != nil { // the same body was written before
 		return ended(Answer{Class: relay.Permanent, Reason: BadRequest})
 	}
 	return step
+}
+
+// unprepared reads the answer to a sign-in or a look that is not what it has to
+// be. Another 2xx, of a proxy perhaps, is none either: nothing has been said.
+func unprepared(r Response) Answer {
+	a := classifySmartify(r)
+	if a.Class == relay.OK {
+		return Answer{Class: relay.Retry, Reason: Unconfirmed}
+	}
+	return a
 }
 
 // classifySmartifyMessage reads the answer to a message. One that cannot be

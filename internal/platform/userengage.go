@@ -55,8 +55,8 @@ func buildUserengage(at endpoint, call Call) (Request, error) {
 	if body.Source == "" {
 		body.Source = "3" // the API
 	}
-	// A number today, a text on the host of before.
-	if n, err := strconv.ParseUint(call.Conversation, 10, 53); err == nil {
+	// A number today, a text on the host of before: 007 is no 7.
+	if n, err := strconv.ParseUint(call.Conversation, 10, 53); err == nil && call.Conversation == strconv.FormatUint(n, 10) {
 		body.Conversation = n
 	}
 	r, err := post(at.base+"/api/public/message/", "Token "+at.settings["token"], body)

@@ -90,11 +90,13 @@ func checkHeaders(headers map[string]string) error {
 	if len(headers) > maxHeaders {
 		return fmt.Errorf("there are %d, more than %d", len(headers), maxHeaders)
 	}
-	size := 0
+	size, seen := 0, make(map[string]bool, len(headers))
 	for _, name := range slices.Sorted(maps.Keys(headers)) {
-		value := headers[name]
+		value, same := headers[name], http.CanonicalHeaderKey(name)
 		size += len(name) + len(value)
 		switch {
+		case seen[same]:
+			return fmt.Errorf("%s is there twice, in two spellings: leave one out", same)
 		case !isToken(name):
 			return fmt.Errorf("%.64q is no name of a header: use letters, digits and dashes", name)
 		case isOurHeader(name):
@@ -102,6 +104,7 @@ func checkHeaders(headers map[string]string) error {
 		case strings.ContainsFunc(value, isControl):
 			return fmt.Errorf("the value of %s has a line break or another control character in it", name)
 		}
+		seen[same] = true
 	}
 	if size > maxHeaderBytes {
 		return fmt.Errorf("they have %d bytes, more than %d", size, maxHeaderBytes)

@@ -465,6 +465,16 @@ func (s *Store) Attempts(ctx context.Context, projectID int64, deliveries ...uui
 	return list, translate("reading attempts", err)
 }
 
+// AttemptsFor counts the attempts of a delivery that ended for one of some
+// reasons.
+func (s *Store) AttemptsFor(ctx context.Context, projectID int64, delivery uuid.UUID, reasons []string) (n int, err error) {
+	err = s.hot.QueryRow(ctx, `
+		SELECT (SELECT count(*) FROM attempts WHERE project_id = $1 AND delivery_id = $2 AND reason = ANY($3::text[]))
+		     + (SELECT count(*) FROM deliveries WHERE project_id = $1 AND id = $2 AND reason = ANY($3::text[]))`,
+		projectID, delivery, reasons).Scan(&n)
+	return n, translate("counting attempts", err)
+}
+
 // DeliveryFilter narrows a list or a bulk retry; zero fields do not.
 type DeliveryFilter struct {
 	Status        relay.DeliveryStatus
