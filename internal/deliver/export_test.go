@@ -38,3 +38,18 @@ const MostReleased = releaseAhead + claimSize
 
 // HookConcurrency is how many calls are made to one target at a time.
 const HookConcurrency = hookConcurrency
+
+// MaxHooks is how many hooks a node holds.
+const MaxHooks = maxHooks
+
+// HookShare is how many hooks of one project a node holds, where it holds none
+// of others, and about what a claim may add.
+const HookShare = maxHooks/(laneShare+1) + claimSize
+
+// Held returns how many hooks are held, and of how many targets something is
+// remembered.
+func (h *Hooks) Held() (hooks, lanes int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.all.hooks, len(h.lanes)
+}

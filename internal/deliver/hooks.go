@@ -29,12 +29,14 @@ import (
 // the same parts: claims under a lease, lanes with a breaker, records in
 // batches. A lane is of a target: all subscriptions of a project to one URL.
 // What its lane has no room for stays in the table, where it is in nobody's
-// way.
+// way. A project holds at most a third of the room that is left: one whose
+// targets are all slow gets a quarter of the whole, with room for each of them,
+// and the others are told as if it were not there.
 
 // The bounds of telling.
 const (
-	maxHooks        = 4_096    // in all lanes together
-	maxHooksSize    = 16 << 20 // bytes of their payloads; one claim may go beyond
+	maxHooks        = 32_000   // in all lanes together, with those that are being sent; one claim may go beyond
+	maxHooksSize    = 32 << 20 // bytes of their payloads; the same
 	hookPiece       = 64       // of one subscription in one claim; a lane that holds more asks for none
 	hookConcurrency = 8        // calls at a time to one target
 	hookTimeout     = 10 * time.Second
@@ -60,8 +62,8 @@ type Hooks struct {
 
 	mu      sync.Mutex
 	lanes   map[target]*hookLane
-	queued  int
-	bytes   int
+	all     load
+	of      map[int64]*load // of each project that has any
 	running bool
 	eased   chan struct{} // a hint that a lane has room again
 	calls   sync.WaitGroup
@@ -74,11 +76,18 @@ type target struct {
 	url       string
 }
 
+// load is what is held in memory: hooks that wait in their lanes and those that
+// are being sent, and the bytes of their payloads.
+type load struct{ hooks, bytes int }
+
+func (l *load) add(hooks, bytes int) { l.hooks, l.bytes = l.hooks+hooks, l.bytes+bytes }
+
 // hookLane is the queue of one target. Its fields are guarded by Hooks.mu.
 type hookLane struct {
 	queue   []relay.Hook
 	active  int
 	breaker breaker
+	heard   bool // somebody subscribes to it, as ready has found last
 }
 
 // NewHooks returns Hooks; Run makes them work.
@@ -86,7 +95,7 @@ func NewHooks(cfg HooksConfig) (*Hooks, error) {
 	if cfg.Store == nil || cfg.Directory == nil || cfg.Client == nil || cfg.Log == nil {
 		return nil, errors.New("deliver: HooksConfig has a field that is nil")
 	}
-	h := &Hooks{cfg: cfg, lanes: map[target]*hookLane{}, eased: make(chan struct{}, 1)}
+	h := &Hooks{cfg: cfg, lanes: map[target]*hookLane{}, of: map[int64]*load{}, eased: make(chan struct{}, 1)}
 	bounds := groupcommit.Config{MaxBatch: recordBatch, MaxWaiting: recordBatch, Committers: 1, Pause: recordPause}
 	h.recorder = groupcommit.New(bounds, nil, h.commitAttempts)
 	return h, nil
@@ -124,7 +133,7 @@ func (h *Hooks) stop() (held []relay.Hook) {
 		held = append(held, l.queue...)
 		l.queue = nil
 	}
-	h.queued, h.bytes = 0, 0
+	h.left(held...)
 	return held
 }
 
@@ -183,25 +192,39 @@ func (h *Hooks) ClaimOnce(ctx context.Context) (int, error) {
 	return len(claimed), nil
 }
 
-// ready lists the subscriptions whose lanes take more, in random order, so
-// that none is always the last; and how many hooks there is room for.
+// ready lists the subscriptions whose lanes and projects take more, in random
+// order, so that none is always the last; and how many hooks there is room for.
+// It forgets lanes of which there is nothing to remember.
 func (h *Hooks) ready(now time.Time) (ids []uuid.UUID, room int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for at, l := range h.lanes {
-		if len(l.queue) == 0 && l.active == 0 && l.breaker.fresh() {
-			delete(h.lanes, at) // nobody holds it: work ends under mu
-		}
-	}
-	if h.bytes >= maxHooksSize {
-		return nil, 0
+	for _, l := range h.lanes {
+		l.heard = false
 	}
 	for id, sub := range h.cfg.Directory.Current().Subscriptions() { // a map's order is random
-		if l := h.lanes[target{sub.ProjectID, sub.Target}]; l == nil || l.takes(now) {
+		l := h.lanes[target{sub.ProjectID, sub.Target}]
+		if l != nil {
+			l.heard = true
+		}
+		if (l == nil || l.takes(now)) && !h.crowded(sub.ProjectID) {
 			ids = append(ids, id)
 		}
 	}
-	return ids, maxHooks - h.queued
+	for at, l := range h.lanes {
+		if len(l.queue) == 0 && l.active == 0 && (l.breaker.fresh() || !l.heard) {
+			delete(h.lanes, at) // nobody holds it: work ends under mu
+		}
+	}
+	if h.all.bytes >= maxHooksSize {
+		return nil, 0
+	}
+	return ids, max(0, maxHooks-h.all.hooks)
+}
+
+// crowded reports whether a project holds its share. The caller holds mu.
+func (h *Hooks) crowded(projectID int64) bool {
+	l := h.of[projectID]
+	return l != nil && (l.hooks >= (maxHooks-h.all.hooks)/laneShare || l.bytes >= (maxHooksSize-h.all.bytes)/laneShare)
 }
 
 // takes reports whether a lane takes more. Of a target that does not answer it
@@ -232,8 +255,7 @@ func (h *Hooks) queue(ctx context.Context, claimed []relay.Hook) {
 			h.lanes[at] = l
 		}
 		l.queue = append(l.queue, hook)
-		h.queued++
-		h.bytes += len(hook.Payload)
+		h.came(&hook)
 		if l.active < hookConcurrency {
 			l.active++
 			h.calls.Go(func() { h.work(l) })
@@ -259,57 +281,103 @@ func (h *Hooks) work(l *hookLane) {
 			return
 		}
 		h.send(h.callCtx, l, hook, probe)
+		h.sent(hook)
 	}
 }
 
 // next takes the oldest hook of a lane, or ends the worker. Where the target
-// does not answer, what the lane holds is given back, but for a probe.
+// does not answer, what the lane holds is given back, but for a probe; and so
+// is, where it is slow, what has waited here for too long.
 func (h *Hooks) next(l *hookLane) (hook relay.Hook, probe, ok bool) {
+	hook, probe, back, ok := h.take(l)
+	h.giveBack(h.callCtx, back)
+	return hook, probe, ok
+}
+
+func (h *Hooks) take(l *hookLane) (hook relay.Hook, probe bool, back []relay.Hook, ok bool) {
 	h.mu.Lock()
-	if len(l.queue) == 0 || !h.running {
-		l.active--
-		h.mu.Unlock()
-		return hook, false, false
+	defer h.mu.Unlock()
+	if h.running {
+		back = l.stale()
+		if len(l.queue) > 0 {
+			if ok, probe = l.breaker.permit(time.Now()); !ok {
+				back, l.queue = append(back, l.queue...), nil
+			}
+		}
+		h.left(back...)
 	}
-	permitted, probe := l.breaker.permit(time.Now())
-	if !permitted {
-		held := l.queue
-		l.queue = nil
-		h.left(held...)
+	if !ok {
 		l.active--
-		h.mu.Unlock()
-		h.giveBack(h.callCtx, held)
-		return hook, false, false
+		return hook, false, back, false
 	}
 	hook = l.queue[0]
 	l.queue[0] = relay.Hook{} // lets go of the payload
 	l.queue = l.queue[1:]
-	h.left(hook)
 	if len(l.queue) == hookPiece/2 {
-		select {
-		case h.eased <- struct{}{}:
-		default:
-		}
+		h.ease()
 	}
-	h.mu.Unlock()
-	return hook, probe, true
+	return hook, probe, back, true
 }
 
-// left counts hooks that have left their lane. The caller holds mu.
+// stale takes those out of a lane whose leases do not outlast a call. The
+// oldest are at its head.
+func (l *hookLane) stale() (list []relay.Hook) {
+	n := 0
+	for n < len(l.queue) && time.Until(l.queue[n].LeaseEnds) < hookTimeout+leaseMargin {
+		n++
+	}
+	list = append(list, l.queue[:n]...)
+	clear(l.queue[:n]) // lets go of the payloads
+	l.queue = l.queue[n:]
+	return list
+}
+
+// ease hints that there is room again.
+func (h *Hooks) ease() {
+	select {
+	case h.eased <- struct{}{}:
+	default:
+	}
+}
+
+// came counts a hook that is held from here on. The caller holds mu.
+func (h *Hooks) came(hook *relay.Hook) {
+	l := h.of[hook.ProjectID]
+	if l == nil {
+		l = &load{}
+		h.of[hook.ProjectID] = l
+	}
+	l.add(1, len(hook.Payload))
+	h.all.add(1, len(hook.Payload))
+}
+
+// left counts hooks that are held no more. The caller holds mu.
 func (h *Hooks) left(hooks ...relay.Hook) {
 	for i := range hooks {
-		h.queued--
-		h.bytes -= len(hooks[i].Payload)
+		project, size := hooks[i].ProjectID, len(hooks[i].Payload)
+		h.all.add(-1, -size)
+		if l := h.of[project]; l.hooks > 1 {
+			l.add(-1, -size)
+			continue
+		}
+		delete(h.of, project)
 	}
+}
+
+// sent counts a hook that was being sent.
+func (h *Hooks) sent(hook relay.Hook) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.left(hook)
 }
 
 // send makes one attempt and records it, without waiting for that.
 func (h *Hooks) send(ctx context.Context, l *hookLane, hook relay.Hook, probe bool) {
 	now := h.cfg.Directory.Current()
 	sub, project := now.Subscription(hook.SubscriptionID), now.ProjectByID(hook.ProjectID)
-	if sub == nil || project == nil || time.Until(hook.LeaseEnds) < hookTimeout+leaseMargin {
+	if sub == nil || project == nil {
 		h.dropped(l, probe)
-		h.giveBack(ctx, []relay.Hook{hook}) // nobody's any more, or it has waited too long here
+		h.giveBack(ctx, []relay.Hook{hook}) // nobody's any more
 		return
 	}
 	a := relay.HookAttempt{ProjectID: hook.ProjectID, HookID: hook.ID, Lease: hook.Lease}

@@ -321,6 +321,68 @@ func TestDeadTargetBesideHealthy(t *testing.T) {
 	}
 }
 
+// A project with as many slow targets as it may have, each of which is owed a
+// lot, fills its share of a node's memory, and another project is told at once.
+func TestSlowTargetsOfOneProject(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, ok)
+	release := make(chan struct{})
+	slow := newSubscriber(t, func(_ http.ResponseWriter, r *http.Request) {
+		select {
+		case <-release:
+		case <-r.Context().Done():
+		}
+	})
+	for i := range relay.MaxSubscriptions {
+		w.Subscribe(t, relay.WaitFailed, fmt.Sprintf("%s/%d", slow.URL, i))
+	}
+	storetest.Exec(t, w.url, `
+		INSERT INTO hooks (project_id, subscription_id, event, payload, give_up_at)
+		SELECT s.project_id, s.id, s.event, '{"id": "1"}', now() + interval '1 day' FROM subscriptions s, generate_series(1, 100)`)
+	other := storetest.NewProject(t, w.Store, "shop-b", w.at.URL)
+	healthy := newSubscriber(t, status(200))
+	other.Subscribe(t, relay.WaitCreated, healthy.URL)
+	h := newTeller(t, w.Store)
+	h.run(t)
+	t.Cleanup(func() { close(release) })
+	most := 0
+	untilWithin(t, 30*time.Second, "every slow target is called", func() bool {
+		held, _ := h.Held()
+		most = max(most, held)
+		called := map[any]bool{}
+		for _, hook := range slow.hooks() {
+			called[hook.Hook["_id"]] = true
+		}
+		return len(called) == relay.MaxSubscriptions
+	})
+	other.Wait(t, "u-1")
+	untilWithin(t, 5*time.Second, "the other project is told", func() bool { return len(healthy.hooks()) == 1 })
+	if held, _ := h.Held(); max(most, held) > deliver.HookShare {
+		t.Errorf("%d hooks of a project were held, want at most %d", max(most, held), deliver.HookShare)
+	}
+}
+
+// A target that nobody subscribes to any more is forgotten, whatever it said.
+func TestTargetsAreForgotten(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, ok)
+	at := newSubscriber(t, status(503))
+	sub := w.Subscribe(t, relay.WaitCreated, at.URL)
+	h := newTeller(t, w.Store).run(t)
+	w.Wait(t, "u-1")
+	until(t, "it has failed", func() bool { return len(at.hooks()) > 0 })
+	if _, lanes := h.Held(); lanes != 1 {
+		t.Fatalf("%d targets are remembered, want 1", lanes)
+	}
+	if err := h.directory.Unsubscribe(t.Context(), &sub); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "it is forgotten", func() bool {
+		held, lanes := h.Held()
+		return held == 0 && lanes == 0
+	})
+}
+
 // A node that dies after the commit, or with a hook in its hands, loses
 // nothing: another one tells.
 func TestHooksOutliveTheirNode(t *testing.T) {
