@@ -297,7 +297,7 @@ func (e *Engine) render(ctx context.Context, p *plan.Plan, d *relay.Delivery, to
 	call.UserID, call.Conversation, call.DeliveryID, call.At = d.Wait.UserID, scope.Correlation.Conversation, d.ID.String(), now
 	call.Doubtful = to.OnUnknown == relay.ConfirmUnknown && d.Attempts > 0
 	if d.ByHand && to.Platform.Confirms {
-		if call.Said, err = e.cfg.Store.AttemptsFor(ctx, d.ProjectID, d.ID, platform.Stands()); err != nil {
+		if call.Said, err = e.said(ctx, d); err != nil {
 			return step, nil, err
 		}
 	}
@@ -312,6 +312,13 @@ func (e *Engine) render(ctx context.Context, p *plan.Plan, d *relay.Delivery, to
 	}
 	step, err = to.Platform.Begin(account, call)
 	return step, notes, err
+}
+
+// said counts how often a delivery that a person retries was said for certain.
+func (e *Engine) said(ctx context.Context, d *relay.Delivery) (int, error) {
+	ctx, cancel := context.WithTimeout(ctx, saidTimeout)
+	defer cancel()
+	return e.cfg.Store.AttemptsFor(ctx, d.ProjectID, d.ID, platform.Stands())
 }
 
 // commitAttempts records one batch. What the database cannot take now is

@@ -69,6 +69,7 @@ const (
 	recordTimeout = 10 * time.Second // of all tries: results are not thrown away for a hiccup
 	recordBatch   = 256
 	recordPause   = 4 * time.Millisecond // between batches: nobody waits for them
+	saidTimeout   = 2 * time.Second      // of a look at earlier attempts, before a send
 	markTimeout   = 2 * time.Second      // of the mark before a send; it is taken out of leaseMargin
 	leaseMargin   = 5 * time.Second      // lease that must be left after the timeout of a send, to record it
 )

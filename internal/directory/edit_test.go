@@ -648,3 +648,49 @@ func TestChangesAtOnce(t *testing.T) {
 		t.Errorf("got %d destinations, want 8", got)
 	}
 }
+
+// What is no public address is refused as the target of a subscription, in
+// whatever form it is written; a name is judged when it is dialled.
+func TestTargetsRefused(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	project := n.Current().Project("default")
+	for name, target := range map[string]string{
+		"loopback":               "https://127.0.0.1/hook",
+		"loopback IPv6":          "https://[::1]/hook",
+		"RFC 1918, 10":           "https://10.1.2.3/hook",
+		"RFC 1918, 172.16":       "https://172.31.255.1/hook",
+		"RFC 1918, 192.168":      "https://192.168.0.1/hook",
+		"unique local":           "https://[fd12::1]/hook",
+		"link-local":             "https://169.254.1.1/hook",
+		"link-local IPv6":        "https://[fe80::1]/hook",
+		"metadata":               "https://169.254.169.254/latest/meta-data",
+		"metadata IPv6":          "https://[fd00:ec2::254]/latest/meta-data",
+		"IPv4-mapped":            "https://[::ffff:127.0.0.1]/hook",
+		"IPv4-mapped metadata":   "https://[::ffff:a9fe:a9fe]/hook",
+		"6to4":                   "https://[2002:7f00:1::1]/hook",
+		"NAT64":                  "https://[64:ff9b::10.0.0.1]/hook",
+		"decimal":                "https://2130706433/hook",
+		"octal":                  "https://0177.0.0.1/hook",
+		"hexadecimal":            "https://0x7f000001/hook",
+		"parts left out":         "https://127.1/hook",
+		"a dot at the end":       "https://127.0.0.1./hook",
+		"localhost":              "https://localhost/hook",
+		"below localhost":        "https://a.localhost/hook",
+		"digits beyond ASCII":    "https://\u2460\u2461\u2466.0.0.1/hook",
+		"plain http":             "http://hooks.example/hook",
+		"a user before the host": "https://hooks.example@127.0.0.1/hook",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := n.Subscribe(t.Context(), project, relay.Everything, target)
+			var got *relay.Error
+			if !errors.As(err, &got) || got.Code != "address_refused" || !strings.HasPrefix(got.Detail, "target: ") {
+				t.Errorf("%s: got %v, want it refused", target, err)
+			}
+		})
+	}
+	if _, err := n.Subscribe(t.Context(), project, relay.Everything, "https://hooks.example/hook"); err != nil {
+		t.Errorf("a public name: %v", err)
+	}
+}
