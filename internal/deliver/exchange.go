@@ -86,7 +86,8 @@ func (e *Engine) send(ctx context.Context, to *directory.Destination, s *platfor
 	if err != nil {
 		return platform.Step{}, 0, err
 	}
-	a.Response = string(resp.Body[:min(len(resp.Body), maxResponse)])
+	quoted := to.Platform.Quoted(to.Account(), s.Request.Header, resp.Body)
+	a.Response = string(quoted[:min(len(quoted), maxResponse)])
 	next := to.Platform.Next(s, platform.Response{
 		Status: resp.Status, Header: resp.Header, Body: resp.Body, Found: resp.Found, Unsearched: resp.Unsearched,
 	}, time.Now())

@@ -1,6 +1,7 @@
 package deliver_test
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -397,6 +398,57 @@ func TestRateCountsEveryCall(t *testing.T) {
 			hours := storetest.Query[float64](t, w.url, `SELECT extract(epoch FROM spent_until - now())::float8 / 3600 FROM rate_budgets`)
 			if want := float64(tt.calls - 1); hours < want-0.1 || hours > want+0.1 {
 				t.Errorf("it is spent for %.2f h ahead, want %.0f", hours, want)
+			}
+		})
+	}
+}
+
+// A platform that quotes the request it was sent, as some bots do to help,
+// gives none of what lets us in to those who read deliveries.
+func TestQuotedSecretsAreMasked(t *testing.T) {
+	t.Parallel()
+	const password = `hush/hush "pass" word`
+	for _, name := range []string{"certainly", "haptik", "smartify", "userengage", "webhook"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, ok)
+			there := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+				if r.Method == http.MethodGet {
+					_, _ = io.WriteString(rw, conversation)
+					return
+				}
+				user, secret, _ := r.BasicAuth()
+				quoted, _ := json.Marshal(map[string]any{"error": "quoted", "got": r.Header, "user": user, "password": secret})
+				rw.WriteHeader(http.StatusUnprocessableEntity)
+				_, _ = io.WriteString(rw, strings.ReplaceAll(string(quoted), "/", `\/`)) // as PHP writes it
+				_, _ = rw.Write(quoted)
+			}))
+			t.Cleanup(there.Close)
+			to := at(name, there.URL)
+			secrets := []string{"a-token-of-the-bot"}
+			switch name {
+			case "smartify":
+				to.Settings["username"], to.Secrets = "a@b.example", map[string]string{"password": password}
+				secrets = []string{"hush", base64.StdEncoding.EncodeToString([]byte("a@b.example:" + password))}
+			case "webhook":
+				to.Secrets = map[string]string{"headers": `{"X-Api-Key":"hush/hush+hush=","Authorization":"Bearer hush/hush.hush"}`}
+				secrets = []string{"hush"}
+			}
+			d := w.owe(t, says(name, w.put(t, to)), "u-1")[0]
+			e := newEngine(t, w.Store, time.Second)
+			e.run(t)
+			e.HandOver([]relay.Delivery{d})
+			until(t, "the first attempt is recorded", func() bool {
+				return storetest.Query[int](t, w.url, `SELECT attempts FROM deliveries WHERE id = $1`, d.ID) > 0
+			})
+			got := storetest.Query[string](t, w.url, `SELECT coalesce(response, '') FROM deliveries WHERE id = $1`, d.ID)
+			if !strings.Contains(got, "quoted") || !strings.Contains(got, "***") {
+				t.Errorf("got the answer %q, want it kept, with masks", got)
+			}
+			for _, secret := range secrets {
+				if strings.Contains(got, secret) || strings.Contains(got, strings.ReplaceAll(secret, "/", `\/`)) {
+					t.Errorf("%q stands in what is kept: %s", secret, got)
+				}
 			}
 		})
 	}

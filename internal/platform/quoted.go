@@ -1,0 +1,80 @@
+package platform
+
+import (
+	"bytes"
+	"encoding/json"
+	"net/http"
+	"strings"
+)
+
+// minMasked is how long, in bytes, a secret is at least that is looked for: a
+// shorter one stands in any text.
+const minMasked = 4
+
+// Quoted returns an answer as it may be kept and shown: with a mask where it
+// quotes what has let us in. Some platforms do, to help.
+func (p *Platform) Quoted(account Account, sent http.Header, answer []byte) []byte {
+	for _, s := range p.Settings {
+		switch value := account.Settings[s.Name]; {
+		case !s.Secret || value == "":
+		case s.Kind == Headers:
+			headers, _ := readHeaders(value) // they were read before, to be sent
+			for _, header := range headers {
+				answer = maskIn(answer, header)
+				answer = maskIn(answer, credentialsOf(header))
+			}
+		default:
+			answer = maskIn(answer, value)
+		}
+	}
+	return maskIn(answer, credentialsOf(sent.Get("Authorization")))
+}
+
+// credentialsOf is what stands behind the scheme of an Authorization.
+func credentialsOf(header string) string {
+	if _, credentials, ok := strings.Cut(header, " "); ok {
+		return credentials
+	}
+	return header
+}
+
+// maskIn masks a secret as it is, and as it stands in JSON.
+func maskIn(text []byte, secret string) []byte {
+	if len(secret) < minMasked {
+		return text
+	}
+	text = replaceIn(text, secret)
+	if !strings.ContainsAny(secret, `"\/<>&`) {
+		return text
+	}
+	for _, escaped := range inJSON(secret) {
+		text = replaceIn(text, escaped)
+		text = replaceIn(text, strings.ReplaceAll(escaped, "/", `\/`)) // as PHP writes it
+	}
+	return text
+}
+
+// inJSON is a text as it stands in JSON, with the escapes for a page and
+// without.
+func inJSON(text string) (list []string) {
+	plain, err := encode(text)
+	if err != nil {
+		return nil // it is longer than any answer that is kept
+	}
+	escaped, err := json.Marshal(text)
+	if err != nil {
+		return nil
+	}
+	for _, form := range [][]byte{plain, escaped} {
+		list = append(list, string(form[1:len(form)-1])) // without its quotes
+	}
+	return list
+}
+
+// replaceIn copies a text only where there is something to mask.
+func replaceIn(text []byte, secret string) []byte {
+	if !bytes.Contains(text, []byte(secret)) {
+		return text
+	}
+	return bytes.ReplaceAll(text, []byte(secret), []byte(masked))
+}
