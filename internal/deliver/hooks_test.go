@@ -333,8 +333,9 @@ func TestSlowTargetsOfOneProject(t *testing.T) {
 		case <-r.Context().Done():
 		}
 	})
+	kinds := relay.AllNews[1:11]
 	for i := range relay.MaxSubscriptions {
-		w.Subscribe(t, relay.WaitFailed, fmt.Sprintf("%s/%d", slow.URL, i))
+		w.Subscribe(t, kinds[i%len(kinds)], fmt.Sprintf("%s/%d", slow.URL, i))
 	}
 	storetest.Exec(t, w.url, `
 		INSERT INTO hooks (project_id, subscription_id, event, payload, give_up_at)

@@ -63,9 +63,13 @@ type Subscription struct {
 	CreatedAt     time.Time
 }
 
-// MaxSubscriptions is how many subscriptions a project may have: each change
-// that all of them hear of is written once for each.
-const MaxSubscriptions = 100
+// How many subscriptions a project may have, in all and to be told of the same:
+// what happens is written once for each that hears of it, in the commit that
+// all projects share.
+const (
+	MaxSubscriptions = 100
+	MaxListeners     = 10
+)
 
 // ShownSubscription is a subscription as Tiledesk shows one.
 type ShownSubscription struct {

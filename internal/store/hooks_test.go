@@ -438,22 +438,48 @@ func TestClearHooks(t *testing.T) {
 
 func TestSubscriptionsAreBounded(t *testing.T) {
 	t.Parallel()
-	p, _ := project(t)
+	p, url := project(t)
 	first := p.Subscribe(t, relay.WaitCreated, hookTarget)
 	if again := p.Subscribe(t, relay.WaitCreated, hookTarget); again.ID != first.ID || again.Secret != "" || again.SigningSecret != "" {
 		t.Errorf("subscribing twice: got %+v, want the first one, without its secrets", again)
 	}
-	added := 1
-	err := p.Store.Configure(t.Context(), func(c *store.Change) (err error) {
-		for ; err == nil; added++ {
-			_, err = c.PutSubscription(t.Context(), relay.Subscription{
-				ID: relay.NewID(), ProjectID: p.ID, Event: relay.WaitCreated, Target: fmt.Sprint(hookTarget, added),
-			})
+	// add subscribes until that is refused, and returns how often it was not.
+	add := func(events ...relay.News) (added int) {
+		t.Helper()
+		err := p.Store.Configure(t.Context(), func(c *store.Change) error {
+			for {
+				_, err := c.PutSubscription(t.Context(), relay.Subscription{
+					ID: relay.NewID(), ProjectID: p.ID, Event: events[added%len(events)], Target: fmt.Sprint(hookTarget, relay.NewID()),
+				})
+				if !relay.IsKind(err, relay.Conflict) && err != nil {
+					return err
+				} else if err != nil {
+					return nil //nolint:nilerr // the refusal that is waited for
+				}
+				added++
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
 		}
-		return err
-	})
-	if added != relay.MaxSubscriptions+1 || !relay.IsKind(err, relay.Conflict) || !strings.Contains(err.Error(), "too_many_subscriptions") {
-		t.Errorf("adding: got %v at the subscription %d, want too_many_subscriptions at %d", err, added, relay.MaxSubscriptions+1)
+		return added
+	}
+	if got, want := add(relay.WaitCreated), relay.MaxListeners-1; got != want {
+		t.Errorf("one kind of news: %d more were added to the first, want %d", got, want)
+	}
+	if got := add(relay.Everything); got != 0 {
+		t.Errorf("%d subscriptions to everything were added where one kind has as many as may hear it", got)
+	}
+	storetest.Exec(t, url, `DELETE FROM subscriptions WHERE id IN (SELECT id FROM subscriptions ORDER BY id LIMIT 3)`)
+	if got := add(relay.Everything); got != 3 {
+		t.Errorf("%d subscriptions to everything were added, want 3", got)
+	}
+	if got := add(relay.WaitFailed); got != relay.MaxListeners-3 {
+		t.Errorf("%d of another kind were added beside 3 to everything, want %d", got, relay.MaxListeners-3)
+	}
+	before := storetest.Query[int](t, url, `SELECT count(*) FROM subscriptions`)
+	if got := add(relay.AllNews[3:]...); got != relay.MaxSubscriptions-before {
+		t.Errorf("%d of many kinds were added to %d, want %d in all", got, before, relay.MaxSubscriptions)
 	}
 }
 

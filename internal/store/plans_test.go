@@ -480,8 +480,8 @@ func fill(t *testing.T, url string) {
 		 SELECT id, 0, project_id, expires_at FROM correlations WHERE project_id = 99`,
 		`INSERT INTO openings (correlation_id, project_id, opened_at) SELECT id, project_id, now() FROM correlations WHERE project_id = 99`,
 		`INSERT INTO hooks (project_id, subscription_id, event, correlation_id, payload, personal, number, due_at, give_up_at)
-		 SELECT 99, gen_random_uuid(), 'delivery.dead', id, '{"a": 1}', '{"a": 1}', n, CASE WHEN n IS NOT NULL THEN now() END, now() + interval '2 days'
-		 FROM correlations, (VALUES (NULL::bigint), (1)) v (n) WHERE project_id = 99`,
+		 SELECT p.id, gen_random_uuid(), 'delivery.dead', c.id, '{"a": 1}', '{"a": 1}', n, CASE WHEN n IS NOT NULL THEN now() END, now() + interval '2 days'
+		 FROM correlations c, (SELECT id FROM projects WHERE name = 'told') p, (VALUES (NULL::bigint), (1)) v (n) WHERE c.project_id = 99`,
 		`INSERT INTO idempotency_keys (key, project_id, request, correlation_id)
 		 SELECT gen_random_uuid(), project_id, '\x00', id FROM correlations WHERE project_id = 99`,
 	} {

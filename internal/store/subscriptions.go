@@ -49,13 +49,8 @@ func (c *Change) PutSubscription(ctx context.Context, sub relay.Subscription) (m
 	if err = row.Scan(&made.ID, &made.CreatedAt); !errors.Is(err, pgx.ErrNoRows) {
 		return made, err
 	}
-	var n int
-	if err := c.tx.QueryRow(ctx, `SELECT count(*) FROM subscriptions WHERE project_id = $1`, sub.ProjectID).Scan(&n); err != nil {
+	if err := c.roomForSubscription(ctx, sub.ProjectID, sub.Event); err != nil {
 		return made, err
-	}
-	if n >= relay.MaxSubscriptions {
-		return made, relay.Errorf(relay.Conflict, "too_many_subscriptions",
-			"this project has %d subscriptions, the most that there may be: delete one first", n)
 	}
 	made = sub
 	id := sub.ID.String()
@@ -65,6 +60,28 @@ func (c *Change) PutSubscription(ctx context.Context, sub relay.Subscription) (m
 		c.s.keys.Seal([]byte(sub.Secret), subscriptionContext("secret", id)),
 		c.s.keys.Seal([]byte(sub.SigningSecret), subscriptionContext("signing-secret", id))).Scan(&made.CreatedAt)
 	return made, err
+}
+
+// roomForSubscription refuses one more where the project has as many as it may,
+// or where some kind of news would be told to more than may hear it.
+func (c *Change) roomForSubscription(ctx context.Context, projectID int64, event relay.News) error {
+	var all, listeners int
+	err := c.tx.QueryRow(ctx, `
+		SELECT coalesce(sum(n), 0), coalesce(sum(n) FILTER (WHERE event = '*'), 0) +
+		       coalesce(max(n) FILTER (WHERE event <> '*' AND ($2 = '*' OR event = $2)), 0)
+		FROM (SELECT event, count(*) AS n FROM subscriptions WHERE project_id = $1 GROUP BY event) s`,
+		projectID, string(event)).Scan(&all, &listeners)
+	switch {
+	case err != nil:
+		return err
+	case all >= relay.MaxSubscriptions:
+		return relay.Errorf(relay.Conflict, "too_many_subscriptions",
+			"this project has %d subscriptions, the most that there may be: delete one first", all)
+	case listeners >= relay.MaxListeners:
+		return relay.Errorf(relay.Conflict, "too_many_subscriptions",
+			"%d subscriptions of this project are told of the same already, the most that may be (those of * hear everything): delete one first, or let one of them pass it on", listeners)
+	}
+	return nil
 }
 
 // DeleteSubscription ends a subscription. What is owed to it is taken by
