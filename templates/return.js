@@ -9,7 +9,7 @@
     if (!shown) { return; }
     function again() { location.reload(); }
     if (!window.EventSource) { setTimeout(again, pause); return; }
-    var news = new EventSource(location.href);
+    var news = new EventSource(shown.dataset.news || location.href);
     news.addEventListener('state', function (event) {
       if (event.data !== shown.dataset.now) { news.close(); again(); }
     });

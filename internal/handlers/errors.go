@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -72,6 +73,12 @@ func (h *Handlers) answerError(err error, c echo.Context) {
 			c.Response().Header().Set("WWW-Authenticate", `Bearer realm="relay", Basic realm="relay"`)
 		}
 	}
+	if p.Status >= http.StatusInternalServerError && isPage(c) && wantsHTML(c.Request()) {
+		if err := h.showFailure(c, p.Status); err != nil {
+			h.cfg.Log.Debug("answer not written", "route", c.Path(), "error", err)
+		}
+		return
+	}
 	c.Response().Header().Set(echo.HeaderContentType, "application/problem+json")
 	if err := c.JSON(p.Status, p); err != nil {
 		h.cfg.Log.Debug("answer not written", "route", c.Path(), "error", err)
@@ -82,6 +89,12 @@ func (h *Handlers) answerError(err error, c echo.Context) {
 // a signature: providers, and bots.
 func signs(c echo.Context) bool {
 	return strings.HasPrefix(c.Path(), "/in/") || strings.HasPrefix(c.Path(), "/bots/")
+}
+
+// isPage reports whether the request's route is one of those that people open.
+func isPage(c echo.Context) bool {
+	first, _, _ := strings.Cut(strings.TrimPrefix(c.Path(), "/"), "/")
+	return slices.Contains([]string{"f", "go", "return"}, first)
 }
 
 func (h *Handlers) problemOf(err error, c echo.Context) problem {

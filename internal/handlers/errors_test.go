@@ -84,6 +84,14 @@ func TestDatabaseGoesAwayAndComesBack(t *testing.T) {
 			t.Errorf("%s: got %s, want nothing of the database in it", a.asked, a.Body)
 		}
 	}
+	// People are told in words for people, programs in their own.
+	for _, path := range []string{"/go/" + w["token"].(string), "/f/" + w["token"].(string), "/return/" + w["token"].(string), "/return/default/stripe?ref=cs_1"} {
+		a := n.visit(path).want(http.StatusServiceUnavailable)
+		if !strings.Contains(string(a.Body), "<h1>Not available at the moment</h1>") || a.Header.Get("Content-Security-Policy") == "" {
+			t.Errorf("%s: got %s, want a page", path, a.Body)
+		}
+		n.send(http.MethodGet, path, nil).refused(http.StatusServiceUnavailable, "database_unavailable")
+	}
 	n.send(http.MethodGet, "/readyz", nil).want(http.StatusOK)
 	line.mend()
 	eventually(t, "callbacks are accepted again", func() bool { return n.hook("/in/default/hook", body).Status == http.StatusOK })

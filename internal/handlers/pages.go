@@ -124,6 +124,11 @@ func (h *Handlers) showUnknown(c echo.Context) error {
 	return h.showPage(c, http.StatusNotFound, templates.StatusPage, templates.Status{Page: h.beginPage(c, nil, nil), State: "unknown"})
 }
 
+// showFailure tells a person that the page cannot be had now.
+func (h *Handlers) showFailure(c echo.Context, code int) error {
+	return h.showPage(c, code, templates.StatusPage, templates.Status{Page: h.beginPage(c, nil, nil), State: "unavailable"})
+}
+
 // showStatus shows a wait to the person who waits.
 func (h *Handlers) showStatus(c echo.Context, w *store.Correlation) error {
 	page, code, err := h.statusOf(c, w)
@@ -158,8 +163,9 @@ func (h *Handlers) statusOf(c echo.Context, w *store.Correlation) (page template
 	if w.Status == relay.Pending {
 		page.Refresh = pendingRefresh
 		page.State = h.pendingState(c, w)
-		if strings.HasPrefix(c.Path(), "/return/") { // where its script can ask for news
-			page.Now, page.Script, page.Live = stateOf(&w.Wait), h.pages.Script("return.js"), true
+		page.Now, page.Script, page.Live = stateOf(&w.Wait), h.pages.Script("return.js"), true
+		if !strings.HasPrefix(c.Path(), "/return/") { // which alone tells news
+			page.News = page.Root + "return/" + w.Token
 		}
 	}
 	return page, code, nil
