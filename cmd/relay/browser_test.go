@@ -66,8 +66,14 @@ type browser struct {
 
 func newBrowser(t *testing.T) *browser {
 	t.Helper()
+	needBrowser(t) // before a world is made for nothing
+	return openBrowser(t, newWorld(t))
+}
+
+// openBrowser starts a browser to look at a world.
+func openBrowser(t *testing.T, w *world) *browser {
+	t.Helper()
 	axe := needBrowser(t)
-	w := newWorld(t)
 	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.Flag("lang", "en"), chromedp.WindowSize(1000, 1200))
 	if os.Geteuid() == 0 {
 		options = append(options, chromedp.NoSandbox) // it refuses root otherwise
@@ -532,9 +538,7 @@ func TestBrowserAccessibility(t *testing.T) {
 	for _, scheme := range []string{"light", "dark"} {
 		for _, locale := range []string{"en", "ar"} {
 			t.Run(scheme+" "+locale, func(t *testing.T) {
-				p := b.tab(t, devtools(emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
-					Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}},
-				}))
+				p := b.tab(t, onScreen(scheme))
 				for _, state := range states {
 					w := b.booking(t, object{"locale": locale, "return_url": "https://chat.example/"})
 					if state.before != nil {
@@ -563,6 +567,13 @@ func TestBrowserAccessibility(t *testing.T) {
 			})
 		}
 	}
+}
+
+// onScreen makes the screen a light or a dark one.
+func onScreen(scheme string) step {
+	return devtools(emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
+		Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}},
+	})
 }
 
 // wantAccessible runs axe-core on the page: every rule of WCAG 2.2 A and AA,

@@ -49,8 +49,8 @@ func seconds(wait *float64) string {
 }
 
 // showPage renders a page whole before anything of it is sent. Pages load
-// nothing but their style sheet, run no script, and do not pass on their
-// address, which may hold a token.
+// nothing but their style sheet and script, run none but that, and do not pass
+// on their address, which may hold a token.
 func showPage(w http.ResponseWriter, status int, name string, data any) error {
 	var page bytes.Buffer
 	if err := pages.ExecuteTemplate(&page, name, data); err != nil {
@@ -59,7 +59,7 @@ func showPage(w http.ResponseWriter, status int, name string, data any) error {
 	h := w.Header()
 	h.Set("Content-Type", "text/html; charset=utf-8")
 	h.Set("Cache-Control", "no-store")
-	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; img-src data:; base-uri 'none'; frame-ancestors 'none'")
+	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src data:; base-uri 'none'; frame-ancestors 'none'")
 	h.Set("Referrer-Policy", "no-referrer")
 	h.Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(status)
@@ -67,10 +67,13 @@ func showPage(w http.ResponseWriter, status int, name string, data any) error {
 	return nil
 }
 
-func (s *Sandbox) showStyle(w http.ResponseWriter, r *http.Request) error {
-	w.Header().Set("Cache-Control", "max-age=3600")
-	http.ServeFileFS(w, r, pageFiles, "pages/style.css")
-	return nil
+// showFile serves what pages load.
+func (s *Sandbox) showFile(name string) func(http.ResponseWriter, *http.Request) error {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		w.Header().Set("Cache-Control", "max-age=3600")
+		http.ServeFileFS(w, r, pageFiles, "pages/"+name)
+		return nil
+	}
 }
 
 // indexLine is one conversation on the index.
@@ -85,7 +88,9 @@ func (s *Sandbox) showIndex(w http.ResponseWriter, _ *http.Request) error {
 	for _, c := range newest {
 		lines = append(lines, indexLine{c, chatPath(c.Platform, c.UserID)})
 	}
-	return showPage(w, http.StatusOK, "index.html", map[string]any{"Conversations": lines, "Counts": s.Counts()})
+	return showPage(w, http.StatusOK, "index.html", map[string]any{
+		"Conversations": lines, "Counts": s.Counts(), "Begin": len(s.offers) > 0,
+	})
 }
 
 func chatPath(platform, userID string) string {
@@ -101,23 +106,40 @@ func (s *Sandbox) nodePath(k key) string {
 	return "/sandbox/chat/" + url.PathEscape(k.user) + "/node?platform=" + url.QueryEscape(k.platform)
 }
 
+// chatPage is what the page of a conversation shows.
+type chatPage struct {
+	Conversation Conversation
+	Found        bool
+	Still        bool // it is not to change by itself
+	Path         string
+	Offers       []Offer
+	Problem      string // why what was asked for did not begin
+	Node         string // where its user comes to the node of its bot, or ""
+}
+
 // showChat shows a conversation as its user sees it, and between the lines
-// what the relay's calls did. It reloads itself unless asked to hold still.
+// what the relay's calls did. It follows what happens unless asked to hold
+// still.
 func (s *Sandbox) showChat(w http.ResponseWriter, r *http.Request) error {
-	k := keyOf(r)
-	c, found := s.book.get(k)
-	status := http.StatusOK
-	if !found {
+	page, status := s.chatPageOf(r), http.StatusOK
+	if !page.Found && page.Offers == nil {
 		status = http.StatusNotFound
-		c = Conversation{UserID: k.user, Platform: k.platform}
 	}
-	return showPage(w, status, "chat.html", map[string]any{
-		"Conversation": c,
-		"Found":        found,
-		"Still":        r.URL.Query().Get("refresh") == "off",
-		"Path":         chatPath(k.platform, k.user),
-		"Node":         s.nodePath(k),
-	})
+	return showPage(w, status, "chat.html", page)
+}
+
+func (s *Sandbox) chatPageOf(r *http.Request) chatPage {
+	k := keyOf(r)
+	page := chatPage{
+		Still: r.URL.Query().Get("refresh") == "off", Path: chatPath(k.platform, k.user), Node: s.nodePath(k),
+	}
+	if page.Conversation, page.Found = s.book.get(k); !page.Found {
+		page.Conversation = Conversation{UserID: k.user, Platform: k.platform}
+	}
+	if k.platform == Certainly {
+		page.Offers = s.offers
+	}
+	return page
 }
 
 // amountText shows an amount as 20.50 EUR.

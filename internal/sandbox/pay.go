@@ -29,6 +29,7 @@ const (
 type Stripe struct {
 	WebhookURL func() string // asked at each callback: a relay may not know its port before it listens
 	ReturnURL  func() string // where a payer goes afterwards, with {CHECKOUT_SESSION_ID} filled in; nil: nowhere
+	Lag        time.Duration // how long after the payer was sent back the callback of a payment comes; 0: before
 	Secret     string        // whsec_…, used as it is written
 	APIKey     string        // sk_…, that the API takes; "": it refuses all
 	HTTPClient *http.Client  // nil: one that follows no redirects; every callback has 10 s
@@ -114,6 +115,9 @@ func (s *Sandbox) pay(w http.ResponseWriter, r *http.Request) error {
 	}
 	declined := choice == "decline"
 	s.checkouts.put(s.checkoutOptions(visit, declined))
+	if back := s.returnURL(visit); !declined && back != "" && s.stripe.Lag > 0 {
+		return s.payLater(w, r, visit, back)
+	}
 	err = s.sendCallback(r.Context(), s.checkoutEvent(visit, declined))
 	switch {
 	case err != nil:
@@ -127,6 +131,24 @@ func (s *Sandbox) pay(w http.ResponseWriter, r *http.Request) error {
 		return nil
 	}
 	return s.showCheckout(w, http.StatusOK, payPage{checkout: visit, Title: "Paid", Paid: true})
+}
+
+// payLater sends the payer back first and the callback afterwards, as happens
+// at Stripe. Whether it is accepted is only logged: the payer is gone.
+func (s *Sandbox) payLater(w http.ResponseWriter, r *http.Request, visit checkout, back string) error {
+	w.Header().Set("Connection", "close") // no other request is to wait behind this one
+	w.Header().Set("Content-Length", "0")
+	w.Header().Set("Location", back)
+	w.WriteHeader(http.StatusSeeOther)
+	if err := http.NewResponseController(w).Flush(); err != nil {
+		return fmt.Errorf("sending the payer back: %w", err)
+	}
+	ctx := context.WithoutCancel(r.Context()) // a browser that has its answer may hang up
+	pause(ctx, s.stripe.Lag)
+	if err := s.sendCallback(ctx, s.checkoutEvent(visit, false)); err != nil {
+		s.log.WarnContext(ctx, "stripe callback not accepted", "err", err)
+	}
+	return nil
 }
 
 // readCheckout reads the page's form, which anybody could have written.

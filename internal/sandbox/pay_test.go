@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"relay.example/relay/internal/sandbox"
 )
@@ -186,5 +187,30 @@ func TestPayPageRefusesOtherForms(t *testing.T) {
 	}
 	if len(h.got) != 0 {
 		t.Errorf("got %d callbacks, want none", len(h.got))
+	}
+}
+
+// TestPayPageLeadsBackFirst holds the callback up until the payer is back: it
+// would be held up for ever if it were sent before.
+func TestPayPageLeadsBackFirst(t *testing.T) {
+	back, told := make(chan struct{}), make(chan string, 1)
+	srv := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		<-back
+		told <- string(body)
+	}))
+	t.Cleanup(srv.Close)
+	c := payConfig(&hook{url: srv.URL})
+	c.Stripe.ReturnURL = func() string { return "https://relay.example/return/x" }
+	c.Stripe.Lag = time.Nanosecond
+	s := open(t, c)
+	_, page := s.do(t, http.MethodGet, "/pay/abc?client_reference_id=x", "", "")
+	resp, _ := s.press(t, "/pay/abc", fields(page), "pay")
+	if got := resp.Header.Get("Location"); resp.StatusCode != http.StatusSeeOther || got != "https://relay.example/return/x" {
+		t.Errorf("got %d to %q, want 303 to the return page", resp.StatusCode, got)
+	}
+	close(back)
+	if got := <-told; !strings.Contains(got, "checkout.session.completed") {
+		t.Errorf("got the callback %s, want the paid session", got)
 	}
 }

@@ -41,6 +41,7 @@ type Config struct {
 	HaptikNode      HaptikNode
 
 	Stripe Stripe
+	Offers []Offer          // what the chat pages of Certainly's users let them begin
 	Logger *slog.Logger     // nil: silent
 	Now    func() time.Time // nil: time.Now; stamps messages and callbacks
 }
@@ -52,6 +53,7 @@ type Sandbox struct {
 	log       *slog.Logger
 	now       func() time.Time
 	stripe    Stripe
+	offers    []Offer
 	book      *book
 	certainly *platform
 
@@ -77,6 +79,7 @@ func New(c Config) *Sandbox {
 		log:       c.Logger,
 		now:       c.Now,
 		stripe:    c.Stripe.withDefaults(),
+		offers:    c.Offers,
 		book:      newBook(),
 		certainly: newPlatform(Certainly, field("user_id"), certainlyAnswer, c.CertainlyToken),
 		stripeAPI: newPlatform(StripeAPI, field(""), stripeAnswer, c.Stripe.APIKey),
@@ -159,7 +162,9 @@ func (s *Sandbox) routes() {
 	s.mux.Handle("GET /{$}", s.answers(s.showIndex))
 	s.mux.Handle("GET /sandbox/chat/{user_id}", s.answers(s.showChat))
 	s.mux.Handle("POST /sandbox/chat/{user_id}/node", s.answers(s.comeToNode))
-	s.mux.Handle("GET /sandbox/style.css", s.answers(s.showStyle))
+	s.mux.Handle("POST /sandbox/chat/{user_id}", s.answers(s.begin))
+	s.mux.Handle("GET /sandbox/style.css", s.answers(s.showFile("style.css")))
+	s.mux.Handle("GET /sandbox/chat.js", s.answers(s.showFile("chat.js")))
 	s.mux.Handle("GET /pay/{link}", s.answers(s.showPay))
 	s.mux.Handle("POST /pay/{link}", s.answers(s.pay))
 }
