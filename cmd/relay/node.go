@@ -46,6 +46,7 @@ type node struct {
 	sweeper   *sweeper.Sweeper
 	inquiry   *inquiry.Asker
 	remote    *remote.Keeper
+	ender     *checkout.Ender
 	handlers  *handlers.Handlers
 }
 
@@ -128,6 +129,11 @@ func (n *node) build() (err error) {
 	if err != nil {
 		return err
 	}
+	checkouts := checkout.New(n.client)
+	n.ender, err = checkout.NewEnder(checkout.EnderConfig{Store: n.store, Maker: checkouts, Source: n.payingSource, Log: n.log})
+	if err != nil {
+		return err
+	}
 	proxies, err := n.flags.trustedProxies()
 	if err != nil {
 		return err
@@ -135,7 +141,7 @@ func (n *node) build() (err error) {
 	n.handlers, err = handlers.New(handlers.Config{
 		Store: n.store, Directory: n.directory, Intake: n.intake, Plans: plans,
 		HandOver: n.engine.HandOver, Wake: n.engine.Wake, PublicURL: n.url, Metrics: n.metrics, Log: n.log, TrustedProxies: proxies,
-		Checkouts: checkout.New(n.client),
+		Checkouts: checkouts,
 	})
 	return err
 }
@@ -169,6 +175,15 @@ func (n *node) sourceName(id int64) (project, name string, known bool) {
 		return "", "", false
 	}
 	return now.ProjectByID(src.ProjectID).Name, src.Name, true
+}
+
+// payingSource tells where a source's sessions are ended, and with which key.
+func (n *node) payingSource(id int64) (api, key string, ok bool) {
+	src := n.directory.Current().SourceByID(id)
+	if src == nil || src.Err != nil || src.APIKey() == "" {
+		return "", "", false
+	}
+	return src.API(), src.APIKey(), true
 }
 
 // close gives up what newNode took, for a node that never ran.
@@ -227,7 +242,7 @@ func (n *node) run(ctx context.Context) error {
 
 	configuration := n.start(fail, n.directory.Run, collectLazily)
 	sends := n.start(fail, n.engine.Run, n.hooks.Run)
-	commits := n.start(fail, n.intake.Run, n.sweeper.Run, n.inquiry.Run, n.remote.Run, n.handlers.Run)
+	commits := n.start(fail, n.intake.Run, n.sweeper.Run, n.inquiry.Run, n.remote.Run, n.ender.Run, n.handlers.Run)
 	listeners := n.start(fail,
 		func(context.Context) error { return serve(public, n.public) },
 		func(context.Context) error { return serve(ops, n.ops) })

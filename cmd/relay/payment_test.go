@@ -1,8 +1,10 @@
 package main
 
 import (
+	"maps"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -504,4 +506,68 @@ func ignoredType(t *testing.T, w *world) {
 	if !slices.ContainsFunc(ignored, func(e received) bool { return e.ProviderID == id && e.Rule == "type_ignored" }) {
 		t.Errorf("events: got %+v, want %s kept as ignored", ignored, id)
 	}
+}
+
+// TestCreatedSessionsEnd ends waits that are paid by a session of their own,
+// and wants it closed at Stripe: nobody pays for what nobody waits for.
+func TestCreatedSessionsEnd(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	order := object{
+		"destination": "bot", "source": "stripe", "expires_in": "45m", "module_id": paidModule, "user_id": "u-" + relay.NewToken(),
+		"create": object{"checkout_session": object{"line_items": []object{{"price": "price_1", "quantity": 1}}}},
+	}
+	session := func(t *testing.T, of wait) (id string) {
+		t.Helper()
+		resp, _ := exchange(t, http.MethodGet, of.URL, nil, "")
+		_, id, _ = strings.Cut(resp.Header.Get("Location"), "?session=")
+		return id
+	}
+	status := func(t *testing.T, id string) string {
+		t.Helper()
+		_, text := exchange(t, http.MethodGet, w.boxURL+"/stripe/v1/checkout/sessions/"+id, http.Header{"Authorization": {"Bearer " + stripeKey}}, "")
+		return regexp.MustCompile(`"status": *"(\w+)"`).FindStringSubmatch(text)[1]
+	}
+	by := func(path string, body object) func(*testing.T, wait) {
+		return func(t *testing.T, of wait) {
+			t.Helper()
+			w.call(t, http.MethodPost, "/v1/correlations/"+of.ID+path, body, nil, http.StatusOK)
+		}
+	}
+	for name, end := range map[string]func(*testing.T, wait){
+		"cancelled":        by("/cancel", object{}),
+		"resolved by hand": by("/resolve", object{"outcome": "completed"}),
+		"superseded":       func(t *testing.T, of wait) { t.Helper(); w.register(t, "", with(order, object{"user_id": of.UserID})) },
+		"expired": func(t *testing.T, of wait) {
+			t.Helper()
+			storetest.Overdue(t, w.dbURL, uuid.MustParse(of.ID))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			reg := w.register(t, "", with(order, object{"user_id": "u-" + relay.NewToken()}))
+			id := session(t, reg)
+			if got := status(t, id); got != "open" {
+				t.Fatalf("at first: got %s, want it open", got)
+			}
+			end(t, reg)
+			await(t, patience, "the end of the session", func() bool { return status(t, id) == "expired" })
+			await(t, patience, "the timeline to tell of it", func() bool {
+				return strings.Contains(w.call(t, http.MethodGet, "/v1/correlations/"+reg.ID, nil, nil, http.StatusOK), id+", try 1: it can be paid no more")
+			})
+			// What Stripe sends of it is late, and does nothing.
+			before := w.settled(t, reg.ID)
+			w.stripe(t, "checkout.session.expired", sandbox.StripeOptions{SessionID: id, Token: reg.Token})
+			if diff := cmp.Diff(before.Deliveries, w.settled(t, reg.ID).Deliveries); diff != "" {
+				t.Errorf("the deliveries after it had expired at Stripe (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// with is an object with some fields in place of its own.
+func with(fields, others object) object {
+	out := maps.Clone(fields)
+	maps.Copy(out, others)
+	return out
 }

@@ -59,7 +59,7 @@ var charters = []charter{
 	{"internal/plan", names("relay mapping platform form")},
 	{"internal/metrics", names("relay store")},
 
-	{"internal/checkout", names("relay egress")},
+	{"internal/checkout", names("relay egress store")},
 	{"internal/directory", append(names("relay store provider platform egress plan checkout standardwebhooks"), "templates")},
 	{"internal/intake", names("relay store plan mapping groupcommit directory metrics")},
 	{"internal/deliver", names("relay store plan mapping platform egress groupcommit directory metrics standardwebhooks")},

@@ -1,9 +1,15 @@
 // Package checkout makes what a person pays by when their wait is registered: a
-// Checkout Session or a Payment Link at Stripe.
+// Checkout Session or a Payment Link at Stripe. Where the wait ends in another
+// way than by its payment, it has the session ended too.
 //
 // What it promises: one call within Timeout, by the guarded client; the same
 // Order with the same Key makes one object, however often it is asked for; an
 // error says what to do, and holds neither key nor token.
+//
+// Ending is a row, committed with the end of the wait; a node claims it under
+// a lease and tries a few times. No wait depends on it: a payment that comes
+// all the same is a late one, as through every link.
+//
 // What Stripe calls its parameters, and of which shape they are, is taken from
 // Stripe's own library, so that a misspelt one is told when a flow is saved.
 package checkout
@@ -113,21 +119,42 @@ func (m *Maker) Make(ctx context.Context, o Order) (Made, error) {
 	for name, value := range o.values() {
 		params.AddExtra(name, value)
 	}
-	u, err := url.Parse(o.API)
-	if err != nil {
-		return Made{}, &Error{Reason: Refused, Detail: "the source's base_url cannot be read", Answered: true}
+	made, refused := m.post(o.API, paths[o.Kind], o.APIKey, params, o.Token)
+	if refused != nil {
+		return Made{}, refused
 	}
-	by := &way{calls: m.calls, prefix: u.Path}
-	u.Path = ""
-	var made object
-	if err := by.backend(u.String()).Call(http.MethodPost, paths[o.Kind], o.APIKey, params, &made); err != nil {
-		return Made{}, explain(err, by.status, o.Token)
-	}
-	u, err = url.Parse(made.URL)
+	u, err := url.Parse(made.URL)
 	if err != nil || u.Host == "" || made.ID == "" {
 		return Made{}, &Error{Reason: Refused, Detail: "Stripe has made it without an address to pay at", Answered: true}
 	}
 	return Made{ID: made.ID, URL: made.URL}, nil
+}
+
+// End ends a session, so that nobody pays by it any more. Its error is an
+// *Error; Refused says that there was nothing to end: it had been paid, or had
+// expired, or is not known.
+func (m *Maker) End(ctx context.Context, api, apiKey, session string) error {
+	ctx, cancel := context.WithTimeout(ctx, Timeout)
+	defer cancel()
+	path := paths[relay.CreateSession] + "/" + url.PathEscape(session) + "/expire"
+	if _, refused := m.post(api, path, apiKey, &stripe.Params{Context: ctx}, session); refused != nil {
+		return refused
+	}
+	return nil
+}
+
+// post makes one call. secret is what its error does not repeat.
+func (m *Maker) post(api, path, apiKey string, params *stripe.Params, secret string) (answer object, refused *Error) {
+	u, err := url.Parse(api)
+	if err != nil {
+		return answer, &Error{Reason: Refused, Detail: "the source's base_url cannot be read", Answered: true}
+	}
+	by := &way{calls: m.calls, prefix: u.Path}
+	u.Path = ""
+	if err := by.backend(u.String()).Call(http.MethodPost, path, apiKey, params, &answer); err != nil {
+		return answer, explain(err, by.status, secret)
+	}
+	return answer, nil
 }
 
 // way is the way of one order to Stripe. Stripe's library knows no address with

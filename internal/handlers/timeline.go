@@ -31,6 +31,7 @@ const (
 	stepReconciling     step = "reconciling"
 	stepAsked           step = "asked"
 	stepResolved        step = "resolved"
+	stepSessionEnded    step = "session_ended"
 	stepCompletedLate   step = "completed_late"
 	stepDeliveryCreated step = "delivery_created"
 	stepRendered        step = "rendered"
@@ -73,6 +74,7 @@ type history struct {
 	deliveries []*store.DeliveryRecord // oldest first
 	attempts   map[uuid.UUID][]store.AttemptRecord
 	questions  []store.QuestionRecord // to the provider, before the wait expired
+	checkout   store.Checkout         // what it was to be paid by; zero: nothing was made, or it is erased
 }
 
 // historyOf reads what happened to a wait: the events that belong to it and
@@ -95,6 +97,11 @@ func (h *Handlers) historyOf(ctx context.Context, w *store.Correlation) (*histor
 	slices.Reverse(out.deliveries)
 	if w.Reconciled != nil {
 		if out.questions, err = h.cfg.Store.QuestionsAbout(ctx, w.ProjectID, w.ID); err != nil {
+			return nil, err
+		}
+	}
+	if w.Plan.Create != nil && w.ResolvedAt != nil {
+		if out.checkout, err = h.cfg.Store.CheckoutOf(ctx, w.ID); err != nil && !relay.IsKind(err, relay.NotFound) {
 			return nil, err
 		}
 	}
@@ -123,6 +130,12 @@ func (h *history) timeline() []moment {
 		out = append(out, questionMoments(q)...)
 	}
 	out = append(out, h.endMoments()...)
+	if end := h.checkout.EndResult; end != nil {
+		out = append(out, moment{
+			at: *h.checkout.EndTriedAt, Step: stepSessionEnded,
+			Detail: fmt.Sprintf("%s, try %d: %s", h.checkout.Object, h.checkout.EndTries, endSays[*end]),
+		})
+	}
 	for _, d := range h.deliveries {
 		out = append(out, deliveryMoments(d, h.attempts[d.ID])...)
 	}
@@ -275,6 +288,12 @@ func questionMoments(q store.QuestionRecord) []moment {
 		out = append(out, moment{at: *q.AskedAt, Step: stepAsked, Detail: fmt.Sprintf("%s, try %d: %s", q.About, q.Tries, said)})
 	}
 	return out
+}
+
+// endSays says what the last try to end a session at its provider has come to.
+var endSays = map[store.EndResult]string{
+	store.SessionEnded: "it can be paid no more", store.SessionOver: "there was nothing to end",
+	store.EndingRefused: "the source's api_key is refused: it can still be paid", store.EndingFailed: "no usable answer: it can still be paid",
 }
 
 // answerSays says what the last try to ask a provider has come to.

@@ -78,6 +78,7 @@ type payPage struct {
 	Title    string
 	Declined bool   // the last card was
 	Paid     bool   // nothing is left to pay
+	Expired  bool   // nothing can be paid any more
 	Problem  string // why the callback did not get through
 }
 
@@ -97,7 +98,14 @@ func (s *Sandbox) showPay(w http.ResponseWriter, r *http.Request) error {
 	if reference := r.URL.Query().Get("client_reference_id"); referenceOK.MatchString(reference) {
 		visit.Reference = reference
 	}
+	if o, _ := s.checkouts.get(visit.Session); o.Expired {
+		return s.showExpired(w, visit)
+	}
 	return s.showCheckout(w, http.StatusOK, payPage{checkout: visit, Title: "Pay"})
+}
+
+func (s *Sandbox) showExpired(w http.ResponseWriter, visit checkout) error {
+	return s.showCheckout(w, http.StatusGone, payPage{checkout: visit, Title: "Expired", Expired: true})
 }
 
 func (s *Sandbox) showCheckout(w http.ResponseWriter, status int, page payPage) error {
@@ -114,7 +122,9 @@ func (s *Sandbox) pay(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	declined := choice == "decline"
-	s.checkouts.put(s.checkoutOptions(visit, declined))
+	if !s.checkouts.put(s.checkoutOptions(visit, declined)) {
+		return s.showExpired(w, visit)
+	}
 	if back := s.returnURL(visit); !declined && back != "" && s.stripe.Lag > 0 {
 		return s.payLater(w, r, visit, back)
 	}

@@ -146,6 +146,7 @@ func (s *Sandbox) routes() {
 	s.mux.Handle("GET /stripe/v1/checkout/sessions/{id}", s.tells(s.getSession))
 	s.mux.HandleFunc("GET /mollie/v2/payments/{id}", func(w http.ResponseWriter, r *http.Request) { s.getMolliePayment(r).write(w, r) })
 	s.mux.Handle("POST /stripe/v1/checkout/sessions", s.tells(s.postSession))
+	s.mux.Handle("POST /stripe/v1/checkout/sessions/{id}/expire", s.tells(s.expireSession))
 	s.mux.Handle("POST /stripe/v1/payment_links", s.tells(s.postPaymentLink))
 	s.mux.Handle("PUT /sandbox/stripe", s.answers(s.putSwitches(s.stripeAPI)))
 	s.mux.Handle("GET /sandbox/stripe", s.answers(s.getSwitches(s.stripeAPI)))

@@ -28,6 +28,7 @@ type StripeOptions struct {
 	PaymentStatus string // paid, unpaid or no_payment_required; by default what the kind says
 	Live          bool
 	At            time.Time
+	Expired       bool // the session, which was not paid: told by the API
 }
 
 // eventFiles hold one object each, as the provider would send it, but for the

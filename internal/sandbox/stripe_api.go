@@ -3,6 +3,7 @@ package sandbox
 import (
 	"crypto/subtle"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"net/http"
 	"net/url"
@@ -38,10 +39,16 @@ type checkouts struct {
 
 func newCheckouts() *checkouts { return &checkouts{known: map[string]StripeOptions{}} }
 
-func (c *checkouts) put(o StripeOptions) {
+// put keeps a session as it is now. One that has expired stays so: then it
+// reports false.
+func (c *checkouts) put(o StripeOptions) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if _, there := c.known[o.SessionID]; !there {
+	old, there := c.known[o.SessionID]
+	if old.Expired {
+		return false
+	}
+	if !there {
 		if len(c.order) >= maxCheckouts {
 			delete(c.known, c.order[0])
 			c.order = slices.Delete(c.order, 0, 1)
@@ -49,6 +56,25 @@ func (c *checkouts) put(o StripeOptions) {
 		c.order = append(c.order, o.SessionID)
 	}
 	c.known[o.SessionID] = o
+	return true
+}
+
+// expire ends a session that is open; else it says which status it has.
+func (c *checkouts) expire(id string) (o StripeOptions, status string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	o, there := c.known[id]
+	switch {
+	case !there:
+		return o, "unknown"
+	case o.Expired:
+		return o, "expired"
+	case o.PaymentStatus != "":
+		return o, "complete"
+	}
+	o.Expired = true
+	c.known[id] = o
+	return o, ""
 }
 
 func (c *checkouts) get(id string) (StripeOptions, bool) {
@@ -72,7 +98,7 @@ func (c *checkouts) of(intent string) (found []StripeOptions) {
 
 // PutCheckout makes a Checkout Session known to the API, or changes it. It is
 // open and unpaid unless PaymentStatus says otherwise: then it is complete.
-func (s *Sandbox) PutCheckout(o StripeOptions) { s.checkouts.put(o) }
+func (s *Sandbox) PutCheckout(o StripeOptions) { _ = s.checkouts.put(o) }
 
 // SwitchStripe does what PUT /sandbox/stripe does: it replaces all switches,
 // except that an empty token leaves the API key.
@@ -102,7 +128,10 @@ func checkoutObject(o StripeOptions) json.RawMessage {
 	intent := o.IntentID
 	o = o.withDefaults(kind)
 	values := sessionValues(kind, o)
-	if open {
+	switch {
+	case o.Expired:
+		values["status"] = `"expired"`
+	case open:
 		values["status"] = `"open"`
 	}
 	maps.Copy(values, map[string]string{
@@ -236,10 +265,34 @@ func (s *Sandbox) getSession(r *http.Request) answer {
 	id := r.PathValue("id")
 	o, ok := s.checkouts.get(id)
 	if !ok {
-		return stripeRefusal(http.StatusNotFound, stripeError{
-			Code: "resource_missing", Type: "invalid_request_error", Param: "session",
-			Message: "No such checkout.session: " + id,
-		})
+		return noSession(id)
 	}
 	return jsonAnswer(http.StatusOK, string(checkoutObject(o)))
+}
+
+// expireSession answers POST /v1/checkout/sessions/{id}/expire, and tells of
+// it by a callback, as Stripe does.
+func (s *Sandbox) expireSession(r *http.Request) answer {
+	id := r.PathValue("id")
+	o, status := s.checkouts.expire(id)
+	switch status {
+	case "":
+	case "unknown":
+		return noSession(id)
+	default:
+		return invalid("", fmt.Sprintf("Only Checkout Sessions with a status in [\"open\"] can be expired. This Session has a status of %s.", status))
+	}
+	told := o
+	told.At = s.now()
+	if err := s.sendCallback(r.Context(), StripeEvent("checkout.session.expired", told)); err != nil {
+		s.log.InfoContext(r.Context(), "stripe callback not accepted", "err", err)
+	}
+	return jsonAnswer(http.StatusOK, string(checkoutObject(o)))
+}
+
+func noSession(id string) answer {
+	return stripeRefusal(http.StatusNotFound, stripeError{
+		Code: "resource_missing", Type: "invalid_request_error", Param: "session",
+		Message: "No such checkout.session: " + id,
+	})
 }

@@ -181,3 +181,39 @@ func TestStripeCreates(t *testing.T) {
 		t.Errorf("the link's page: got %s", body)
 	}
 }
+
+// TestStripeAPIExpires ends a session, whose page takes no payment after that.
+func TestStripeAPIExpires(t *testing.T) {
+	t.Parallel()
+	h := listen(t)
+	c := payConfig(h)
+	c.Stripe.APIKey = stripeKey
+	s := open(t, c)
+	s.PutCheckout(sandbox.StripeOptions{SessionID: "cs_test_1", Token: "tok"})
+	s.PutCheckout(sandbox.StripeOptions{SessionID: "cs_test_paid", PaymentStatus: "paid"})
+	form := url.Values{"session": {"cs_test_1"}, "intent": {"pi_1"}, "reference": {"tok"}}
+	for _, asked := range []struct {
+		session string
+		status  int
+		want    string
+	}{
+		{"cs_test_1", http.StatusOK, `"status": "expired"`},
+		{"cs_test_1", http.StatusBadRequest, "status of expired"},
+		{"cs_test_paid", http.StatusBadRequest, "status of complete"},
+		{"cs_test_2", http.StatusNotFound, "resource_missing"},
+	} {
+		resp, body := s.do(t, http.MethodPost, "/stripe/v1/checkout/sessions/"+asked.session+"/expire", "Bearer "+stripeKey, "")
+		if resp.StatusCode != asked.status || !strings.Contains(body, asked.want) {
+			t.Errorf("%s: got %d %s, want %d with %s", asked.session, resp.StatusCode, body, asked.status, asked.want)
+		}
+	}
+	if len(h.got) != 1 || !strings.Contains(string(h.got[0].body), "checkout.session.expired") {
+		t.Errorf("got %d callbacks, want that it has expired", len(h.got))
+	}
+	if resp, page := s.press(t, "/pay/checkout", form, "pay"); resp.StatusCode != http.StatusGone || !strings.Contains(page, "has expired") {
+		t.Errorf("paying: got %d %s, want 410 and why", resp.StatusCode, page)
+	}
+	if len(h.got) != 1 {
+		t.Errorf("got %d callbacks, want none of a payment", len(h.got))
+	}
+}

@@ -123,7 +123,7 @@ func (s *Sandbox) postSession(r *http.Request) answer {
 		return reusedKey()
 	}
 	if kept.id == made.id {
-		s.checkouts.put(StripeOptions{
+		s.PutCheckout(StripeOptions{
 			SessionID: made.id, Token: made.token, Amount: made.amount, Currency: made.currency, At: s.now(),
 		})
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -19,6 +20,11 @@ type Checkout struct {
 	// Reference: events name it, and the provider is asked for it before the
 	// wait expires.
 	Reference bool
+
+	// What came of having it ended, after the wait had ended; nil: nobody has.
+	EndResult  *EndResult
+	EndTries   int
+	EndTriedAt *time.Time
 }
 
 // Reserve gives a registration whose wait is not to be made twice the id that
@@ -70,7 +76,9 @@ func (s *Store) Release(ctx context.Context, r *Registration) error {
 // CheckoutOf returns what was made for a wait to be paid by.
 func (s *Store) CheckoutOf(ctx context.Context, wait uuid.UUID) (c Checkout, err error) {
 	err = s.pool.QueryRow(ctx, `
-		SELECT source_id, object, url FROM checkouts WHERE correlation_id = $1`, wait).Scan(&c.SourceID, &c.Object, &c.URL)
+		SELECT source_id, object, url, end_result, end_tries, end_tried_at
+		FROM checkouts
+		WHERE correlation_id = $1`, wait).Scan(&c.SourceID, &c.Object, &c.URL, &c.EndResult, &c.EndTries, &c.EndTriedAt)
 	c, err = oneOrNotFound(c, err, "checkout")
 	return c, translate("reading what a wait is paid by", err)
 }

@@ -33,6 +33,7 @@ type Ending struct {
 	Resolution *Resolution
 	Fires      *relay.Delivery
 	Asks       *relay.Question // the wait stays pending until the provider was asked
+	Payable    bool            // a session may be there by which it could still be paid
 }
 
 // Overdue is a wait whose deadline has passed.
@@ -217,6 +218,7 @@ func (s *Store) EndWait(
 		if err != nil {
 			return err
 		}
+		ending.Payable = true
 		deliveries, err = endWaits(ctx, tx, to, lease, []Ending{ending})
 		return err
 	})
@@ -266,6 +268,7 @@ func (s *Store) ExpireDue(
 		if err != nil {
 			return err
 		}
+		notePayable(waits, endings)
 		if err := reconcile(ctx, tx, endings); err != nil {
 			return err
 		}
@@ -276,6 +279,18 @@ func (s *Store) ExpireDue(
 	})
 	s.isOut(to)
 	return taken, deliveries, translate("expiring waits", err)
+}
+
+// notePayable notes which of the endings may leave a session behind: a wait
+// whose provider can be asked for nothing has none.
+func notePayable(waits []*Overdue, endings []Ending) {
+	asks := make(map[uuid.UUID]bool, len(waits))
+	for _, w := range waits {
+		asks[w.ID] = w.Asks != ""
+	}
+	for i := range endings {
+		endings[i].Payable = asks[endings[i].Wait.ID]
+	}
 }
 
 // postpone moves the next look at the waits that are pending still. Their
@@ -302,7 +317,7 @@ func endWaits(ctx context.Context, tx pgx.Tx, to *telling, lease uuid.UUID, endi
 	var changes []waitChange
 	var deliveries []relay.Delivery
 	for _, e := range endings {
-		change := waitChange{wait: e.Wait, step: e.Step, by: e.By}
+		change := waitChange{wait: e.Wait, step: e.Step, by: e.By, payable: e.Payable}
 		if e.Resolution != nil {
 			change.resolution, change.paymentID = mustJSON(e.Resolution), paymentID(e.Resolution.Payment)
 		}

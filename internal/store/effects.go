@@ -19,6 +19,7 @@ type waitChange struct {
 	paymentID  string
 	resolution *string // JSON of a payment and form given by hand
 	extendBy   time.Duration
+	payable    bool // it may have a session at its provider that can still be paid
 }
 
 // queueChanges queues what the steps do to their waits, and what they fire, as
@@ -55,12 +56,16 @@ func queueClosing(b *pgx.Batch, changes []waitChange) {
 	n := len(changes)
 	ids, statuses, bys := make([]uuid.UUID, n), make([]string, n), make([]string, n)
 	events, payments, resolutions := make([]*uuid.UUID, n), make([]*string, n), make([]*string, n)
-	var keyed []uuid.UUID
+	var keyed, payable []uuid.UUID
 	for i, c := range changes {
 		ids[i], statuses[i], bys[i] = c.wait.ID, string(c.step.Closes), c.by
 		events[i], payments[i], resolutions[i] = optionalID(c.eventID), optional(clean(c.paymentID)), c.resolution
 		if c.wait.Key != "" {
 			keyed = append(keyed, c.wait.ID)
+		}
+		// By an event, of one source, what was to be paid by has ended itself.
+		if c.payable || c.eventID != uuid.Nil && len(c.wait.SourceIDs) > 1 {
+			payable = append(payable, c.wait.ID)
 		}
 	}
 	b.Queue(`
@@ -78,6 +83,7 @@ func queueClosing(b *pgx.Batch, changes []waitChange) {
 			UPDATE correlation_refs SET key_active = false
 			WHERE correlation_id = ANY($1::uuid[]) AND key_active IS NOT NULL`, keyed)
 	}
+	queueSessionEnds(b, payable)
 }
 
 // bringForward makes due what waits have fired on their way to an end that is
@@ -166,6 +172,9 @@ const (
 		    UPDATE correlation_refs r SET key_active = false
 		    FROM closed
 		    WHERE r.correlation_id = closed.id AND r.key_active IS NOT NULL
+		), unpaid AS (` + endSessions + `
+		    FROM closed
+		    WHERE k.correlation_id = closed.id AND` + endable + `
 		), forward AS (` + bringForward + `ARRAY(SELECT id FROM closed)` + broughtForward + `
 		)`
 	deleteSuccessors = `

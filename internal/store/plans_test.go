@@ -85,6 +85,7 @@ var hotStatements = map[string]string{
 	"note what is to be nudged":       "INSERT INTO nudges",
 	"find due nudges":                 "FROM nudges n JOIN correlations",
 	"take nudges off":                 "DELETE FROM nudges n USING",
+	"have sessions ended":             "UPDATE checkouts k SET end_due_at",
 }
 
 // bigTables have 1e5 rows in TestPlans.
@@ -427,7 +428,7 @@ func TestOrdinaryWorkAsksNothing(t *testing.T) {
 	if len(seen.of("INSERT INTO events")) == 0 || len(seen.of("WHERE c.id = ANY (ARRAY(")) == 0 {
 		t.Fatal("the server explained nothing of what was done")
 	}
-	for _, part := range []string{"questions", "SET asks", "SET reconciled", "nudges", "openings"} {
+	for _, part := range []string{"questions", "SET asks", "SET reconciled", "nudges", "openings", "checkouts"} {
 		if plans := seen.of(part); len(plans) != 0 {
 			t.Errorf("ordinary work ran %d statements with %q, want none: %s", len(plans), part, plans[0].Query)
 		}

@@ -368,6 +368,7 @@ func (s *Store) EndReconciliation(
 			if err != nil {
 				return err
 			}
+			ending.Payable = true
 			if deliveries, err = endWaits(ctx, tx, to, lease, []Ending{ending}); err != nil {
 				return err
 			}

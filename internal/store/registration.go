@@ -334,6 +334,7 @@ func queueSuperseded(b *pgx.Batch, ids []uuid.UUID) {
 	b.Queue(`
 		UPDATE correlation_refs SET key_active = false
 		WHERE correlation_id = ANY($1::uuid[]) AND key_active IS NOT NULL`, ids)
+	queueSessionEnds(b, ids)
 }
 
 // queueRegistrations queues the rows of the fresh waits. When the batch has

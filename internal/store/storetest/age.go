@@ -17,7 +17,7 @@ var ages = map[string]struct{ ids, times []string }{
 	"attempts":         {[]string{"delivery_id"}, []string{"started_at"}},
 	"openings":         {[]string{"correlation_id"}, []string{"opened_at"}},
 	"nudges":           {[]string{"correlation_id"}, []string{"due_at"}},
-	"checkouts":        {[]string{"correlation_id"}, nil},
+	"checkouts":        {[]string{"correlation_id"}, []string{"end_due_at", "end_tried_at"}},
 	"hooks":            {[]string{"id", "correlation_id"}, []string{"happened_at", "due_at", "give_up_at", "died_at"}},
 	"questions":        {[]string{"event_id", "correlation_id"}, []string{"created_at", "asked_at", "due_at", "give_up_at"}},
 }
