@@ -33,6 +33,7 @@ type Plan struct {
 	form    *form.Form                // nil: the wait has no hosted form
 	create  *mapping.Value            // the parameters; nil: nothing is created
 	event   bool                      // an expression looks at the raw event
+	size    int                       // of its JSON, in bytes
 }
 
 // expect holds the parts of relay.Expect that may be expressions; nil: any.
@@ -58,7 +59,11 @@ type Platforms func(destinationID int64) *platform.Platform
 // that are read back from the database have.
 func Compile(p *relay.Plan) (*Plan, error) {
 	out := &Plan{Plan: *p, actions: make(map[string]*action, len(p.On)), links: make(map[string]*mapping.Value, len(p.Link))}
-	var err error
+	raw, err := json.Marshal(p)
+	if err != nil {
+		return nil, fmt.Errorf("writing a plan: %w", err)
+	}
+	out.size = len(raw)
 	for source, link := range p.Link {
 		if out.links[source], err = mapping.CompileValue(link); err != nil {
 			return nil, relay.At("link", err)
