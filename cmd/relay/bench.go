@@ -61,6 +61,7 @@ type benchRunCommand struct {
 	benchFlags
 	Bodies  []int  `help:"More sizes of callbacks, whose sustained rate is measured too."`
 	Compare string `help:"Compare with the figures in this file."`
+	Pages   bool   `help:"Only the phases of pages: what end users open."`
 	Profile string `help:"Write a CPU profile of the relay, taken while it sustains its load, to this file."`
 }
 
@@ -75,7 +76,7 @@ func (c *benchRunCommand) Run(ctx context.Context, p *program) error {
 		}
 	}
 	plan, report := c.plan(p), c.report()
-	plan.MoreBodies, plan.Profile = c.Bodies, c.Profile
+	plan.MoreBodies, plan.Profile, plan.Pages = c.Bodies, c.Profile, c.Pages
 	for i := range max(1, c.Runs) {
 		plan.Say("run %d of %d", i+1, max(1, c.Runs))
 		if err := c.once(ctx, p, plan, report); err != nil {
@@ -181,7 +182,7 @@ func measure(ctx context.Context, p *program, pg *benchServer, plan bench.Plan, 
 	if err != nil {
 		return err
 	}
-	if !plan.Growth {
+	if !plan.Growth && !plan.Pages {
 		if result.Limits, err = limits(ctx, pg, plan, spare); err != nil {
 			return err
 		}

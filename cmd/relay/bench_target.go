@@ -51,7 +51,8 @@ func startTarget(ctx context.Context, p *program, pg *benchServer) (t bench.Targ
 	relay := exec.CommandContext(ctx, self, "serve")
 	relay.Env = append(withoutSettings(os.Environ()),
 		"DATABASE_URL="+pg.url, "RELAY_LISTEN="+t.Relay, "RELAY_OPS_LISTEN="+t.RelayOps, "RELAY_API_KEY="+t.APIKey,
-		"RELAY_ENCRYPTION_KEY="+pg.key, "RELAY_ALLOW_PRIVATE_TARGETS=true", "RELAY_DRAIN_DELAY=0s")
+		"RELAY_ENCRYPTION_KEY="+pg.key, "RELAY_ALLOW_PRIVATE_TARGETS=true", "RELAY_DRAIN_DELAY=0s",
+		"RELAY_TRUSTED_PROXIES=127.0.0.0/8") // each form is sent from an address of its own
 	relay.Stderr = p.stderr
 	if err := relay.Start(); err != nil {
 		return t, stop, fmt.Errorf("starting the relay: %w", err)

@@ -45,6 +45,7 @@ type Plan struct {
 	Body        int           // bytes of a callback
 	MoreBodies  []int         // sizes whose sustained rate is measured too
 	Growth      bool          // only the phases by which growth is judged
+	Pages       bool          // only the phases of pages
 	Profile     string        // file for a CPU profile of the sustained phase, or ""
 	Say         func(format string, args ...any)
 }
@@ -73,7 +74,7 @@ type bench struct {
 
 	sent map[string][]sending // what was accepted, by phase
 
-	openForm request // opens one form after the other
+	pages *pages // nil: none are opened
 }
 
 // check refuses a plan that cannot be measured.
@@ -102,13 +103,16 @@ func Run(ctx context.Context, t Target, p Plan) (phases []Phase, left []string, 
 		return nil, nil, err
 	}
 	b := newBench(t, p)
-	for _, step := range []func(context.Context) error{b.configure, b.forms, b.warm} {
+	for _, step := range []func(context.Context) error{b.configure, b.pageWaits, b.warm} {
 		if err := step(ctx); err != nil {
 			return nil, nil, err
 		}
 	}
 	if phases, err = b.phases(ctx); err != nil {
 		return nil, nil, err
+	}
+	if p.Pages {
+		return phases, nil, nil
 	}
 	if err := b.stock(ctx, spare); err != nil {
 		return nil, nil, err

@@ -55,6 +55,9 @@ const sustainedName = "sustained"
 // steps lists the phases in their order: the quiet ones come before those
 // whose dirty pages they would otherwise wait for.
 func (b *bench) steps() []step {
+	if b.p.Pages {
+		return b.pageSteps()
+	}
 	body := b.p.Body
 	quiet := func(float64) float64 { return lowRate }
 	full := func(fastest float64) float64 { return headroom * fastest }
@@ -64,7 +67,7 @@ func (b *bench) steps() []step {
 		{name: fmt.Sprintf("register, %d connections", registers), run: b.busily(b.c.register, registers)},
 	}
 	if !b.p.Growth {
-		out = slices.Insert(out, 2, step{name: "form pages, 200/s", run: b.openly(b.openForm, func() float64 { return pageRate })})
+		out = slices.Insert(out, 2, b.pageSteps()...)
 	}
 	sustained := step{name: sustainedName, body: body, run: b.sustained, rate: full}
 	if b.p.Growth {
@@ -130,6 +133,12 @@ func (b *bench) phases(ctx context.Context) (out []Phase, err error) {
 		}
 		b.p.Say("%s", p)
 		out = append(out, p)
+	}
+	if b.pages != nil {
+		b.p.Say("the largest page has %d bytes, its script apart", b.pages.largest.Load())
+	}
+	if b.p.Pages {
+		return out, nil
 	}
 	return out, b.noteLateDoubles(ctx, out)
 }

@@ -55,7 +55,19 @@ func (c *conn) post(path string, headers, body []byte) (status int, answer []byt
 
 // get asks for a page as a browser does.
 func (c *conn) get(path string) (status int, answer []byte, err error) {
-	c.out = append(append(append(c.out[:0], "GET "...), path...), " HTTP/1.1\r\nHost: relay\r\nAccept: text/html\r\nAccept-Language: de, en;q=0.5\r\n\r\n"...)
+	c.out = append(append(append(c.out[:0], "GET "...), path...), asBrowser+"\r\n"...)
+	return c.exchange()
+}
+
+// asBrowser is the rest of the first line and the head of what a person's
+// browser sends: a program's opening of a link is not noted.
+const asBrowser = " HTTP/1.1\r\nHost: relay\r\nAccept: text/html\r\nAccept-Language: de, en;q=0.5\r\n" +
+	"User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0\r\n"
+
+// submit sends a form as a browser behind a proxy does.
+func (c *conn) submit(path, from, form string) (status int, answer []byte, err error) {
+	c.out = append(append(append(c.out[:0], "POST "...), path...), asBrowser...)
+	c.out = fmt.Appendf(c.out, "X-Forwarded-For: %s\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: %d\r\n\r\n%s", from, len(form), form)
 	return c.exchange()
 }
 
