@@ -14,7 +14,8 @@ type Nudge struct {
 	Action
 }
 
-// Values of Nudge.Unless. No nudge follows the end of its wait.
+// Values of Nudge.Unless. No nudge follows the end of its wait, or a payment
+// that is on its way.
 const (
 	UnlessOpened   = "opened"   // nor the opening of its link
 	UnlessFinished = "finished" // the end alone stops it

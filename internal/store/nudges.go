@@ -18,9 +18,10 @@ type DueNudge struct {
 	Overdue bool // the wait's deadline has passed
 }
 
-// Needed reports whether the nudge is to be made, if unless says so.
+// Needed reports whether the nudge is to be made, if unless says so. Who has
+// paid by a slow bank has nothing left to do: reminded, they might pay twice.
 func (n *DueNudge) Needed(unless string) bool {
-	return n.Status == relay.Pending && !n.Overdue && (unless != relay.UnlessOpened || !n.Opened)
+	return n.Status == relay.Pending && !n.Extended && !n.Overdue && (unless != relay.UnlessOpened || !n.Opened)
 }
 
 // NudgeDue takes nudges whose time has come, the earliest first, at most limit

@@ -65,7 +65,7 @@ func TestNudge(t *testing.T) {
 		}
 	}
 	waits := map[string]relay.Wait{}
-	for _, name := range []string{"pending", "opened", "overdue"} {
+	for _, name := range []string{"pending", "opened", "overdue", "paid by a slow bank"} {
 		waits[name] = nudging(t, p, name, relay.Nudge{Unless: relay.UnlessOpened})
 	}
 	waits["opened, and not finished"] = nudging(t, p, "u-4", relay.Nudge{Unless: relay.UnlessFinished})
@@ -79,15 +79,16 @@ func TestNudge(t *testing.T) {
 		t.Fatalf("expiring: got %d, %v", got, err)
 	}
 	storetest.Overdue(t, url, waits["overdue"].ID)
+	storetest.Exec(t, url, `UPDATE correlations SET extended = true WHERE id = $1`, waits["paid by a slow bank"].ID)
 
 	pass(0) // none is due
 	if got := nudged(t, url, waits["pending"].ID); got != "1 left" {
 		t.Errorf("not due: got %q, want it left", got)
 	}
 	minuteLater(t, url)
-	pass(8)
+	pass(9)
 	for name, want := range map[string]string{
-		"pending": "nudge_1=scheduled 0 left", "opened": "0 left", "overdue": "0 left", "ended": "expired=scheduled 0 left",
+		"pending": "nudge_1=scheduled 0 left", "opened": "0 left", "overdue": "0 left", "paid by a slow bank": "0 left", "ended": "expired=scheduled 0 left",
 		"opened, and not finished": "nudge_1=scheduled 0 left", "superseded": "0 left",
 		"two at once": "nudge_1=scheduled nudge_2=scheduled 0 left",
 	} {
