@@ -65,6 +65,9 @@ func (f *Form) compileField(def *relay.FormField, above []string) (*Field, error
 		if out.Condition, err = mapping.CompileCondition(def.ShowIf, above); err != nil {
 			return nil, relay.At("show_if", err)
 		}
+		if out.Condition.Mixes(f.hidden()) {
+			return nil, wrong("show_if", "compare a hidden field with a text, a number, true, false or nil: beside a field that is shown, its value would have to be sent to the browser")
+		}
 	}
 	return out, nil
 }
@@ -187,6 +190,30 @@ func asNumber(v any) (float64, bool) {
 		return float64(v), true
 	}
 	return 0, false
+}
+
+// ShowIf is when the field is shown, as the page is told: what hidden fields
+// decide of it is decided, since the page knows nothing of them. Without a
+// condition it is shown always, or never.
+func (f *Form) ShowIf(field *Field, a *Answers) (condition *mapping.Condition, never bool) {
+	if field.Condition == nil {
+		return nil, false
+	}
+	left := field.Condition.Given(f.hidden(), a.Values)
+	if always, never := left.Decided(); always || never {
+		return nil, never
+	}
+	return left, false
+}
+
+// hidden names the fields that nobody sees.
+func (f *Form) hidden() (names []string) {
+	for _, field := range f.Fields {
+		if field.Type == relay.FieldHidden {
+			names = append(names, field.Name)
+		}
+	}
+	return names
 }
 
 // Label says what is asked for.

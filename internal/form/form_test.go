@@ -72,6 +72,7 @@ func TestRefused(t *testing.T) {
 		{"a label with one", one(`{"name": "a", "label": "{{ 1 + }}"}`), "expression_invalid", "fields[0]: label"},
 		{"a value with one", one(`{"name": "a", "label": "A", "value": "{{ x }}"}`), "expression_invalid", "fields[0]: value"},
 		{"a condition over a field below", `{"fields": [{"name": "a", "label": "A", "show_if": "form.b == \"x\""}, {"name": "b", "label": "B"}]}`, "expression_invalid", "fields[0]: show_if"},
+		{"a condition that would show what is hidden", `{"fields": [{"name": "a", "type": "hidden", "value": "x"}, {"name": "b", "label": "B"}, {"name": "c", "label": "C", "show_if": "form.b == form.a"}]}`, "invalid_form", "fields[2]: show_if"},
 		{"no language", `{"language": "german!", "fields": [{"name": "a", "label": "A"}]}`, "invalid_form", "language"},
 		{"a text in no language", `{"title": {"d": "x"}, "fields": [{"name": "a", "label": "A"}]}`, "invalid_language", "title"},
 		{"a text without the form's language", `{"title": {"en": "x", "de": "y"}, "fields": [{"name": "a", "label": {"de": "A"}}]}`, "invalid_form", "no text in en"},

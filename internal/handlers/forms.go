@@ -220,10 +220,11 @@ func (h *Handlers) showForm(c echo.Context, code int, f *hosted, typed form.Type
 		}
 	}
 	for _, field := range f.form.Fields {
-		if field.Type == relay.FieldHidden {
+		showIf, never := f.form.ShowIf(field, answers)
+		if field.Type == relay.FieldHidden || never {
 			continue
 		}
-		shown, err := showField(page.Page, field, f.scope, typed[field.Name], answers)
+		shown, err := showField(page.Page, f, field, typed[field.Name], answers, showIf)
 		if err != nil {
 			return err
 		}
@@ -232,9 +233,9 @@ func (h *Handlers) showForm(c echo.Context, code int, f *hosted, typed form.Type
 	return h.showPage(c, code, templates.FormPage, page)
 }
 
-func showField(page templates.Page, field *form.Field, scope *mapping.Scope, typed []string, answers *form.Answers) (shown templates.Field, err error) {
+func showField(page templates.Page, f *hosted, field *form.Field, typed []string, answers *form.Answers, showIf *mapping.Condition) (shown templates.Field, err error) {
 	shown = templates.Field{
-		Name: field.Name, Type: field.Type, Label: field.Label(page.Language, scope), Help: field.Help(page.Language, scope),
+		Name: field.Name, Type: field.Type, Label: field.Label(page.Language, f.scope), Help: field.Help(page.Language, f.scope),
 		Required: field.Required, Off: !answers.Shown[field.Name],
 	}
 	for _, fault := range answers.Faults {
@@ -245,7 +246,7 @@ func showField(page templates.Page, field *form.Field, scope *mapping.Scope, typ
 			return shown, err
 		}
 	}
-	for _, o := range field.Options(page.Language, scope) {
+	for _, o := range field.Options(page.Language, f.scope) {
 		shown.Options = append(shown.Options, templates.Option{Value: o.Value, Label: o.Label, Chosen: slices.Contains(typed, o.Value)})
 	}
 	switch {
@@ -253,8 +254,8 @@ func showField(page templates.Page, field *form.Field, scope *mapping.Scope, typ
 	case len(typed) > 0:
 		shown.Value = typed[0]
 	}
-	if field.Condition != nil {
-		condition, err := json.Marshal(field.Condition)
+	if showIf != nil {
+		condition, err := json.Marshal(showIf)
 		if err != nil {
 			return shown, err
 		}

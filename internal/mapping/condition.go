@@ -218,6 +218,69 @@ func (t term) value(form map[string]any) any {
 	}
 }
 
+// Mixes reports whether a comparison has fields on its sides of which some are
+// among those named and some are not.
+func (c *Condition) Mixes(fields []string) bool { return c.root.mixes(fields) }
+
+func (t term) mixes(fields []string) bool {
+	for _, arg := range t.args {
+		if operand, ok := arg.(term); ok && operand.mixes(fields) {
+			return true
+		}
+	}
+	in, out := t.fieldsOf(fields)
+	return !t.joins() && in && out
+}
+
+// joins reports whether a term makes one truth of others.
+func (t term) joins() bool { return t.op == "and" || t.op == "or" || t.op == "not" }
+
+// fieldsOf reports whether a term names fields among those, and others.
+func (t term) fieldsOf(fields []string) (among, others bool) {
+	if t.op == "field" {
+		name, _ := t.args[0].(string)
+		among = slices.Contains(fields, name)
+		return among, !among
+	}
+	for _, arg := range t.args {
+		if operand, ok := arg.(term); ok {
+			in, out := operand.fieldsOf(fields)
+			among, others = among || in, others || out
+		}
+	}
+	return among, others
+}
+
+// Given returns what is left to be decided where the fields named have their
+// values already: nothing of it names them, nor tells more of the values than
+// what they decide. That holds unless c Mixes them.
+func (c *Condition) Given(fields []string, form map[string]any) *Condition {
+	return &Condition{c.source, c.root.given(fields, form)}
+}
+
+// Decided reports whether c is true whatever the form holds, or never.
+func (c *Condition) Decided() (always, never bool) {
+	if c.root.op != "is" {
+		return false, false
+	}
+	return c.root.args[0] == true, c.root.args[0] != true
+}
+
+func (t term) given(fields []string, form map[string]any) term {
+	switch among, others := t.fieldsOf(fields); {
+	case among && !others:
+		return term{"is", []any{t.value(form) == true}}
+	case !among || !t.joins():
+		return t
+	}
+	left := term{op: t.op, args: make([]any, len(t.args))}
+	for i, arg := range t.args {
+		operand, _ := arg.(term)
+		left.args[i] = operand.given(fields, form)
+	}
+	return left
+}
+
 // plainKind brings a value into the few kinds that are compared.
 func plainKind(v any) any {
 	switch v := v.(type) {
@@ -234,10 +297,11 @@ func plainKind(v any) any {
 	}
 }
 
-// equal compares scalars; a list equals nothing.
+// equal compares scalars; a list equals nothing, nor does an object, which only
+// a hidden field can hold.
 func equal(a, b any) bool {
-	_, list := a.([]any)
-	if _, other := b.([]any); list || other {
+	switch a.(type) {
+	case []any, map[string]any:
 		return false
 	}
 	return a == b

@@ -78,6 +78,66 @@ func TestCondition(t *testing.T) {
 	}
 }
 
+// What hidden fields decide is decided before the page sees the condition, and
+// nothing else of their values is in it.
+func TestConditionGiven(t *testing.T) {
+	t.Parallel()
+	hidden := []string{"topic", "topics"}
+	values := map[string]any{"topic": "secret", "topics": []any{"secret"}, "age": int64(20)}
+	for condition, want := range map[string]string{
+		`form.topic == "secret"`:                         `["is",true]`,
+		`form.topic`:                                     `["is",false]`,
+		`not (form.topic == nil) and true`:               `["is",true]`,
+		`form.topic == "secret" and form.age == 3`:       `["and",["is",true],["=",["field","age"],["is",3]]]`,
+		`form.news or not ("secret" in form.topics)`:     `["or",["field","news"],["is",false]]`,
+		`not (form.news and form.topic in ["a", "b"])`:   `["not",["and",["field","news"],["is",false]]]`,
+		`form.age == 3 and form.news`:                    `["and",["=",["field","age"],["is",3]],["field","news"]]`,
+		`form.topic and form.age == 3 or form.topics`:    `["or",["and",["is",false],["=",["field","age"],["is",3]]],["is",false]]`,
+		`form.topic == form.topic and form.news == true`: `["and",["is",true],["=",["field","news"],["is",true]]]`,
+	} {
+		c, err := mapping.CompileCondition(condition, formFields)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.Mixes(hidden) {
+			t.Errorf("%s: it mixes, want not", condition)
+		}
+		left := c.Given(hidden, values)
+		if raw, err := json.Marshal(left); err != nil || string(raw) != want {
+			t.Errorf("%s: got %s, %v, want %s", condition, raw, err, want)
+		}
+		if left.Holds(values) != c.Holds(values) {
+			t.Errorf("%s: it holds before, and not after", condition)
+		}
+		always, never := left.Decided()
+		if always != (want == `["is",true]`) || never != (want == `["is",false]`) {
+			t.Errorf("%s: got always %v, never %v of %s", condition, always, never, want)
+		}
+	}
+	for _, condition := range []string{`form.topic == form.date`, `form.news and form.age < form.topic`, `form.date in form.topics`, `form.date in ["a", form.topic]`, `(form.topic == "a") == form.news`} {
+		if c, err := mapping.CompileCondition(condition, formFields); err != nil || !c.Mixes(hidden) {
+			t.Errorf("%s: got no mixture, %v, want one", condition, err)
+		}
+	}
+}
+
+// Only a hidden field can hold an object. It equals nothing.
+func TestConditionOverObjects(t *testing.T) {
+	t.Parallel()
+	object := map[string]any{"topic": map[string]any{"a": 1.0}, "topics": []any{map[string]any{"a": 1.0}}}
+	for condition, want := range map[string]bool{
+		`form.topic == form.topic`: false, `form.topic in form.topics`: false, `form.topic != nil`: true, `form.topic == "a"`: false,
+	} {
+		c, err := mapping.CompileCondition(condition, formFields)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := c.Holds(object); got != want {
+			t.Errorf("%s: got %v, want %v", condition, got, want)
+		}
+	}
+}
+
 func TestConditionRefused(t *testing.T) {
 	t.Parallel()
 	for condition, says := range map[string]string{
