@@ -47,11 +47,11 @@
   };
 
   document.addEventListener('DOMContentLoaded', () => {
-    const form = document.querySelector('form');
-    if (!form) return;
-    const fields = [...form.querySelectorAll('[data-name]')];
+    if (!document.querySelector('form')) return;
+    // Asked of the document: a field may be called querySelectorAll, or constructor.
+    const fields = [...document.querySelectorAll('[data-name]')];
     const show = () => {
-      const values = {};
+      const values = Object.create(null);
       for (const field of fields) {
         const condition = field.dataset.if;
         const on = !condition || judge(JSON.parse(condition), values) === true;
@@ -59,23 +59,28 @@
         if (on) values[field.dataset.name] = valueOf(field);
       }
     };
-    form.addEventListener('input', show);
-    form.addEventListener('change', show);
+    document.addEventListener('input', show);
+    document.addEventListener('change', show);
 
-    const button = form.querySelector('button');
+    const button = document.querySelector('form button');
     const label = button.textContent;
+    const patience = 15000; // then whoever has stopped the sending may send again
     let sent = false;
-    form.addEventListener('submit', event => {
+    const ready = () => {
+      sent = false;
+      button.removeAttribute('aria-disabled');
+      button.textContent = label;
+    };
+    document.addEventListener('submit', event => {
       if (sent) return event.preventDefault();
       sent = true;
       button.setAttribute('aria-disabled', 'true');
       button.textContent = button.dataset.sending;
+      setTimeout(ready, patience);
     });
     // Also when the browser brings back a page that it has kept.
     addEventListener('pageshow', () => {
-      sent = false;
-      button.removeAttribute('aria-disabled');
-      button.textContent = label;
+      ready();
       show();
     });
 
