@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"mime"
 	"net/http"
 	"net/url"
@@ -51,6 +52,9 @@ func (h *Handlers) getForm(c echo.Context) error {
 // again, with all that was typed.
 func (h *Handlers) postForm(c echo.Context) error {
 	f, err := h.hostedForm(c)
+	if relay.IsKind(err, relay.Busy) && wantsHTML(c.Request()) {
+		return h.notNow(c, err)
+	}
 	if err != nil || f == nil {
 		return err
 	}
@@ -73,7 +77,7 @@ func (h *Handlers) postForm(c echo.Context) error {
 	case trapped: // a person whose browser has filled it in sends once more
 		return h.showForm(c, http.StatusUnprocessableEntity, f, typed, answers, "again")
 	}
-	receipt, err := h.submit(c.Request().Context(), f, answers)
+	taken, err := h.take(c.Request().Context(), f, answers)
 	switch {
 	case relay.IsKind(err, relay.Busy):
 		h.problemOf(err, c) // which logs it
@@ -81,10 +85,43 @@ func (h *Handlers) postForm(c echo.Context) error {
 		return h.showForm(c, http.StatusServiceUnavailable, f, typed, answers, "busy")
 	case err != nil:
 		return err
-	case receipt.Match == relay.GuardFailed:
+	case !taken:
 		return h.showForm(c, http.StatusUnprocessableEntity, f, typed, answers, "not_taken")
 	}
 	return h.toItself(c, f)
+}
+
+// take submits a form and reports whether it has ended its wait, or something
+// else has. The same answers sent again are a duplicate, also of those that
+// were not taken.
+func (h *Handlers) take(ctx context.Context, f *hosted, answers *form.Answers) (bool, error) {
+	receipt, err := h.submit(ctx, f, answers)
+	if err != nil || receipt.Match != relay.Duplicate {
+		return receipt.Match != relay.GuardFailed, err
+	}
+	w, err := h.cfg.Store.CorrelationByToken(ctx, f.wait.Token)
+	if err != nil {
+		return false, err
+	}
+	return w.Status != relay.Pending, nil
+}
+
+// notNow answers a form that was sent while nobody knows what it asks for: what
+// was typed is shown by the fields' names, so that it is not lost.
+func (h *Handlers) notNow(c echo.Context, err error) error {
+	p := h.problemOf(err, c) // which logs it
+	typed, _, unread := readTyped(c)
+	if unread != nil {
+		return unread
+	}
+	page := templates.Status{Page: h.beginPage(c, nil, nil), State: "unavailable"}
+	for _, name := range slices.Sorted(maps.Keys(typed)) {
+		if text := strings.TrimSpace(strings.Join(typed[name], ", ")); text != "" && name != templates.Trap {
+			page.Typed = append(page.Typed, templates.Typed{Label: name, Value: text})
+		}
+	}
+	c.Response().Header().Set("Retry-After", strconv.Itoa(retryAfter))
+	return h.showPage(c, p.Status, templates.StatusPage, page)
 }
 
 // toItself sends the browser to the page that tells what became of the form:

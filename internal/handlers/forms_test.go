@@ -280,6 +280,73 @@ func TestFormNotTaken(t *testing.T) {
 	n.form(w).want(http.StatusOK).holds("<h1>Done")
 }
 
+// They are not taken as done when they are sent once more.
+func TestFormNotTakenTwice(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	w := n.signupWait("u-1", `, "when": "form.guests < 2"`)
+	for range 3 {
+		n.submit(w, fill()).want(http.StatusUnprocessableEntity).holds("<h2>Error</h2>", "These answers could not be taken", `value="Ada"`).lacks("Please check your answers")
+	}
+	n.submit(w, fill("guests", "1")).want(http.StatusSeeOther)
+	n.submit(w, fill()).want(http.StatusSeeOther) // it has ended by then
+	n.form(w).want(http.StatusOK).holds("<h1>Done")
+}
+
+// A condition may ask a hidden field, of which the page knows nothing: the page
+// is told what that decides, and shows what the server asks for.
+func TestFormAsksHiddenFields(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	const fields = `"module_id": 1, "form": {"fields": [{"name": "plan", "type": "hidden", "value": "{{ correlation.data.plan }}"},
+		{"name": "staff", "label": "How many?", "type": "number"},
+		{"name": "company", "label": "Company", "required": true, "show_if": "form.plan == \"pro\""},
+		{"name": "vat", "label": "Tax number", "show_if": "form.plan == \"pro\" and form.staff > 9"}]}`
+	pro := n.wait(`{"user_id": "u-1", "data": {"plan": "pro"}, ` + fields + `}`)
+	page := n.form(pro).want(http.StatusOK).holds(`data-name="company" data-type="text">`,
+		`data-name="vat" data-type="text" data-if="[&#34;and&#34;,[&#34;is&#34;,true],`).lacks("plan", "pro")
+	if got := strings.Count(string(page.Body), "Only if it applies"); got != 1 {
+		t.Errorf("got %d fields that may not apply, want the one whose condition is open", got)
+	}
+	n.submit(pro, url.Values{}).want(http.StatusUnprocessableEntity).holds(`<a href="#f-company">`)
+	n.submit(pro, url.Values{"company": {"Ada & Co"}, "staff": {"10"}, "vat": {"1"}}).want(http.StatusSeeOther)
+	free := n.wait(`{"user_id": "u-2", "data": {"plan": "free"}, ` + fields + `}`)
+	n.form(free).want(http.StatusOK).lacks("company", "Company").holds(`data-name="vat"`)
+	n.submit(free, url.Values{"company": {"x"}}).want(http.StatusSeeOther)
+	got := n.get("/v1/correlations/" + free["id"].(string)).object()["form"].(map[string]any)
+	if _, kept := got["company"]; kept {
+		t.Errorf("got %v, want nothing of what was not asked", got)
+	}
+}
+
+// While the database is away people are told so, in their language, and what
+// they have typed is shown to them.
+func TestFormWhileTheDatabaseIsAway(t *testing.T) {
+	t.Parallel()
+	line := &line{t: t}
+	n := newNode(t, options{wrap: line.reach})
+	w := n.signupWait("u-1", "")
+	line.cut()
+	token := w["token"].(string)
+	for _, path := range []string{"/f/" + token, "/go/" + token, "/return/" + token, "/return/default/stripe?ref=x"} {
+		a := n.visit(path, header("Accept-Language", "de")).want(http.StatusServiceUnavailable).holds(`<html lang="de"`, "<h1>Gerade nicht erreichbar")
+		if a.Header.Get("Retry-After") == "" || a.Header.Get("Content-Security-Policy") == "" || !strings.HasPrefix(a.Header.Get("Content-Type"), "text/html") {
+			t.Errorf("%s: got %v, want a page like any other, and a time to try again", path, a.Header)
+		}
+	}
+	n.form(w).refused(http.StatusServiceUnavailable, "database_unavailable") // a program
+	sent := n.submit(w, fill("note", "a long\nstory <b>", "_website", "x")).want(http.StatusServiceUnavailable).
+		holds("<h1>Not available at the moment", "<dt>note</dt>\n<dd dir=\"auto\">a long\nstory &lt;b&gt;</dd>", "ada@example.org").lacks("refresh", "_website")
+	if sent.Header.Get("Retry-After") == "" {
+		t.Errorf("got %v, want a time to try again", sent.Header)
+	}
+	line.mend()
+	eventually(t, "it is taken", func() bool { return n.submit(w, fill()).Status == http.StatusSeeOther })
+	if handed := n.deliveries(); len(handed) != 1 {
+		t.Errorf("got %d deliveries, want one", len(handed))
+	}
+}
+
 func TestFormGuards(t *testing.T) {
 	t.Parallel()
 	n := newNode(t)
