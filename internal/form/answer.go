@@ -233,7 +233,9 @@ func clean(text string, lines bool) string {
 }
 
 // Body is what is kept of a submission: the fields with their labels in the
-// form's own language, in their order. Equal answers have equal bodies.
+// form's own language, in their order. A label that reads like another field's
+// name is left out: where that one is not answered, form.NAME would be the
+// answer to this one. Equal answers have equal bodies.
 func (f *Form) Body(a *Answers, s *mapping.Scope) ([]byte, error) {
 	type field struct {
 		Name  string `json:"name"`
@@ -245,7 +247,11 @@ func (f *Form) Body(a *Answers, s *mapping.Scope) ([]byte, error) {
 	}{Fields: []field{}}
 	for _, d := range f.Fields {
 		if value, ok := a.Values[d.Name]; ok {
-			out.Fields = append(out.Fields, field{d.Name, d.Label(f.defaultLanguage(), s), value})
+			label := d.Label(f.defaultLanguage(), s)
+			if slug := relay.Slug(label); slug != d.Name && f.isNamed(slug) {
+				label = ""
+			}
+			out.Fields = append(out.Fields, field{d.Name, label, value})
 		}
 	}
 	body, err := json.Marshal(out)
@@ -253,4 +259,9 @@ func (f *Form) Body(a *Answers, s *mapping.Scope) ([]byte, error) {
 		return nil, fmt.Errorf("writing a submission: %w", err)
 	}
 	return body, nil
+}
+
+// isNamed reports whether a field has a name.
+func (f *Form) isNamed(name string) bool {
+	return slices.ContainsFunc(f.Fields, func(d *Field) bool { return d.Name == name })
 }

@@ -297,3 +297,16 @@ func FuzzRead(f *testing.F) {
 		}
 	})
 }
+
+// No answer goes by the name of another field, be that unanswered or hidden.
+func TestLabelsLikeNames(t *testing.T) {
+	t.Parallel()
+	f := mustParse(t, `{"fields": [{"name": "plan", "type": "hidden", "value": "{{ correlation.data.nothing }}"}, {"name": "email", "label": "Yours"},
+		{"name": "other", "label": "E-Mail", "type": "text"}, {"name": "contact", "label": "Email!"}, {"name": "wish", "label": "Plan"}, {"name": "own", "label": "Own"}]}`)
+	typed := form.Typed{"other": {"a"}, "contact": {"b"}, "wish": {"pro"}, "own": {"c"}}
+	got, err := f.Body(f.Read(typed, scope()), scope())
+	want := `{"fields":[{"name":"other","label":"E-Mail","value":"a"},{"name":"contact","value":"b"},{"name":"wish","value":"pro"},{"name":"own","label":"Own","value":"c"}]}`
+	if err != nil || string(got) != want {
+		t.Errorf("got %s, %v, want %s", got, err, want)
+	}
+}

@@ -4,10 +4,10 @@ import (
 	"math"
 	"slices"
 	"strconv"
-	"strings"
-	"unicode"
 
 	"github.com/tidwall/gjson"
+
+	"relay.example/relay/internal/relay"
 )
 
 // formRule says where the fields of a form stand: in the body itself, in an
@@ -58,7 +58,7 @@ func (p *parsed) form(r *formRule) map[string]any {
 		if slices.Contains(r.hidden, name) {
 			continue
 		}
-		for _, s := range []string{slug(sub.labels[name]), slug(name)} {
+		for _, s := range []string{relay.Slug(sub.labels[name]), relay.Slug(name)} {
 			if _, taken := form[s]; s != "" && !taken {
 				form[s] = sub.values[name]
 			}
@@ -273,39 +273,4 @@ func number(v gjson.Result) any {
 		return v.Raw // beyond a float64, and no JSON could hold it again
 	}
 	return v.Num
-}
-
-// slug writes a label so that an expression can name it: "E-mail address?"
-// becomes e_mail_address.
-func slug(label string) string {
-	if isSlug(label) {
-		return label
-	}
-	var b strings.Builder
-	gap := false
-	for _, r := range strings.ToLower(label) {
-		if !unicode.IsLetter(r) && !unicode.IsDigit(r) {
-			gap = b.Len() > 0
-			continue
-		}
-		if gap {
-			b.WriteByte('_')
-			gap = false
-		}
-		b.WriteRune(r)
-	}
-	return b.String()
-}
-
-// isSlug reports whether a text is its own slug, as most names of fields are.
-func isSlug(text string) bool {
-	before := byte('_')
-	for i := range len(text) {
-		c := text[i]
-		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && (c != '_' || before == '_') {
-			return false
-		}
-		before = c
-	}
-	return before != '_'
 }
