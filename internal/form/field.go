@@ -263,6 +263,10 @@ func (f *Field) first(s *mapping.Scope) []string {
 		}
 		return texts
 	default:
-		return []string{mapping.Text(v)}
+		text := mapping.Text(v)
+		if _, number := asNumber(v); number && f.Type == relay.FieldNumber && grouped.MatchString(text) {
+			text += "0" // or it would not be taken as it stands there
+		}
+		return []string{text}
 	}
 }

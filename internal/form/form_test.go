@@ -310,3 +310,19 @@ func TestLabelsLikeNames(t *testing.T) {
 		t.Errorf("got %s, %v, want %s", got, err, want)
 	}
 }
+
+// What stands in a number at first is taken as it stands there.
+func TestFirstNumbersAreTaken(t *testing.T) {
+	t.Parallel()
+	for _, number := range []string{"1.125", "-12.5", "0.125", "999.999", "1000", "5"} {
+		f := mustParse(t, one(`{"name": "n", "label": "N", "type": "number", "value": `+number+`}`))
+		var want float64
+		if err := json.Unmarshal([]byte(number), &want); err != nil {
+			t.Fatal(err)
+		}
+		a := f.Read(f.First(scope()), scope())
+		if got := fmt.Sprint(a.Values["n"]); len(a.Faults) > 0 || got != fmt.Sprint(want) {
+			t.Errorf("%s: got %s, %v wrong", number, got, a.Faults)
+		}
+	}
+}

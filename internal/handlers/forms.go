@@ -172,7 +172,11 @@ func (h *Handlers) hostedForm(c echo.Context) (*hosted, error) {
 	if err != nil {
 		return nil, err
 	}
-	if p.HostedForm() == nil {
+	switch {
+	case p.HostedForm() != nil:
+	case w.Erased() && h.formSource(&w.Wait) != nil: // its form has gone with the person, and not how it has ended
+		return nil, h.showStatus(c, w)
+	default:
 		return nil, h.showUnknown(c)
 	}
 	return &hosted{w, p.HostedForm(), plan.ScopeOf(&w.Wait, "", nil, nil, relay.FormatJSON, nil)}, nil

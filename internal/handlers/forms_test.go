@@ -280,6 +280,22 @@ func TestFormNotTaken(t *testing.T) {
 	n.form(w).want(http.StatusOK).holds("<h1>Done")
 }
 
+// Of a person who was forgotten nothing is shown but how it has ended.
+func TestFormOfSomebodyErased(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	pending, done := n.signupWait("u-1", ""), n.signupWait("u-1", `, "module_id": null`)
+	other := n.signupWait("u-2", "")
+	n.submit(other, fill()).want(http.StatusSeeOther)
+	for _, user := range []string{"u-1", "u-2"} {
+		n.remove("/v1/users/" + user).want(http.StatusAccepted)
+	}
+	n.form(pending).want(http.StatusGone).lacks("Zoë")
+	n.submit(pending, fill()).want(http.StatusGone)
+	n.form(done).want(http.StatusGone)
+	n.form(other).want(http.StatusOK).holds("<h1>Done").lacks("Zoë")
+}
+
 // They are not taken as done when they are sent once more.
 func TestFormNotTakenTwice(t *testing.T) {
 	t.Parallel()
