@@ -479,6 +479,10 @@ func (b *browser) conditionsAgree(t *testing.T) {
 		{`form.radio == "r" || form.open`, true},
 		{`form.thousand == nil`, true},
 		{`form.number == 12.5`, true},
+		{`form.plan == "pro"`, true},
+		{`form.plan == "pro" and form.open`, false},
+		{`form.plan != "pro" or form.tick`, true},
+		{`form.constructor == nil`, true},
 	}
 	fields := []object{
 		{"name": "text", "label": "A", "value": " other "},
@@ -489,6 +493,11 @@ func (b *browser) conditionsAgree(t *testing.T) {
 		{"name": "open", "label": "A", "type": "checkbox"},
 		{"name": "ticks", "label": "A", "type": "checkbox", "options": []string{"a", "b"}, "value": []string{"b"}},
 		{"name": "radio", "label": "A", "type": "radio", "options": []string{"q", "r"}, "value": "r"},
+		{"name": "plan", "type": "hidden", "value": "pro"},
+		// Names of what every object, and every form of a page, has.
+		{"name": "constructor", "label": "A"},
+		{"name": "querySelectorAll", "label": "A"},
+		{"name": "addEventListener", "label": "A"},
 	}
 	for i, c := range conditions {
 		fields = append(fields, object{"name": fmt.Sprintf("c%d", i), "label": "C", "show_if": c.condition})
