@@ -107,7 +107,8 @@ func (h *Handlers) take(ctx context.Context, f *hosted, answers *form.Answers) (
 }
 
 // notNow answers a form that was sent while nobody knows what it asks for: what
-// was typed is shown by the fields' names, so that it is not lost.
+// was typed is shown by the fields' names, so that it is not lost. Those of no
+// form are more than one has, and are not shown.
 func (h *Handlers) notNow(c echo.Context, err error) error {
 	p := h.problemOf(err, c) // which logs it
 	typed, _, unread := readTyped(c)
@@ -116,6 +117,9 @@ func (h *Handlers) notNow(c echo.Context, err error) error {
 	}
 	page := templates.Status{Page: h.beginPage(c, nil, nil), State: "unavailable"}
 	for _, name := range slices.Sorted(maps.Keys(typed)) {
+		if len(page.Typed) == relay.MaxFormFields {
+			break
+		}
 		if text := strings.TrimSpace(strings.Join(typed[name], ", ")); text != "" && name != templates.Trap {
 			page.Typed = append(page.Typed, templates.Typed{Label: name, Value: text})
 		}

@@ -356,6 +356,13 @@ func TestFormWhileTheDatabaseIsAway(t *testing.T) {
 	if sent.Header.Get("Retry-After") == "" {
 		t.Errorf("got %v, want a time to try again", sent.Header)
 	}
+	many := url.Values{}
+	for i := range 10_000 {
+		many.Set(fmt.Sprint("f", i), "x")
+	}
+	if a := n.submit(w, many).want(http.StatusServiceUnavailable); strings.Count(string(a.Body), "<dt>") > relay.MaxFormFields {
+		t.Errorf("got %d fields shown, want at most %d", strings.Count(string(a.Body), "<dt>"), relay.MaxFormFields)
+	}
 	line.mend()
 	eventually(t, "it is taken", func() bool { return n.submit(w, fill()).Status == http.StatusSeeOther })
 	if handed := n.deliveries(); len(handed) != 1 {
