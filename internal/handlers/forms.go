@@ -141,7 +141,7 @@ func (h *Handlers) tooLate(c echo.Context, f *hosted, typed form.Typed) error {
 	if err != nil {
 		return err
 	}
-	if code != http.StatusGone {
+	if page.State == string(relay.Completed) {
 		return h.toItself(c, f)
 	}
 	for _, field := range f.form.Fields {

@@ -262,6 +262,9 @@ func TestFormTooLate(t *testing.T) {
 			holds("<h1>"+title, "What you had typed", "<dt>Note</dt>\n<dd dir=\"auto\">a long\nstory &lt;b&gt;</dd>", "<dd dir=\"auto\">vegetables</dd>", "ada@example.org").lacks("pro")
 		n.form(w).want(http.StatusGone).holds("<h1>" + title).lacks("What you had typed")
 	}
+	failed := n.wait(`{"user_id": "u-f", "source": ["stripe", "form"], "module_id": 1, "link": {"stripe": "https://buy.stripe.com/a"}, "form": ` + signup + `}`)
+	n.post("/v1/correlations/"+failed["id"].(string)+"/resolve", `{"outcome": "failed"}`).want(http.StatusOK)
+	n.submit(failed, fill()).want(http.StatusOK).holds("<h1>Not completed", "What you had typed", "ada@example.org")
 	old := n.signupWait("u-9", `, "module_id": null`)
 	n.signupWait("u-9", "")
 	n.submit(old, fill()).want(http.StatusGone).holds("There is a newer link")
