@@ -35,9 +35,11 @@ func (h *Handlers) goTo(c echo.Context) error {
 	if to == nil {
 		return h.showStatus(c, w)
 	}
+	if asksFor(c.Request()) {
+		h.setReturnCookie(c, w, to.source)
+	}
 	if byPerson(c.Request()) {
 		h.openings.note(&w.Wait, time.Now())
-		h.setReturnCookie(c, w, to.source)
 	}
 	return c.Redirect(http.StatusFound, to.link)
 }

@@ -25,22 +25,24 @@ func TestOpened(t *testing.T) {
 	for _, c := range []struct {
 		name, method string
 		settings     []setting
+		cookie       bool // that leads back goes to whoever goes to the link
 	}{
-		{"HEAD", http.MethodHead, []setting{header("User-Agent", aBrowser)}},
-		{"a browser that fetches ahead", http.MethodGet, []setting{header("User-Agent", aBrowser), header("Sec-Purpose", "prefetch;anonymous-client-ip")}},
-		{"an older one", http.MethodGet, []setting{header("User-Agent", aBrowser), header("Purpose", "prefetch")}},
-		{"Firefox", http.MethodGet, []setting{header("User-Agent", aBrowser), header("X-Moz", "prefetch")}},
-		{"nobody", http.MethodGet, []setting{header("User-Agent", "")}},
-		{"WhatsApp's preview", http.MethodGet, []setting{header("User-Agent", "WhatsApp/2.23.20.0 A")}},
-		{"Telegram's", http.MethodGet, []setting{header("User-Agent", "TelegramBot (like TwitterBot)")}},
-		{"Facebook's", http.MethodGet, []setting{header("User-Agent", "facebookexternalhit/1.1 (+http://www.facebook.com/externalhit_uatext.php)")}},
-		{"Slack's", http.MethodGet, []setting{header("User-Agent", "Slackbot-LinkExpanding 1.0 (+https://api.slack.com/robots)")}},
-		{"Skype's and Teams'", http.MethodGet, []setting{header("User-Agent", "Mozilla/5.0 (Windows NT 6.1; WOW64) SkypeUriPreview Preview/0.5")}},
-		{"a search engine", http.MethodGet, []setting{header("User-Agent", "Mozilla/5.0 (compatible; SomeEngine/1.0; +http://engine.example/bot.html)")}},
-		{"a program", http.MethodGet, []setting{header("User-Agent", "curl/8.14.1")}},
+		{"HEAD", http.MethodHead, []setting{header("User-Agent", aBrowser)}, false},
+		{"a browser that fetches ahead", http.MethodGet, []setting{header("User-Agent", aBrowser), header("Sec-Purpose", "prefetch;anonymous-client-ip")}, false},
+		{"an older one", http.MethodGet, []setting{header("User-Agent", aBrowser), header("Purpose", "prefetch")}, false},
+		{"Firefox", http.MethodGet, []setting{header("User-Agent", aBrowser), header("X-Moz", "prefetch")}, false},
+		{"nobody", http.MethodGet, []setting{header("User-Agent", "")}, true},
+		{"WhatsApp's preview", http.MethodGet, []setting{header("User-Agent", "WhatsApp/2.23.20.0 A")}, true},
+		{"Telegram's", http.MethodGet, []setting{header("User-Agent", "TelegramBot (like TwitterBot)")}, true},
+		{"Facebook's", http.MethodGet, []setting{header("User-Agent", "facebookexternalhit/1.1 (+http://www.facebook.com/externalhit_uatext.php)")}, true},
+		{"Slack's", http.MethodGet, []setting{header("User-Agent", "Slackbot-LinkExpanding 1.0 (+https://api.slack.com/robots)")}, true},
+		{"Skype's and Teams'", http.MethodGet, []setting{header("User-Agent", "Mozilla/5.0 (Windows NT 6.1; WOW64) SkypeUriPreview Preview/0.5")}, true},
+		{"a search engine", http.MethodGet, []setting{header("User-Agent", "Mozilla/5.0 (compatible; SomeEngine/1.0; +http://engine.example/bot.html)")}, true},
+		{"a program", http.MethodGet, []setting{header("User-Agent", "curl/8.14.1")}, true},
 	} {
-		if a := n.send(c.method, link(w), nil, c.settings...).want(http.StatusFound); a.Header.Get("Set-Cookie") != "" {
-			t.Errorf("%s: got a cookie, want none", c.name)
+		cookie := n.send(c.method, link(w), nil, c.settings...).want(http.StatusFound).Header.Get("Set-Cookie")
+		if got := strings.HasPrefix(cookie, "relay_wait="+w["token"].(string)); got != c.cookie {
+			t.Errorf("%s: got the cookie %q, want one: %t", c.name, cookie, c.cookie)
 		}
 	}
 	person := n.wait(`{"user_id": "u-2", "flow": "checkout"}`)

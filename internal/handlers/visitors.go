@@ -27,12 +27,15 @@ var programs = regexp.MustCompile(`(?i)` + strings.Join([]string{
 }, "|"))
 
 // byPerson reports whether a request looks like a person's who opens a link.
-// Who asks for the head of a page, or fetches it ahead, has opened nothing.
 // A scanner that poses as a browser is taken for a person.
 func byPerson(r *http.Request) bool {
 	agent := r.UserAgent()
-	return r.Method == http.MethodGet && agent != "" && !programs.MatchString(agent) && !aheadOfTime(r.Header)
+	return asksFor(r) && agent != "" && !programs.MatchString(agent)
 }
+
+// asksFor reports whether a page is asked for now. Who asks for its head, or
+// fetches it ahead, has not gone there.
+func asksFor(r *http.Request) bool { return r.Method == http.MethodGet && !aheadOfTime(r.Header) }
 
 // aheadOfTime reports whether a browser fetches a page that nobody has asked
 // for yet.
