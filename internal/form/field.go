@@ -86,8 +86,6 @@ func checkField(f *Field, def *relay.FormField, above []string) error {
 		return wrong("type", "%.40q is none of %s", f.Type, strings.Join(relay.FieldTypes, ", "))
 	case f.Type == relay.FieldHidden && (f.Required || def.ShowIf != "" || def.Label != nil || def.Help != nil):
 		return wrong("", "a hidden field has only a name and a value: nobody sees it")
-	case f.Type != relay.FieldHidden && len(def.Label) == 0:
-		return wrong("label", "is missing: say what is asked for")
 	}
 	for _, part := range []struct {
 		name  string
@@ -216,8 +214,14 @@ func (f *Form) hidden() (names []string) {
 	return names
 }
 
-// Label says what is asked for.
-func (f *Field) Label(language string, s *mapping.Scope) string { return f.label.in(language, s) }
+// Label says what is asked for: the field's name, where nothing else is said.
+// Nobody sees that of a hidden field.
+func (f *Field) Label(language string, s *mapping.Scope) string {
+	if len(f.label) == 0 && f.Type != relay.FieldHidden {
+		return f.Name
+	}
+	return f.label.in(language, s)
+}
 
 // Help says more of it, or is "".
 func (f *Field) Help(language string, s *mapping.Scope) string { return f.help.in(language, s) }

@@ -51,7 +51,6 @@ func TestRefused(t *testing.T) {
 		{"the token's name", one(`{"name": "token", "label": "A"}`), "invalid_form", "token"},
 		{"a name twice", `{"fields": [{"name": "a", "label": "A"}, {"name": "a", "label": "B"}]}`, "invalid_form", "fields[1]: name"},
 		{"no such type", one(`{"name": "a", "label": "A", "type": "file"}`), "invalid_form", "fields[0]: type"},
-		{"no label", one(`{"name": "a"}`), "invalid_form", "fields[0]: label"},
 		{"a hidden field that is asked", one(`{"name": "a", "type": "hidden", "label": "A"}`), "invalid_form", "hidden"},
 		{"nothing to choose from", one(`{"name": "a", "label": "A", "type": "radio"}`), "invalid_form", "options"},
 		{"options of a text", one(`{"name": "a", "label": "A", "options": ["x"]}`), "invalid_form", "options"},
@@ -230,6 +229,17 @@ func TestLanguages(t *testing.T) {
 	}
 	if got := mustParse(t, one(`{"name": "a", "label": {"fr": "A", "en": "B"}}`)).Languages(); got[0] != "en" {
 		t.Errorf("got %v, want English first where nothing else is said", got)
+	}
+}
+
+// A field that nobody has written a label for is asked for by its name.
+func TestLabels(t *testing.T) {
+	t.Parallel()
+	f := mustParse(t, `{"fields": [{"name": "email"}, {"name": "phone", "label": "Call me at"}, {"name": "order", "type": "hidden", "value": 1}]}`)
+	for i, want := range []string{"email", "Call me at", ""} {
+		if got := f.Fields[i].Label("en", scope()); got != want {
+			t.Errorf("%s: got the label %q, want %q", f.Fields[i].Name, got, want)
+		}
 	}
 }
 

@@ -22,8 +22,8 @@ type Form struct {
 // FormField is one field of a form.
 type FormField struct {
 	Name      string       `json:"name"`
-	Type      string       `json:"type,omitempty"` // "": text
-	Label     Words        `json:"label,omitempty"`
+	Type      string       `json:"type,omitempty"`  // "": text
+	Label     Words        `json:"label,omitempty"` // the name, if none
 	Help      Words        `json:"help,omitempty"`
 	Required  bool         `json:"required,omitempty"`
 	Value     any          `json:"value,omitempty"` // what stands there at first
