@@ -74,7 +74,7 @@ type source struct {
 	Events         []string        `json:"events"`
 	Setup          []string        `json:"setup"`
 	AwaitingSecret bool            `json:"awaiting_secret"`
-	Tolerance      *relay.Duration `json:"tolerance,omitempty"`
+	Tolerance      *relay.Duration `json:"tolerance"` // null: the usual one
 	TokenField     *string         `json:"token_field"`
 	KeyField       *string         `json:"key_field"`
 	PublicURL      *string         `json:"public_url"`

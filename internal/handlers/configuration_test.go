@@ -32,6 +32,12 @@ func TestSources(t *testing.T) {
 	if basic := n.put("/v1/sources/basic", `{"provider": "generic-basic"}`).want(http.StatusOK).object(); basic["username"] != "shop" || basic["awaiting_secret"] != false {
 		t.Errorf("got the username %v, awaiting %v, want its credentials kept and the name shown", basic["username"], basic["awaiting_secret"])
 	}
+	if tolerance, there := got["tolerance"]; !there || tolerance != nil {
+		t.Errorf("got the tolerance %v (there: %t), want null: the usual one", tolerance, there)
+	}
+	if own := n.put("/v1/sources/strict", `{"provider": "stripe", "secret": "`+hookSecret+`", "tolerance": "2m"}`).want(http.StatusOK).object(); own["tolerance"] != "2m" {
+		t.Errorf("got the tolerance %v, want 2m", own["tolerance"])
+	}
 	if form := n.get("/v1/sources/form").want(http.StatusOK).object(); form["webhook_url"] != nil {
 		t.Errorf("got the webhook_url %v of the built-in source, want none", form["webhook_url"])
 	}

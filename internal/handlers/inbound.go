@@ -223,6 +223,9 @@ func (h *Handlers) reject(ctx context.Context, in *inbound, cause error) error {
 	if errors.As(cause, &rejection) {
 		reason, detail = string(rejection.Reason), rejection.Detail()
 	}
+	if in.src.AwaitsSecret() {
+		reason, detail = "awaiting_secret", "this source has no "+in.src.Endpoint.Preset().KeyField()+" yet: give it the provider's"
+	}
 	h.activity.failure(in.src, in.received, reason)
 	h.forged.Do(func() {
 		h.cfg.Log.Warn("callbacks are rejected: they are forged, or the source's secret is wrong",
@@ -236,9 +239,6 @@ func (h *Handlers) reject(ctx context.Context, in *inbound, cause error) error {
 		}
 	} else {
 		h.cfg.Metrics.Event(in.src.ID, relay.Rejected, relay.Unmatched)
-	}
-	if in.src.AwaitsSecret() {
-		reason, detail = "awaiting_secret", "this source has no "+in.src.Endpoint.Preset().KeyField()+" yet: give it the provider's"
 	}
 	return &statusError{in.src.Endpoint.Preset().RejectStatus, relay.Errorf(relay.Unauthorized, reason, "%s", detail)}
 }

@@ -431,6 +431,14 @@ func TestAwaitingSecret(t *testing.T) {
 	if got := n.get("/v1/sources/awaiting").object()["awaiting_secret"]; got != true {
 		t.Errorf("got awaiting_secret %v, want true", got)
 	}
+	// What is kept says what was answered, and so does the source within a second.
+	kept := n.get("/v1/events?source=awaiting").object()["data"].([]any)
+	if got := kept[0].(map[string]any)["reason"]; got != "awaiting_secret" {
+		t.Errorf("got the reason %v, want awaiting_secret", got)
+	}
+	eventually(t, "the source says why it has refused", func() bool {
+		return n.get("/v1/sources/awaiting").object()["last_error"] == "awaiting_secret"
+	})
 	if got := n.count("events WHERE verdict = 'rejected'"); got != 1 {
 		t.Errorf("got %d kept, want 1: it is replayed once there is a secret", got)
 	}
