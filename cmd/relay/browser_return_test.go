@@ -207,7 +207,7 @@ func startDemo(t *testing.T) *world {
 	var err error
 	go func() {
 		defer close(ended)
-		err = run(t.Context(), []string{"demo", "--listen=127.0.0.1:0", "--data-dir", openDir(t)}, lookupIn(nil), out, io.Discard)
+		err = run(t.Context(), []string{"demo", "--listen=127.0.0.1:0", "--ops-listen=127.0.0.1:0", "--data-dir", openDir(t)}, lookupIn(nil), out, io.Discard)
 	}()
 	t.Cleanup(func() { // the test's context has ended by then
 		<-ended

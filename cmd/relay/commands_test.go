@@ -31,6 +31,14 @@ func TestMigrate(t *testing.T) {
 	env["RELAY_MIGRATE"] = "check"
 	_, err := command(t, env, "serve")
 	wantRefusal(t, err, "schema is at 0", "relay migrate up")
+	_, err = command(t, env, "keys", "instance")
+	wantRefusal(t, err, "schema is at 0", "relay migrate up")
+	// Without a key nothing is begun.
+	_, err = command(t, map[string]string{"DATABASE_URL": env["DATABASE_URL"]}, "serve")
+	wantRefusal(t, err, "RELAY_ENCRYPTION_KEY is not set", "relay keys new")
+	if got := mustRun(t, env, "migrate", "status"); !strings.HasPrefix(got, "schema version 0,") {
+		t.Errorf("status after refusals: got %q, want version 0", got)
+	}
 
 	got := mustRun(t, env, "migrate", "up")
 	latest := current.FindStringSubmatch(got)
@@ -317,8 +325,8 @@ func TestDemo(t *testing.T) {
 	}
 	defer func() { _ = busy.Close() }()
 	const moved = "cannot be had: bind: address already in use"
-	for start, address := range map[string]string{"a demo": "127.0.0.1:0", "a demo whose port is taken": busy.Addr().String()} { // on the same data
-		out := mustRun(t, nil, "demo", "--once", "--listen", address, "--data-dir", dir)
+	for start, address := range map[string]string{"a demo": "127.0.0.1:0", "a demo whose ports are taken": busy.Addr().String()} { // on the same data
+		out := mustRun(t, nil, "demo", "--once", "--listen", address, "--ops-listen", address, "--data-dir", dir)
 		for _, want := range []string{"form: resumed", "checkout: resumed", "both conversations were resumed", "health checks, metrics and profiles are at http://127.0.0.1:"} {
 			if !strings.Contains(out, want) {
 				t.Errorf("%s does not say %q:\n%s", start, want, out)
@@ -332,6 +340,23 @@ func TestDemo(t *testing.T) {
 				t.Errorf("%s: got the line %q, want each to begin with its time", start, line)
 			}
 		}
+	}
+}
+
+// What the environment says of addresses and of the key holds for the demo too.
+func TestDemoSettings(t *testing.T) {
+	t.Parallel()
+	given := demoCommand{Listen: "localhost:0", OpsListen: "localhost:0", APIKey: apiKey, DataDir: t.TempDir()}
+	s, moved, err := given.node(t.Context())
+	if err != nil || moved != nil {
+		t.Fatalf("got %v, moved: %v", err, moved)
+	}
+	if s.Listen != "localhost:0" || s.OpsListen != "localhost:0" || s.APIKey != apiKey {
+		t.Errorf("got %s, %s and the key %q, want what was given", s.Listen, s.OpsListen, s.APIKey)
+	}
+	given.APIKey = ""
+	if s, _, err = given.node(t.Context()); err != nil || !strings.HasPrefix(s.APIKey, "demo-") {
+		t.Errorf("without a key: got %q (%v), want a new one", s.APIKey, err)
 	}
 }
 
@@ -359,7 +384,7 @@ func TestDemoFails(t *testing.T) {
 			t.Errorf("switching the sandbox: got %s", resp.Status)
 		}
 	}}
-	err = run(t.Context(), []string{"demo", "--once", "--listen=127.0.0.1:0", "--data-dir", openDir(t)}, lookupIn(nil), out, io.Discard)
+	err = run(t.Context(), []string{"demo", "--once", "--listen=127.0.0.1:0", "--ops-listen=127.0.0.1:0", "--data-dir", openDir(t)}, lookupIn(nil), out, io.Discard)
 	wantRefusal(t, err, "the form", "was not resumed")
 }
 

@@ -86,6 +86,9 @@ func localKeys(dir string) (*seal.Ring, error) {
 // store waits for the database, brings its schema up or checks it, and opens
 // it.
 func (db *database) store(ctx context.Context, migrate string) (*store.Store, error) {
+	if db.keys == nil { // before anything is changed
+		return nil, errNoKeys
+	}
 	if err := db.await(ctx); err != nil {
 		return nil, err
 	}
@@ -93,14 +96,6 @@ func (db *database) store(ctx context.Context, migrate string) (*store.Store, er
 		if err := store.MigrateUp(ctx, db.url); err != nil {
 			return nil, err
 		}
-	}
-	status, err := store.Migrations(ctx, db.url)
-	if err != nil {
-		return nil, err
-	}
-	if !status.Current() {
-		return nil, fmt.Errorf("the database schema is at %d (dirty: %t), this program needs %d: run `relay migrate up`",
-			status.Version, status.Dirty, status.Latest)
 	}
 	s, err := db.open(ctx)
 	if err != nil {
@@ -113,11 +108,22 @@ func (db *database) store(ctx context.Context, migrate string) (*store.Store, er
 	return s, nil
 }
 
-// open opens the store, for which the keys are needed.
+var errNoKeys = errors.New("RELAY_ENCRYPTION_KEY is not set: make one with `relay keys new` and keep it safe; " +
+	"without it the stored secrets cannot be read")
+
+// open opens the store, for which the keys and this program's schema are
+// needed.
 func (db *database) open(ctx context.Context) (*store.Store, error) {
 	if db.keys == nil {
-		return nil, errors.New("RELAY_ENCRYPTION_KEY is not set: make one with `relay keys new` and keep it safe; " +
-			"without it the stored secrets cannot be read")
+		return nil, errNoKeys
+	}
+	status, err := store.Migrations(ctx, db.url)
+	if err != nil {
+		return nil, err
+	}
+	if !status.Current() {
+		return nil, fmt.Errorf("the database schema is at %d (dirty: %t), this program needs %d: run `relay migrate up`",
+			status.Version, status.Dirty, status.Latest)
 	}
 	return store.Open(ctx, store.Config{URL: db.url, Keys: db.keys, HotConnections: hotConnections, Connections: connections})
 }

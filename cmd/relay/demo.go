@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -21,10 +22,12 @@ import (
 
 // demoCommand starts everything privately and plays two conversations.
 type demoCommand struct {
-	Once    bool   `help:"End after the two conversations; fail when one was not resumed."`
-	Listen  string `default:"127.0.0.1:8080" help:"Address of the relay; another one is taken when it is in use."`
-	DataDir string `help:"Home of the private Postgres (RELAY_DATA_DIR)."`
-	Verbose bool   `help:"Show the relay's log."`
+	Once      bool   `help:"End after the two conversations; fail when one was not resumed."`
+	Listen    string `default:"127.0.0.1:8080" help:"Address of the relay (RELAY_LISTEN); another one is taken when it is in use."`
+	OpsListen string `default:"127.0.0.1:9090" help:"Address of health checks, metrics and profiles (RELAY_OPS_LISTEN); the same holds."`
+	APIKey    string `name:"api-key" help:"Its admin key (RELAY_API_KEY). Without one: a new one at each start."`
+	DataDir   string `help:"Home of the private Postgres (RELAY_DATA_DIR)."`
+	Verbose   bool   `help:"Show the relay's log."`
 }
 
 // The demo's secrets protect nothing: everything listens on loopback.
@@ -93,18 +96,11 @@ func (c *demoCommand) Run(ctx context.Context, p *program) error {
 // directory of its own so that the demo touches nobody's data. moved says why
 // it listens on another address than the wanted one.
 func (c *demoCommand) node(ctx context.Context) (s *serveCommand, moved, err error) {
-	address := c.Listen
-	if l, err := listen(ctx, address); err != nil {
-		address, moved = "127.0.0.1:0", err
-		if op := (*net.OpError)(nil); errors.As(err, &op) {
-			moved = op.Err // without the address again
-		}
-	} else if err := l.Close(); err != nil {
-		return nil, nil, fmt.Errorf("--listen: %w", err)
-	}
+	address, moved := addressFor(ctx, c.Listen)
+	ops, _ := addressFor(ctx, c.OpsListen) // it is told in any case
 	s = &serveCommand{nodeFlags: nodeFlags{
 		databaseFlags: databaseFlags{DatabaseURL: embedded, DataDir: c.DataDir, Log: "text"},
-		Listen:        address, OpsListen: "127.0.0.1:0", APIKey: "demo-" + rand.Text(), AllowPrivateTargets: "true",
+		Listen:        address, OpsListen: ops, APIKey: cmp.Or(c.APIKey, "demo-"+rand.Text()), AllowPrivateTargets: "true",
 		Migrate: "auto", ShutdownTimeout: span(10 * time.Second),
 	}}
 	dir, err := s.dataDir()
@@ -113,6 +109,21 @@ func (c *demoCommand) node(ctx context.Context) (s *serveCommand, moved, err err
 	}
 	s.DataDir = filepath.Join(dir, "demo")
 	return s, moved, nil
+}
+
+// addressFor is the address that is wanted, or one that is free, and why.
+func addressFor(ctx context.Context, wanted string) (address string, moved error) {
+	l, err := listen(ctx, wanted)
+	if err == nil {
+		err = l.Close()
+	}
+	if op := (*net.OpError)(nil); errors.As(err, &op) {
+		err = op.Err // without the address again
+	}
+	if err != nil {
+		return "127.0.0.1:0", err
+	}
+	return wanted, nil
 }
 
 // demo is one run of it, as a bot builder and an end user would do it: over
