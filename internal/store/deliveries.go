@@ -288,7 +288,8 @@ func (s *Store) SkipClosed(ctx context.Context, d *relay.Delivery) (r Recorded, 
 	var b pgx.Batch
 	b.Queue(`
 		UPDATE deliveries
-		SET status = 'skipped', due_at = NULL, lease = NULL, finished_at = now(), reason = 'its wait has closed'
+		SET status = 'skipped', due_at = NULL, lease = NULL, finished_at = now(),
+		    reason = CASE WHEN attempts = 0 THEN 'its wait has closed' ELSE reason END -- else it is that of the last attempt
 		WHERE project_id = $1 AND id = $2 AND lease = $3 AND status = 'scheduled'`, d.ProjectID, d.ID, d.Lease).Exec(func(tag pgconn.CommandTag) error {
 		if tag.RowsAffected() == 1 {
 			r.Stale, r.Status = false, relay.Skipped
@@ -665,7 +666,8 @@ func (s *Store) SkipDelivery(ctx context.Context, projectID int64, id uuid.UUID)
 		var b pgx.Batch
 		b.Queue(`
 			UPDATE deliveries
-			SET status = 'skipped', due_at = NULL, lease = NULL, finished_at = clock_timestamp(), reason = 'skipped by hand'
+			SET status = 'skipped', due_at = NULL, lease = NULL, finished_at = clock_timestamp(),
+			    reason = CASE WHEN attempts = 0 THEN 'skipped by hand' ELSE reason END -- else it is that of the last attempt
 			WHERE project_id = $1 AND id = $2`, projectID, id)
 		queuePassOn(&b, []uuid.UUID{h.conversation}, func(uuid.UUID) {})
 		return tx.SendBatch(ctx, &b).Close()

@@ -41,7 +41,7 @@ var hotStatements = map[string]string{
 	"charge a rate's budget":          "SET spent_until = greatest(spent_until, clock_timestamp()",
 	"bring pointless ones forward":    "ELSE d.due_at END",
 	"bring overtaken ones forward":    "c.status <> 'pending' FROM",
-	"skip pointless ones":             "reason = 'its wait has closed'",
+	"skip pointless ones":             "THEN 'its wait has closed'",
 	"mark what is being sent":         "SET status = 'sending'",
 	"return leases":                   "SET due_at = clock_timestamp(), lease = NULL",
 	"open a rate's budget":            "INSERT INTO rate_budgets",
