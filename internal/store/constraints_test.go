@@ -51,6 +51,9 @@ var possible = map[string]map[string]string{
 		"id": `gen_random_uuid()`, "project_id": `1`, "source_id": `1`, "event_id": `'00000000-0000-0000-0000-000000000001'`,
 		"about": `'pi_1'`, "due_at": `now()`, "give_up_at": `now()`,
 	},
+	"checkouts": {
+		"correlation_id": `gen_random_uuid()`, "project_id": `1`, "source_id": `1`, "object": `'cs_1'`, "url": `'https://a.example'`,
+	},
 	"hooks": {
 		"project_id": `1`, "id": `gen_random_uuid()`, "subscription_id": `gen_random_uuid()`, "event": `'delivery.dead'`,
 		"payload": `'{"id": 1}'`, "give_up_at": `now()`,
@@ -155,6 +158,11 @@ func TestImpossibleStates(t *testing.T) {
 		{"hooks_lease_check", "hooks", "leased and not due", columns{"lease": id}, nil},
 		{"hooks_attempt_check", "hooks", "an attempt without a class", columns{"attempts": `1`}, nil},
 		{"attempt_class_check", "hooks", "an unknown class", columns{"attempts": `1`, "class": `'fine'`}, nil},
+
+		{"checkouts_end_lease_check", "checkouts", "leased and not to be ended", columns{"end_lease": id}, nil},
+		{"checkouts_end_result_check", "checkouts", "a try without a result", columns{"end_tries": `1`, "end_tried_at": now}, nil},
+		{"checkouts_end_result_check", "checkouts", "a try without a time", columns{"end_tries": `1`, "end_result": `'ended'`}, nil},
+		{"checkout_end_check", "checkouts", "an unknown result", columns{"end_tries": `1`, "end_tried_at": now, "end_result": `'perhaps'`}, nil},
 
 		{"questions_event_key", "questions", "two about one event", nil, columns{}},
 		{
