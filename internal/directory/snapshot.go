@@ -309,7 +309,7 @@ func sortedBy[V any](m map[string]V, name func(V) string) []V {
 // with their ids.
 func (s *Source) LiveSecrets(now time.Time) (secrets []string, ids []uuid.UUID) {
 	for _, secret := range s.Secrets {
-		if secret.ExpiresAt == nil || now.Before(*secret.ExpiresAt) {
+		if secret.LiveAt(now) {
 			secrets, ids = append(secrets, secret.Secret), append(ids, secret.ID)
 		}
 	}

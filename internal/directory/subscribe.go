@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/url"
 	"slices"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -50,10 +51,14 @@ func (s *Source) AddressKey() string {
 
 // Addressed reports whether a callback came by the right address for the
 // secret that proves it: one that a platform gave with a subscription may be
-// known to others there, and counts only with the source's own key.
-func (s *Source) Addressed(secretID uuid.UUID, query url.Values) bool {
+// known to others there, and counts only with the source's own key. One that
+// people have given, be it the same, counts at any address for as long as it is
+// good.
+func (s *Source) Addressed(secretID uuid.UUID, query url.Values, now time.Time) bool {
 	i := slices.IndexFunc(s.Secrets, func(secret relay.SourceSecret) bool { return secret.ID == secretID })
-	if i < 0 || !s.Secrets[i].Subscribed {
+	if i < 0 || slices.ContainsFunc(s.Secrets, func(x relay.SourceSecret) bool {
+		return !x.Subscribed && x.Secret == s.Secrets[i].Secret && x.LiveAt(now)
+	}) {
 		return true
 	}
 	key := s.Credentials[addressKey]

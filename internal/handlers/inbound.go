@@ -164,7 +164,7 @@ func (h *Handlers) prove(ctx context.Context, in *inbound) (used int, ids []uuid
 	}
 	secrets, ids := in.src.LiveSecrets(in.received)
 	used, err = in.src.Endpoint.Verify(in.req, secrets, in.received)
-	if err == nil && used >= 0 && !in.src.Addressed(ids[used], in.req.Query) {
+	if err == nil && used >= 0 && !in.src.Addressed(ids[used], in.req.Query, in.received) {
 		err = &provider.Rejection{Reason: provider.CredentialsMismatch}
 	}
 	return used, ids, err

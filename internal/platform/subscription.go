@@ -20,9 +20,10 @@ const (
 // Subscription is one that a source has at its platform, as it should be.
 type Subscription struct {
 	Event  string
-	Target string // where the platform is to send
-	Wanted bool   // else it is to be gone
-	ID     string // of the one whose secret is known; "": of none
+	Target string   // where the platform is to send
+	Former []string // keys that the source had before
+	Wanted bool     // else it is to be gone
+	ID     string   // of the one whose secret is known; "": of none
 }
 
 // Subscribed is what a subscription is known by once it is as it should be.
@@ -47,10 +48,11 @@ func Target(address, event, key string) string {
 }
 
 // owns reports whether a target is one of ours: it holds the key of the same
-// source, which nobody else knows. Its address may be an older one.
+// source, or one that it had before, which nobody else knows. Its address may be
+// an older one.
 func (s *Subscription) owns(target string) bool {
-	key := keyIn(s.Target)
-	return key != "" && keyIn(target) == key
+	key := keyIn(target)
+	return key != "" && (key == keyIn(s.Target) || slices.Contains(s.Former, key))
 }
 
 func keyIn(target string) string {

@@ -128,6 +128,11 @@ type SourceSecret struct {
 	Subscribed bool
 }
 
+// LiveAt reports whether callbacks may be signed with it at a time.
+func (s *SourceSecret) LiveAt(now time.Time) bool {
+	return s.ExpiresAt == nil || now.Before(*s.ExpiresAt)
+}
+
 // APIKey is what a caller of the API holds. The key itself is stored nowhere.
 type APIKey struct {
 	ID        uuid.UUID

@@ -27,8 +27,9 @@ type RemoteSubscription struct {
 	Place         string // which account at which server
 	Event         string
 	Account       RemoteAccount
-	Address       string // of the source: a path of this relay's, or all of it where the source has one of its own
-	Key           string // of the source, in the address that the platform is given
+	Address       string   // of the source: a path of this relay's, or all of it where the source has one of its own
+	Key           string   // of the source, in the address that the platform is given
+	Former        []string // keys that it had before, the oldest first: what holds one of them is to be gone
 	Wanted        bool
 	Revision      int64  // of what is wanted
 	RemoteID      string // of the one whose secret we hold; "": of none

@@ -207,7 +207,7 @@ func (k *Keeper) exchange(ctx context.Context, r *relay.RemoteSubscription) resu
 	}
 	step, err := on.Subscribe(
 		platform.Account{BaseURL: r.Account.BaseURL, Settings: r.Account.Settings},
-		platform.Subscription{Event: r.Event, Target: k.target(r), Wanted: r.Wanted, ID: r.RemoteID})
+		platform.Subscription{Event: r.Event, Target: k.target(r), Former: r.Former, Wanted: r.Wanted, ID: r.RemoteID})
 	if err != nil {
 		return failed(relay.Permanent, platform.BadRequest)
 	}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -335,11 +336,88 @@ func TestAddressed(t *testing.T) {
 			key  string
 			want bool
 		}{{key, true}, {"", !secret.Subscribed}, {key + "x", !secret.Subscribed}} {
-			if got := src.Addressed(secret.ID, url.Values{"key": {tt.key}}); got != tt.want {
+			if got := src.Addressed(secret.ID, url.Values{"key": {tt.key}}, time.Now()); got != tt.want {
 				t.Errorf("subscribed %t, with the key %q: got %t, want %t", secret.Subscribed, tt.key, got, tt.want)
 			}
 		}
 	}
+}
+
+// TestSecretOfBoth has people give a source the secret that its subscription has
+// too, before or after it came with that. Each goes its own way: theirs counts
+// without a key and can be rotated, that of the subscription stays as it is.
+func TestSecretOfBoth(t *testing.T) {
+	t.Parallel()
+	for _, before := range []bool{true, false} {
+		t.Run(map[bool]string{true: "given before", false: "given after"}[before], func(t *testing.T) {
+			t.Parallel()
+			s := newShop(t)
+			n := s.node(t)
+			given := chat("message.create")
+			shared := s.box.Subscribe("request.close", "https://another.example/hook").Secret
+			given["secret"] = shared
+			n.put(t, directory.KindDestination, s.bot(nil))
+			if before {
+				n.put(t, directory.KindSource, given)
+				n.keep(t, 1)
+			} else {
+				n.subscribed(t, "message.create")
+				n.keep(t, 1)
+				n.put(t, directory.KindSource, given)
+			}
+			s.wantRow(t, "message.create wanted known 0")
+			addressed := func(want string) {
+				t.Helper()
+				src, got := n.source(t), []string{}
+				secrets, ids := src.LiveSecrets(time.Now())
+				used := slices.Index(secrets, shared) // the first that fits proves a callback
+				for _, key := range []string{"", keyOf(s.box.SmartifySubscriptions()[1].Target)} {
+					if used >= 0 && src.Addressed(ids[used], url.Values{"key": {key}}, time.Now()) {
+						got = append(got, map[bool]string{true: "without", false: "with"}[key == ""])
+					}
+				}
+				if got := strings.Join(got, " "); got != want {
+					t.Errorf("it counts %q the key, want %q", got, want)
+				}
+			}
+			addressed("without with")
+			src := n.source(t)
+			check(t, n.directory.Change(t.Context(), func(c *store.Change) error {
+				id, err := c.PutSecret(t.Context(), src.ProjectID, src.ID, "another by hand")
+				if err != nil {
+					return err
+				}
+				return c.ExpireOtherSecrets(t.Context(), src.ID, id, 0)
+			}))
+			addressed("with")
+			s.due(t)
+			n.keep(t, 1)
+			addressed("with")
+			s.wantRow(t, "message.create wanted known 0")
+		})
+	}
+}
+
+// TestTakenUpAgain has a source give up its subscription and take it up again
+// while the platform is away: that of before, by another key, is ended too.
+func TestTakenUpAgain(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	n := s.node(t)
+	n.subscribed(t, "message.create")
+	n.keep(t, 1)
+	old := s.box.SmartifySubscriptions()[0]
+	check(t, s.box.Switch(sandbox.Smartify, sandbox.Switches{Faults: []sandbox.Fault{{Answer: "server_error", Times: 1}}}))
+	n.put(t, directory.KindSource, chat())
+	n.keep(t, 1)
+	n.put(t, directory.KindSource, chat("message.create"))
+	n.keep(t, 1)
+	s.wantTargets(t, "message.create "+target+"message.create")
+	if now := s.box.SmartifySubscriptions()[0]; keyOf(now.Target) == keyOf(old.Target) || keyOf(now.Target) != n.source(t).Credentials["address_key"] {
+		t.Error("the subscription that is there has the key of before, want the source's own")
+	}
+	n.put(t, directory.KindSource, chat("message.create"))
+	n.keep(t, 0) // nothing has changed
 }
 
 // TestShutdown ends the call that is under way, gives the lease back, and

@@ -22,6 +22,21 @@ type sealedRemote struct {
 	Account relay.RemoteAccount `json:"account"`
 	Address string              `json:"address"`
 	Key     string              `json:"key"`
+	Former  []string            `json:"former,omitempty"`
+}
+
+// maxFormerKeys is how many keys of before are remembered, the newest: one for
+// each time that a source gave up its subscriptions and took them up again.
+const maxFormerKeys = 16
+
+// formerKeys are the keys besides a new one that subscriptions of a row may
+// have at the platform.
+func (of *sealedRemote) formerKeys(key string) []string {
+	if of.Key == key {
+		return of.Former
+	}
+	former := append(slices.Clone(of.Former), of.Key)
+	return former[max(0, len(former)-maxFormerKeys):]
 }
 
 // remoteRow is a row as WantRemotes compares it with what is wanted.
@@ -107,7 +122,7 @@ func (s *Store) openRemote(sealed []byte, id uuid.UUID) (of sealedRemote, err er
 
 func (c *Change) addRemote(ctx context.Context, w *relay.RemoteSubscription) error {
 	id := relay.NewID()
-	sealed, digest, err := c.s.sealRemote(sealedRemote{w.Account, w.Address, w.Key}, id)
+	sealed, digest, err := c.s.sealRemote(sealedRemote{Account: w.Account, Address: w.Address, Key: w.Key}, id)
 	if err != nil {
 		return err
 	}
@@ -119,7 +134,7 @@ func (c *Change) addRemote(ctx context.Context, w *relay.RemoteSubscription) err
 
 // keepRemote makes a row what is wanted, where it is not that already.
 func (c *Change) keepRemote(ctx context.Context, r *remoteRow, w *relay.RemoteSubscription) error {
-	sealed, digest, err := c.s.sealRemote(sealedRemote{w.Account, w.Address, w.Key}, r.ID)
+	sealed, digest, err := c.s.sealRemote(sealedRemote{w.Account, w.Address, w.Key, r.formerKeys(w.Key)}, r.ID)
 	if err != nil || r.Wanted && r.DestinationID == w.DestinationID && bytes.Equal(r.digest, digest) {
 		return err
 	}
@@ -179,7 +194,7 @@ func (s *Store) ClaimRemotes(ctx context.Context, lease uuid.UUID, limit int) ([
 			return r, err
 		}
 		of, err := s.openRemote(sealed, r.ID)
-		r.Account, r.Address, r.Key = of.Account, of.Address, of.Key
+		r.Account, r.Address, r.Key, r.Former = of.Account, of.Address, of.Key, of.Former
 		return r, err
 	})
 	return claimed, translate("claiming remote subscriptions", err)
@@ -197,10 +212,12 @@ func staleUnless(rows int64, err error) error {
 }
 
 // KeepSubscribed keeps a subscription that was made, and its secret with its
-// source, in one transaction: who knows the one knows the other.
+// source, in one transaction: who knows the one knows the other. Where people
+// have given the source the same secret, it is kept beside theirs, which goes
+// its own way: theirs counts at any address, and may be rotated or deleted.
 func (c *Change) KeepSubscribed(ctx context.Context, r *relay.RemoteSubscription, remoteID, secret string, next time.Duration) error {
 	id := relay.NewID()
-	digest := sha256.Sum256([]byte(strconv.FormatInt(r.SourceID, 10) + "\x00" + secret))
+	digest := sha256.Sum256([]byte("subscribed\x00" + strconv.FormatInt(r.SourceID, 10) + "\x00" + secret))
 	// All that a server makes in one run has the same secret: it is kept once.
 	err := c.tx.QueryRow(ctx, `
 		INSERT INTO source_secrets AS x (id, project_id, source_id, sealed, digest, subscribed)
