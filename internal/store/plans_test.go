@@ -91,7 +91,7 @@ var hotStatements = map[string]string{
 // bigTables have 1e5 rows in TestPlans.
 var bigTables = []string{
 	"correlations", "deadlines", "correlation_refs", "events", "deliveries", "attempts", "idempotency_keys", "plans", "parked_refs", "questions",
-	"nudges", "openings", "hooks",
+	"nudges", "openings", "hooks", "checkouts",
 }
 
 // maxBlocks is how many 8 KiB blocks one hot statement over one to three rows
@@ -480,6 +480,8 @@ func fill(t *testing.T, url string) {
 		`INSERT INTO nudges (correlation_id, number, project_id, due_at)
 		 SELECT id, 0, project_id, expires_at FROM correlations WHERE project_id = 99`,
 		`INSERT INTO openings (correlation_id, project_id, opened_at) SELECT id, project_id, now() FROM correlations WHERE project_id = 99`,
+		`INSERT INTO checkouts (correlation_id, project_id, source_id, object, url)
+		 SELECT id, project_id, 99, 'cs_' || id, 'https://pay.test/' || id FROM correlations WHERE project_id = 99`,
 		`INSERT INTO hooks (project_id, subscription_id, event, correlation_id, payload, personal, number, due_at, give_up_at)
 		 SELECT p.id, gen_random_uuid(), 'delivery.dead', c.id, '{"a": 1}', '{"a": 1}', n, CASE WHEN n IS NOT NULL THEN now() END, now() + interval '2 days'
 		 FROM correlations c, (SELECT id FROM projects WHERE name = 'told') p, (VALUES (NULL::bigint), (1)) v (n) WHERE c.project_id = 99`,
