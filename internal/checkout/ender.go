@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -19,6 +21,12 @@ const (
 	endInterval  = time.Second
 	endBatch     = 8               // sessions at a time, per node
 	storeTimeout = 5 * time.Second // of one step in the database
+
+	// A batch waits for the slowest of it. So a source whose provider took
+	// longer than slow is passed over for a while, and delays the others by one
+	// batch in that time, however many of its sessions are to be ended.
+	slow     = 2 * time.Second
+	slowRest = 10 * time.Second
 )
 
 // retries are after how long a session is tried again that was not ended: a
@@ -38,14 +46,19 @@ type EnderConfig struct {
 
 // Ender has sessions ended whose waits have ended. Any number of nodes do that
 // side by side.
-type Ender struct{ cfg EnderConfig }
+type Ender struct {
+	cfg EnderConfig
+
+	mu      sync.Mutex
+	resting map[int64]time.Time // until when a source is passed over
+}
 
 // NewEnder returns an Ender; Run makes it work.
 func NewEnder(cfg EnderConfig) (*Ender, error) {
 	if cfg.Store == nil || cfg.Maker == nil || cfg.Source == nil || cfg.Log == nil {
 		return nil, errors.New("checkout: EnderConfig has a field that is nil")
 	}
-	return &Ender{cfg}, nil
+	return &Ender{cfg: cfg, resting: map[int64]time.Time{}}, nil
 }
 
 // Run ends sessions until ctx is done.
@@ -73,7 +86,7 @@ func (e *Ender) Run(ctx context.Context) error {
 func (e *Ender) EndOnce(ctx context.Context) (int, error) {
 	claiming, cancel := stepContext(ctx) // a shutdown does not cut a claim off
 	defer cancel()
-	claimed, err := e.cfg.Store.ClaimOpenCheckouts(claiming, uuid.New(), endBatch)
+	claimed, err := e.cfg.Store.ClaimOpenCheckouts(claiming, uuid.New(), endBatch, e.passedOver(time.Now()))
 	if err != nil {
 		return 0, err
 	}
@@ -89,7 +102,11 @@ func (e *Ender) EndOnce(ctx context.Context) (int, error) {
 // end tries one session. Where a shutdown cut it off, another node takes it up
 // when the lease ends: asking twice harms nobody.
 func (e *Ender) end(ctx context.Context, c *store.OpenCheckout) error {
+	began := time.Now()
 	result, reason := e.try(ctx, c)
+	if time.Since(began) > slow {
+		e.passOver(c.SourceID)
+	}
 	if ctx.Err() != nil && reason == NoAnswer {
 		return nil
 	}
@@ -106,6 +123,20 @@ func (e *Ender) end(ctx context.Context, c *store.OpenCheckout) error {
 		return fmt.Errorf("session of wait %s: %w", c.WaitID, err)
 	}
 	return nil
+}
+
+func (e *Ender) passOver(sourceID int64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.resting[sourceID] = time.Now().Add(slowRest)
+}
+
+// passedOver lists the sources that rest, and forgets those that do no more.
+func (e *Ender) passedOver(now time.Time) []int64 {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	maps.DeleteFunc(e.resting, func(_ int64, until time.Time) bool { return !now.Before(until) })
+	return slices.AppendSeq([]int64{}, maps.Keys(e.resting)) // NULL would be <> to nothing
 }
 
 // noKey is the reason besides those of an order.

@@ -3,6 +3,7 @@ package checkout_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -36,8 +37,13 @@ func (a *answering) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // cancelled is a wait that was cancelled before its session was paid.
 func cancelled(t *testing.T, p *storetest.Project) relay.Wait {
 	t.Helper()
-	reg := p.Registration(t, "u", p.Plan())
-	reg.Checkout = &store.Checkout{SourceID: p.SourceID, Object: "cs_test_1", URL: "https://pay.test/1", Reference: true}
+	return cancelledOf(t, p, "u", p.SourceID)
+}
+
+func cancelledOf(t *testing.T, p *storetest.Project, user string, sourceID int64) relay.Wait {
+	t.Helper()
+	reg := p.Registration(t, user, p.Plan())
+	reg.Checkout = &store.Checkout{SourceID: sourceID, Object: "cs_test_1", URL: "https://pay.test/1", Reference: true}
 	w := p.Register(t, reg)
 	_, err := p.Store.EndWait(t.Context(), uuid.New(), p.ID, w.ID, func(w *relay.Wait) (store.Ending, error) {
 		return store.Ending{Wait: w, Step: w.Apply(relay.Cancelled, ""), By: "api"}, nil
@@ -132,6 +138,41 @@ func TestStoppedWhileEnding(t *testing.T) {
 	}
 	if got := storetest.Query[string](t, url, `SELECT concat_ws(' ', end_tries, end_due_at > now(), end_lease IS NOT NULL) FROM checkouts`); got != "0 t t" {
 		t.Errorf("got tries, leased, by somebody: %s, want 0 t t", got)
+	}
+}
+
+// A source whose provider is slow, with more sessions than a batch takes, does
+// not keep those of another waiting.
+func TestSlowProviderDelaysNobody(t *testing.T) {
+	t.Parallel()
+	url := storetest.URL(t, true)
+	s := storetest.Open(t, url, storetest.Keys(t))
+	p := storetest.NewProject(t, s, "shop", "http://127.0.0.1:1")
+	hangs := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
+	t.Cleanup(hangs.Close)
+	answers := httptest.NewServer(&answering{status: http.StatusOK, body: `{"id": "cs_test_1", "object": "checkout.session", "status": "expired", "url": null}`})
+	t.Cleanup(answers.Close)
+	for i := range 10 {
+		cancelledOf(t, p, fmt.Sprint("slow ", i), p.SourceID)
+	}
+	w := cancelledOf(t, p, "quick", p.SourceID+1)
+	e := ender(t, s, &strings.Builder{}, func(id int64) (string, string, bool) {
+		if id == p.SourceID {
+			return hangs.URL, apiKey, true
+		}
+		return answers.URL, apiKey, true
+	})
+	for range 2 {
+		if _, err := e.EndOnce(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	made, err := s.CheckoutOf(t.Context(), w.ID)
+	if err != nil || made.EndResult == nil || *made.EndResult != store.SessionEnded {
+		t.Errorf("after two passes: got %+v, %v, want it ended", made, err)
+	}
+	if got := storetest.Query[int](t, url, `SELECT count(*) FROM checkouts WHERE end_result = 'failed'`); got != 8 {
+		t.Errorf("%d slow ones were tried, want the first batch, 8", got)
 	}
 }
 

@@ -31,6 +31,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -54,6 +56,12 @@ const (
 	callsTimeout    = 30 * time.Second // of all calls about one row
 	storeTimeout    = 5 * time.Second  // of one step in the database
 	refusedInterval = time.Minute      // between log lines about failures
+
+	// A batch waits for the slowest of it. So a project whose platform took
+	// longer than slow is passed over for a while, and delays the others by one
+	// batch in that time, however much of it is due.
+	slow     = 3 * time.Second
+	slowRest = 10 * time.Second
 )
 
 // failedCode is the last_error of a source whose subscription fails.
@@ -72,6 +80,9 @@ type Config struct {
 type Keeper struct {
 	cfg     Config
 	refused rate.Sometimes // tells of failures, not of each
+
+	mu      sync.Mutex
+	resting map[int64]time.Time // until when a project is passed over
 }
 
 // New returns a Keeper; Run makes it work.
@@ -79,7 +90,7 @@ func New(cfg Config) (*Keeper, error) {
 	if cfg.Store == nil || cfg.Directory == nil || cfg.Client == nil || cfg.PublicURL == "" || cfg.Log == nil {
 		return nil, errors.New("remote: Config has a field that is not set")
 	}
-	return &Keeper{cfg: cfg, refused: rate.Sometimes{First: 1, Interval: refusedInterval}}, nil
+	return &Keeper{cfg: cfg, refused: rate.Sometimes{First: 1, Interval: refusedInterval}, resting: map[int64]time.Time{}}, nil
 }
 
 // Run works off what is due until ctx is done.
@@ -114,7 +125,7 @@ func (k *Keeper) KeepOnce(ctx context.Context) (int, error) {
 	if ctx.Err() != nil {
 		return 0, nil
 	}
-	claimed, err := k.cfg.Store.ClaimRemotes(claiming, uuid.New(), batch)
+	claimed, err := k.cfg.Store.ClaimRemotes(claiming, uuid.New(), batch, k.passedOver(time.Now()))
 	if err != nil {
 		return 0, fmt.Errorf("claiming: %w", err)
 	}
@@ -124,6 +135,20 @@ func (k *Keeper) KeepOnce(ctx context.Context) (int, error) {
 	}
 	working.Wait()
 	return len(claimed), nil
+}
+
+func (k *Keeper) passOver(projectID int64) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.resting[projectID] = time.Now().Add(slowRest)
+}
+
+// passedOver lists the projects that rest, and forgets those that do no more.
+func (k *Keeper) passedOver(now time.Time) []int64 {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	maps.DeleteFunc(k.resting, func(_ int64, until time.Time) bool { return !now.Before(until) })
+	return slices.AppendSeq([]int64{}, maps.Keys(k.resting)) // NULL would be <> to nothing
 }
 
 // stepContext is for a step in the database that a shutdown does not cancel.
@@ -147,7 +172,11 @@ func failed(class relay.Class, reason string) result {
 // keep brings one subscription to what it should be, and writes what became
 // of it.
 func (k *Keeper) keep(ctx context.Context, r *relay.RemoteSubscription) {
+	began := time.Now()
 	got := k.exchange(ctx, r)
+	if time.Since(began) > slow {
+		k.passOver(r.ProjectID)
+	}
 	step, cancel := stepContext(ctx)
 	defer cancel()
 	var err error

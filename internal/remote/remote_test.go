@@ -2,7 +2,9 @@ package remote_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"net/url"
 	"slices"
 	"strings"
@@ -418,6 +420,32 @@ func TestTakenUpAgain(t *testing.T) {
 	}
 	n.put(t, directory.KindSource, chat("message.create"))
 	n.keep(t, 0) // nothing has changed
+}
+
+// TestSlowProjectDelaysNobody has a project with a slow platform be due with
+// all it may have: another's subscription is made by the next pass.
+func TestSlowProjectDelaysNobody(t *testing.T) {
+	t.Parallel()
+	s, quick := newShop(t), newShop(t)
+	n := s.node(t)
+	check(t, s.box.Switch(sandbox.Smartify, sandbox.Switches{Latency: relay.Delay(1600 * time.Millisecond)}))
+	var events []string
+	for i := range relay.MaxSubscribed {
+		events = append(events, fmt.Sprint("event.emit.", i))
+	}
+	n.subscribed(t, events...)
+	check(t, n.directory.PutProject(t.Context(), "shop-b", directory.ProjectFields{}))
+	for _, of := range []struct {
+		kind directory.Kind
+		is   object
+	}{{directory.KindDestination, quick.bot(nil)}, {directory.KindSource, chat("message.create")}} {
+		raw, err := json.Marshal(of.is)
+		check(t, err)
+		check(t, n.directory.Put(t.Context(), "shop-b", of.kind, raw))
+	}
+	n.keep(t, 8)
+	n.keep(t, 1)
+	quick.wantTargets(t, "message.create https://relay.example/in/shop-b/chat?event=message.create")
 }
 
 // TestShutdown ends the call that is under way, gives the lease back, and

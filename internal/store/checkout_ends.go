@@ -53,12 +53,12 @@ func queueSessionEnds(b *pgx.Batch, waits []uuid.UUID) {
 }
 
 // ClaimOpenCheckouts leases sessions that are to be ended now to the caller,
-// at most limit.
-func (s *Store) ClaimOpenCheckouts(ctx context.Context, lease uuid.UUID, limit int) ([]OpenCheckout, error) {
+// at most limit, and none of the sources that are passed over.
+func (s *Store) ClaimOpenCheckouts(ctx context.Context, lease uuid.UUID, limit int, passedOver []int64) ([]OpenCheckout, error) {
 	rows, _ := s.pool.Query(ctx, `
 		WITH due AS MATERIALIZED (
 		    SELECT correlation_id FROM checkouts
-		    WHERE end_due_at <= now()
+		    WHERE end_due_at <= now() AND source_id <> ALL($4::bigint[])
 		    ORDER BY end_due_at
 		    LIMIT $3
 		    FOR UPDATE SKIP LOCKED
@@ -66,7 +66,7 @@ func (s *Store) ClaimOpenCheckouts(ctx context.Context, lease uuid.UUID, limit i
 		UPDATE checkouts k SET end_lease = $1, end_due_at = now() + $2 * interval '1 second'
 		FROM due
 		WHERE k.correlation_id = due.correlation_id
-		RETURNING k.correlation_id, k.project_id, k.source_id, k.object, k.end_tries, k.end_lease`, lease, relay.Lease.Seconds(), limit)
+		RETURNING k.correlation_id, k.project_id, k.source_id, k.object, k.end_tries, k.end_lease`, lease, relay.Lease.Seconds(), limit, passedOver)
 	claimed, err := pgx.CollectRows(rows, pgx.RowToStructByPos[OpenCheckout])
 	return claimed, translate("claiming sessions that are to be ended", err)
 }

@@ -85,7 +85,7 @@ func TestOpenCheckouts(t *testing.T) {
 	commit(t, p, deduped(p.Callback("elsewhere", relay.Completed, p.Register(t, two).Token)))
 
 	var got []string
-	claimed := must(s.ClaimOpenCheckouts(t.Context(), uuid.New(), 100))(t)
+	claimed := must(s.ClaimOpenCheckouts(t.Context(), uuid.New(), 100, []int64{-1}))(t)
 	for _, c := range claimed {
 		got = append(got, c.Object)
 	}
@@ -105,7 +105,7 @@ func TestOpenCheckoutIsOneNodes(t *testing.T) {
 	cancel(t, p, w)
 	claim := func(want int) []store.OpenCheckout {
 		t.Helper()
-		claimed := must(s.ClaimOpenCheckouts(t.Context(), uuid.New(), 10))(t)
+		claimed := must(s.ClaimOpenCheckouts(t.Context(), uuid.New(), 10, []int64{-1}))(t)
 		if len(claimed) != want {
 			t.Fatalf("got %d claimed, want %d", len(claimed), want)
 		}

@@ -171,12 +171,12 @@ func (s *Store) LookAtRemotes(ctx context.Context) error {
 }
 
 // ClaimRemotes leases remote subscriptions that are due, so that one node at a
-// time does anything about each.
-func (s *Store) ClaimRemotes(ctx context.Context, lease uuid.UUID, limit int) ([]relay.RemoteSubscription, error) {
+// time does anything about each; none of the projects that are passed over.
+func (s *Store) ClaimRemotes(ctx context.Context, lease uuid.UUID, limit int, passedOver []int64) ([]relay.RemoteSubscription, error) {
 	rows, _ := s.pool.Query(ctx, `
 		WITH due AS MATERIALIZED (
 		    SELECT id FROM remote_subscriptions
-		    WHERE due_at <= now() AND (lease IS NULL OR leased_until <= now())
+		    WHERE due_at <= now() AND (lease IS NULL OR leased_until <= now()) AND project_id <> ALL($4::bigint[])
 		    ORDER BY due_at
 		    LIMIT $3
 		    FOR UPDATE SKIP LOCKED
@@ -186,7 +186,7 @@ func (s *Store) ClaimRemotes(ctx context.Context, lease uuid.UUID, limit int) ([
 		WHERE r.id = due.id
 		RETURNING r.id, r.project_id, r.source_id, r.destination_id, r.place, r.event, r.unwanted_at IS NULL, r.revision,
 		          CASE WHEN r.secret_id IS NULL THEN '' ELSE coalesce(r.remote_id, '') END, r.failures, r.sealed`,
-		lease, relay.RemoteLease.Seconds(), limit)
+		lease, relay.RemoteLease.Seconds(), limit, passedOver)
 	claimed, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (relay.RemoteSubscription, error) {
 		r, sealed := relay.RemoteSubscription{Lease: lease}, []byte(nil)
 		err := row.Scan(&r.ID, &r.ProjectID, &r.SourceID, &r.DestinationID, &r.Place, &r.Event, &r.Wanted, &r.Revision, &r.RemoteID, &r.Failures, &sealed)
