@@ -91,7 +91,7 @@ func (h *Handlers) placeOf(c echo.Context, w *store.Correlation) (*place, error)
 // createdPlace finds what was made at a source for a wait to be paid by.
 func (h *Handlers) createdPlace(c echo.Context, w *store.Correlation, src *directory.Source) (*place, error) {
 	made, err := h.cfg.Store.CheckoutOf(c.Request().Context(), w.ID)
-	if relay.IsKind(err, relay.NotFound) || err == nil && made.SourceID != src.ID {
+	if relay.IsKind(err, relay.NotFound) || err == nil && (made.SourceID != src.ID || made.URL == "") {
 		return nil, nil //nolint:nilnil // it was erased
 	}
 	// A session carries the token itself, and its address bears no addition.

@@ -73,7 +73,8 @@ func (s *Store) ClaimOpenCheckouts(ctx context.Context, lease uuid.UUID, limit i
 
 // RecordSessionEnd notes a try under its lease, and when the next one is due:
 // nil, none is. It reports false where the lease was lost: another node tries
-// then, and nothing is written.
+// then, and nothing is written. Of a wait that was erased meanwhile nothing is
+// left when no try is due any more.
 func (s *Store) RecordSessionEnd(ctx context.Context, c *OpenCheckout, result EndResult, again *time.Duration) (held bool, err error) {
 	var delay *float64
 	if again != nil {
@@ -85,5 +86,9 @@ func (s *Store) RecordSessionEnd(ctx context.Context, c *OpenCheckout, result En
 		SET end_tries = end_tries + 1, end_result = $3, end_tried_at = clock_timestamp(), end_lease = NULL,
 		    end_due_at = clock_timestamp() + $4::float8 * interval '1 second'
 		WHERE correlation_id = $1 AND end_lease = $2`, c.WaitID, c.Lease, string(result), delay)
-	return tag.RowsAffected() == 1, translate("recording that a session was ended", err)
+	if held = tag.RowsAffected() == 1; held && again == nil {
+		_, err = s.pool.Exec(ctx, `
+			DELETE FROM checkouts WHERE correlation_id = $1 AND url = '' AND end_due_at IS NULL`, c.WaitID)
+	}
+	return held, translate("recording that a session was ended", err)
 }

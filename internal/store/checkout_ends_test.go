@@ -96,6 +96,43 @@ func TestOpenCheckouts(t *testing.T) {
 	}
 }
 
+// TestErasedCheckouts erases people with a session that can still be paid: it
+// is ended, and then nothing is left of it.
+func TestErasedCheckouts(t *testing.T) {
+	t.Parallel()
+	url := storetest.URL(t, true)
+	s := storetest.Open(t, url, storetest.Keys(t))
+	p := storetest.NewProject(t, s, "shop", "http://127.0.0.1:1")
+	payable(t, p, "pending", "cs_pending")
+	payable(t, p, "a link", "plink_1")
+	cancel(t, p, payable(t, p, "cancelled", "cs_cancelled"))
+	commit(t, p, deduped(p.Callback("paid", relay.Completed, payable(t, p, "paid", "cs_paid").Token)))
+	for _, user := range []string{"pending", "a link", "cancelled", "paid"} {
+		if _, _, err := s.EraseNext(t.Context(), p.ID, user, 10); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const left = `SELECT coalesce(string_agg(concat_ws(' ', object, url), ', ' ORDER BY object), '') FROM checkouts`
+	if got, want := storetest.Query[string](t, url, left), "cs_cancelled , cs_pending "; got != want {
+		t.Errorf("after the erasure there are %q, want %q: what is to be ended, without its address", got, want)
+	}
+	soon := time.Duration(0)
+	for range 2 {
+		for _, c := range must(s.ClaimOpenCheckouts(t.Context(), uuid.New(), 10, []int64{-1}))(t) {
+			result, again := store.SessionEnded, (*time.Duration)(nil)
+			if c.Tries == 0 && c.Object == "cs_pending" {
+				result, again = store.EndingFailed, &soon
+			}
+			if held := must(s.RecordSessionEnd(t.Context(), &c, result, again))(t); !held {
+				t.Errorf("%s: the lease is lost", c.Object)
+			}
+		}
+	}
+	if got := storetest.Query[string](t, url, left); got != "" {
+		t.Errorf("once they are ended there are %q, want nothing", got)
+	}
+}
+
 func TestOpenCheckoutIsOneNodes(t *testing.T) {
 	t.Parallel()
 	url := storetest.URL(t, true)

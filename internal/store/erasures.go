@@ -119,7 +119,12 @@ func erase(ctx context.Context, tx pgx.Tx, to *telling, projectID int64, waits e
 	if e.Cancelled, err = waits.cancel(ctx, tx, to); err != nil {
 		return e, err
 	}
-	for _, sql := range []string{`DELETE FROM nudges WHERE correlation_id = ANY($1)`, `DELETE FROM checkouts WHERE correlation_id = ANY($1)`} {
+	for _, sql := range []string{
+		`DELETE FROM nudges WHERE correlation_id = ANY($1)`,
+		// A session that is to be ended is known until it is: RecordSessionEnd.
+		`DELETE FROM checkouts WHERE correlation_id = ANY($1) AND end_due_at IS NULL`,
+		`UPDATE checkouts SET url = '' WHERE correlation_id = ANY($1)`,
+	} {
 		if _, err := tx.Exec(ctx, sql, waits.ids()); err != nil {
 			return e, err
 		}
@@ -139,7 +144,7 @@ func (waits erasing) cancel(ctx context.Context, tx pgx.Tx, to *telling) (int, e
 	var changes []waitChange
 	for _, w := range waits {
 		if w.Status == relay.Pending {
-			changes = append(changes, waitChange{wait: w, step: w.Apply(relay.Cancelled, ""), by: "api"})
+			changes = append(changes, waitChange{wait: w, step: w.Apply(relay.Cancelled, ""), by: "api", payable: true})
 		}
 	}
 	var b pgx.Batch
