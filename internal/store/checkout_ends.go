@@ -13,7 +13,7 @@ import (
 // EndResult is what a try to end a session at its provider has come to.
 type EndResult string
 
-// The results, as the domain checkout_end has them.
+// The results, as checkout_end_check has them.
 const (
 	SessionEnded  EndResult = "ended"
 	SessionOver   EndResult = "over" // it had been paid or had expired before
