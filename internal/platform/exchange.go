@@ -106,7 +106,11 @@ func (p *Platform) Preview(account Account, call Call) ([]Request, error) {
 		return nil, err
 	}
 	list := []Request{maskedRequest(step.Request)}
-	for _, r := range p.foreseen {
+	for range p.foreseen { // each of them answers one step
+		r, known := p.foreseen[step.Name]
+		if !known {
+			break
+		}
 		if step = p.Next(&step, r, call.At); step.Ended() {
 			break
 		}

@@ -342,6 +342,18 @@ func TestPreview(t *testing.T) {
 			}
 		})
 	}
+	t.Run("smartify with credentials", func(t *testing.T) {
+		agent := platform.Account{Settings: map[string]string{"project_id": "65c5f3", "username": "agent", "password": "hush-hush"}}
+		list, err := lookup(t, "smartify").Preview(agent, callTo("smartify"))
+		if err != nil || len(list) != 2 || list[0].Method != http.MethodGet || list[1].Method != http.MethodPost || !strings.Contains(string(list[1].Body), "Paid") {
+			t.Fatalf("got %+v, %v, want the look and the message", list, err)
+		}
+		for _, r := range list {
+			if got := r.Header.Get("Authorization"); got != "Basic ***" {
+				t.Errorf("%s: got Authorization %q, want it masked", r.Method, got)
+			}
+		}
+	})
 	list, err := lookup(t, "webhook").Preview(accounts["webhook"], callTo("webhook"))
 	if err != nil {
 		t.Fatal(err)

@@ -46,7 +46,7 @@ type Platform struct {
 	build        func(endpoint, Call) (Request, error)
 	classify     func(Response) Answer
 	begin        func(endpoint, Call) (Step, error) // in place of the two above
-	foreseen     []Response                         // what leads an exchange to its action, for Preview
+	foreseen     map[string]Response                // what leads an exchange to its action, by the step that it answers, for Preview
 
 	subscribe  func(endpoint, Subscription) (Step, error) // nil: it takes no subscriptions
 	checkEvent func(string) error

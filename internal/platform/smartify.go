@@ -46,11 +46,17 @@ var smartify = Platform{
 	begin:        beginSmartify,
 	subscribe:    subscribeSmartify,
 	checkEvent:   checkSmartifyEvent,
-	foreseen: []Response{
-		{Status: http.StatusOK, Body: []byte(`{"success":true,"token":"JWT ` + masked + `"}`)},
-		{Status: http.StatusOK, Body: []byte(`[{}]`)},
+	foreseen: map[string]Response{
+		signInStep: {Status: http.StatusOK, Body: []byte(`{"success":true,"token":"JWT ` + masked + `"}`)},
+		lookStep:   {Status: http.StatusOK, Body: []byte(`[{}]`)},
 	},
 }
+
+// What comes before a message is said, as reasons and previews name it.
+const (
+	signInStep = "sign_in"
+	lookStep   = "look"
+)
 
 func checkSmartifyAccount(at endpoint) error {
 	if (at.settings["username"] == "") != (at.settings["password"] == "") {
@@ -139,7 +145,7 @@ func (x *smartifyExchange) signIn(refused string) (Step, error) {
 	}
 	delete(r.Header, "Authorization")
 	return Step{
-		Request: r, Name: "sign_in", Opens: true, Refused: refused,
+		Request: r, Name: signInStep, Opens: true, Refused: refused,
 		with: x.look,
 		next: func(r Response) Step {
 			var answer struct {
@@ -169,7 +175,7 @@ func (x *smartifyExchange) look(authorization string) Step {
 			Method: http.MethodGet, URL: x.messages,
 			Header: http.Header{"Authorization": {authorization}, "Accept": {"application/json"}},
 		},
-		Name: "look", Search: `"` + x.said + `"`,
+		Name: lookStep, Search: `"` + x.said + `"`,
 		next: func(r Response) Step {
 			body := bytes.TrimSpace(r.Body)
 			switch {
