@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"relay.example/relay/internal/leaks"
+	"relay.example/relay/internal/sandbox"
 	"relay.example/relay/internal/store/storetest"
 )
 
@@ -434,6 +435,39 @@ func TestComposeConfiguration(t *testing.T) {
 	payInSandbox(t, n, box)
 }
 
+// TestSandboxDestinations calls every stand-in by the destinations of
+// docs/platforms, as the sandbox is without flags.
+func TestSandboxDestinations(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("../../docs/platforms/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, yaml, _ := strings.Cut(string(page), "```yaml\n")
+	yaml, _, _ = strings.Cut(yaml, "```")
+	env := settingsOf(storetest.URL(t, true))
+	n := startNode(t, env)
+	box := startSandboxCommand(t, n)
+	mustRun(t, env, "apply", "-f", writeFile(t, "relay.yaml", strings.ReplaceAll(yaml, "http://127.0.0.1:8090", box)))
+	await(t, patience, "the node to know the destinations", func() bool {
+		resp, _ := exchange(t, http.MethodGet, n.url+"/v1/destinations/home-made", http.Header{"Authorization": {"Bearer " + apiKey}}, "")
+		return resp.StatusCode == http.StatusOK
+	})
+	exchange(t, http.MethodPost, box+"/sandbox/conversations/4711/say?platform=smartify", nil, `{"text": "hello"}`)
+	for name, action := range map[string]object{
+		"bot": {"text": "Done"}, "haptik": {"text": "Done"}, "agent": {"text": "Done"}, "usercom": {"text": "Done"}, "home-made": {"body": object{"done": true}},
+	} {
+		var reg wait
+		n.call(t, http.MethodPost, "/v1/correlations", object{
+			"user_id": "4711", "destination": name, "form": object{"fields": []object{{"name": "size", "label": "Size"}}}, "on": object{"default": action},
+		}, &reg, http.StatusCreated)
+		n.call(t, http.MethodPost, "/v1/correlations/"+reg.ID+"/cancel", nil, nil, http.StatusOK)
+		if got := n.settled(t, reg.ID); len(got.Deliveries) != 1 || got.Deliveries[0].Status != "delivered" {
+			t.Errorf("%s: got %+v, want one delivery, delivered", name, got.Deliveries)
+		}
+	}
+}
+
 // startSandboxCommand runs `relay sandbox` until the test ends and returns
 // where it is.
 func startSandboxCommand(t *testing.T, n *testNode, args ...string) string {
@@ -453,6 +487,9 @@ func startSandboxCommand(t *testing.T, n *testNode, args ...string) string {
 		if !regexp.MustCompile(`url http://\S+` + standIn).MatchString(out.String()) {
 			t.Errorf("relay sandbox does not say where %s is: %s", standIn, out)
 		}
+	}
+	if !strings.Contains(out.String(), "username "+sandbox.SmartifyUsername+", password "+sandbox.SmartifyPassword) {
+		t.Errorf("relay sandbox does not say who may subscribe at Smartify: %s", out)
 	}
 	address := regexp.MustCompile(`base_url (http://\S+)/certainly`)
 	return address.FindStringSubmatch(out.String())[1]

@@ -48,7 +48,8 @@ func (c *sandboxCommand) Run(ctx context.Context, p *program) error {
 	if c.HaptikNodeURL != "" {
 		fmt.Fprintf(p.stdout, "Haptik's chat, with a way to its node: %s/sandbox/chat/me?platform=haptik\n", address)
 	}
-	fmt.Fprintf(p.stdout, "Smartify: base_url %s/smartify, project_id %s\n", address, sandbox.SmartifyProject)
+	fmt.Fprintf(p.stdout, "Smartify: base_url %s/smartify, project_id %s; to subscribe, username %s, password %s\n",
+		address, sandbox.SmartifyProject, sandbox.SmartifyUsername, sandbox.SmartifyPassword)
 	fmt.Fprintf(p.stdout, "User.com: base_url %s/userengage, token %s, any user\n", address, c.UserengageToken)
 	fmt.Fprintf(p.stdout, "A bot of one's own: url %s/webhook/bot\n", address)
 	fmt.Fprintf(p.stdout, "Stripe's API: base_url %s/stripe, api_key %s\n", address, c.StripeAPIKey)

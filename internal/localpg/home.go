@@ -130,8 +130,8 @@ func (h *home) takeLock() error {
 	err = syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 	if errors.Is(err, syscall.EWOULDBLOCK) {
 		holder, _ := io.ReadAll(io.LimitReader(lock, 20)) // for the message only
-		err = fmt.Errorf("another relay (process %s) uses it: stop that one, "+
-			"or choose another data directory with RELAY_DATA_DIR", bytes.TrimSpace(holder))
+		err = fmt.Errorf("another relay (process %s) uses it: stop that one first, "+
+			"or, for a database that has nothing to do with it, choose another data directory with RELAY_DATA_DIR", bytes.TrimSpace(holder))
 	}
 	if err == nil {
 		err = errors.Join(lock.Truncate(0), writeAt(lock, strconv.Itoa(os.Getpid())+"\n"))

@@ -39,6 +39,8 @@ type SmartifyAccount struct {
 // The defaults of a SmartifyAccount, which is no secret to be kept.
 const (
 	SmartifyProject      = "65c5f3599faf2d04cd7da528"
+	SmartifyUsername     = "agent@sandbox.example"
+	SmartifyPassword     = "sandbox-token"
 	smartifyServerSecret = "the secret of the sandbox's server"
 	smartifyMaxBody      = 512_000
 	smartifyReads        = 600 << 10 // it has words of its own for a larger one
@@ -46,8 +48,8 @@ const (
 
 func (a SmartifyAccount) withDefaults() SmartifyAccount {
 	a.ProjectID = orElse(a.ProjectID, SmartifyProject)
-	a.Username = orElse(a.Username, "agent@sandbox.example")
-	a.Password = orElse(a.Password, "sandbox-token")
+	a.Username = orElse(a.Username, SmartifyUsername)
+	a.Password = orElse(a.Password, SmartifyPassword)
 	return a
 }
 
