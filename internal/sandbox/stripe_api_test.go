@@ -130,6 +130,7 @@ func TestStripeCreates(t *testing.T) {
 	form := url.Values{
 		"client_reference_id": {"tok"}, "success_url": {"https://relay.test/return/tok"}, "cancel_url": {"https://relay.test/return/tok?back"},
 		"line_items[0][price_data][currency]": {"usd"}, "line_items[0][price_data][unit_amount]": {"700"}, "line_items[0][quantity]": {"3"},
+		"line_items[0][price_data][product_data][name]": {"Chair"},
 	}
 	status, session := s.create(t, "/v1/checkout/sessions", "key-1", form)
 	id, _ := session["id"].(string)
@@ -152,6 +153,8 @@ func TestStripeCreates(t *testing.T) {
 		"ends too soon":   {"expires_at", "1"},
 		"nothing to sell": {"line_items[0][price_data][currency]", ""},
 		"an odd price":    {"line_items[0][price]", "chair"},
+		"no amount":       {"line_items[0][price_data][unit_amount]", ""},
+		"no product":      {"line_items[0][price_data][product_data][name]", ""},
 		"an odd amount":   {"line_items[0][price_data][unit_amount]", "-1"},
 	} {
 		bad := url.Values{}

@@ -170,6 +170,12 @@ func createForm(r *http.Request) (url.Values, *answer) {
 	return form, nil
 }
 
+// instead has, for what a price_data must say, what may say it too.
+var instead = map[string]string{
+	"line_items[0][price_data][unit_amount]":        "line_items[0][price_data][unit_amount_decimal]",
+	"line_items[0][price_data][product_data][name]": "line_items[0][price_data][product]",
+}
+
 // creation reads what sessions and links have in common. A price by its id
 // costs what every link does.
 func (s *Sandbox) creation(r *http.Request, form url.Values) (creation, *answer) {
@@ -177,6 +183,14 @@ func (s *Sandbox) creation(r *http.Request, form url.Values) (creation, *answer)
 	if price := form.Get("line_items[0][price]"); price != "" && !strings.HasPrefix(price, "price_") {
 		a := invalid("line_items[0][price]", "No such price: '"+price+"'")
 		return made, &a
+	}
+	if form.Has("line_items[0][price_data][currency]") {
+		for _, param := range []string{"line_items[0][price_data][unit_amount]", "line_items[0][price_data][product_data][name]"} {
+			if form.Get(param) == "" && form.Get(instead[param]) == "" {
+				a := missing(param)
+				return made, &a
+			}
+		}
 	}
 	if text := form.Get("line_items[0][price_data][unit_amount]"); text != "" {
 		amount, err := strconv.ParseInt(text, 10, 64)
