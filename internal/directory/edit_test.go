@@ -157,6 +157,7 @@ func TestApplyRefuses(t *testing.T) {
 		{"no platform", d(`{"name":"b","token":"t"}`), "unknown_platform", "destinations.b: platform is missing: give one of certainly"},
 		{"platform misspelt", d(`{"name":"b","plattform":"certainly","token":"t"}`), "unknown_platform", "destinations.b: platform is missing: give one of certainly, haptik, smartify, userengage, webhook; there is no field plattform"},
 		{"token missing", d(`{"name":"b","platform":"certainly"}`), "setting_required", "destinations.b: token: "},
+		{"token misspelt", d(`{"name":"b","platform":"certainly","tokn":"t"}`), "unknown_field", "destinations.b: tokn: "},
 		{"token empty", d(`{"name":"b","platform":"certainly","token":""}`), "setting_required", "destinations.b: token: "},
 		{"token a number", d(`{"name":"b","platform":"certainly","token":5}`), "wrong_type", "destinations.b: token: "},
 		{"unknown field", d(`{"name":"b","platform":"certainly","token":"t","max_concurency":"5"}`), "unknown_field", "destinations.b: max_concurency: "},

@@ -233,9 +233,11 @@ func (r rate) check() error {
 // fillSettings sorts a destination's own fields into public and secret ones.
 // A secret that is left out, or empty, stays what it was; null takes it away.
 func fillSettings(d *relay.Destination, on *platform.Platform, own map[string]json.RawMessage, old *Destination) error {
+	if err := onlyKnown(on, own); err != nil { // before what is missing: it may be the same field, misspelt
+		return err
+	}
 	for _, setting := range on.Settings {
 		raw, given := own[setting.Name]
-		delete(own, setting.Name)
 		value := ""
 		if given {
 			var err error
@@ -256,8 +258,15 @@ func fillSettings(d *relay.Destination, on *platform.Platform, own map[string]js
 			return relay.Errorf(relay.Invalid, "setting_required", "%s: %s needs it", setting.Name, on.Name)
 		}
 	}
-	for name := range own {
-		return relay.Errorf(relay.Invalid, "unknown_field", "%s: a destination of %s has no such field", name, on.Name)
+	return nil
+}
+
+// onlyKnown refuses fields that destinations of the platform do not have.
+func onlyKnown(on *platform.Platform, own map[string]json.RawMessage) error {
+	for _, name := range slices.Sorted(maps.Keys(own)) {
+		if !slices.ContainsFunc(on.Settings, func(s platform.Setting) bool { return s.Name == name }) {
+			return relay.Errorf(relay.Invalid, "unknown_field", "%s: a destination of %s has no such field: remove it, or correct its name", name, on.Name)
+		}
 	}
 	return nil
 }

@@ -24,6 +24,9 @@ func Decode(raw []byte, into any) error {
 		return Errorf(Malformed, "malformed_json", "the body is not UTF-8, as JSON must be")
 	}
 	dec := json.NewDecoder(bytes.NewReader(raw))
+	if len(bytes.TrimSpace(raw)) == 0 {
+		return Errorf(Malformed, "malformed_json", "the body is empty: send JSON, at least {}")
+	}
 	if err := checkValue(dec, nil, 0, reflect.TypeOf(into)); err != nil {
 		return err
 	}

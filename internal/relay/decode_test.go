@@ -53,8 +53,8 @@ func TestDecodeRefuses(t *testing.T) {
 		code     string
 		detail   string // part of it
 	}{
-		{"nothing", ``, relay.Malformed, "malformed_json", "ends before"},
-		{"blank", `  `, relay.Malformed, "malformed_json", "ends before"},
+		{"nothing", ``, relay.Malformed, "malformed_json", "is empty"},
+		{"blank", `  `, relay.Malformed, "malformed_json", "is empty"},
 		{"cut off", `{"name":"a`, relay.Malformed, "malformed_json", ""},
 		{"cut off after a value", `{"name":"a"`, relay.Malformed, "malformed_json", "ends before"},
 		{"no JSON", `{name: a}`, relay.Malformed, "malformed_json", "not JSON"},
