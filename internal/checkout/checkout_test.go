@@ -124,6 +124,8 @@ func TestCheckKnowsStripesParameters(t *testing.T) {
 		{"a link", `{"payment_link": {"line_items": [{"price": "{{ correlation.data.price }}"}], "restrictions": {"completed_sessions": {"limit": 3}}}}`, ""},
 		{"what saves a card", `{"checkout_session": {"mode": "setup", "currency": "eur"}}`, ""},
 		{"a part that is none", `{"checkout_session": {"line_items": [{"price_data": {"curency": "eur"}}]}}`, "create.checkout_session.line_items[0].price_data.curency"},
+		{"what is paid for, misspelt", `{"checkout_session": {"line_item": []}}`, "create.checkout_session.line_item:"},
+		{"nothing to pay for", `{"checkout_session": {}}`, "create.checkout_session.line_items: say what is paid for"},
 		{"an object in metadata", `{"payment_link": {"line_items": [], "metadata": {"a": {}}}}`, "create.payment_link.metadata.a: want one value"},
 		{"a field of sessions in a link", `{"payment_link": {"line_items": [], "customer_email": "a"}}`, "create.payment_link.customer_email"},
 	} {

@@ -38,10 +38,13 @@ func Check(c *relay.Create) error {
 			return relay.Errorf(relay.Invalid, "invalid_create", "%s.%s: the relay sets it itself: leave it out", at, name)
 		}
 	}
+	if err := check(at, parameters, shapes[kind]); err != nil { // before what is missing: it may be misspelt
+		return err
+	}
 	if _, given := parameters["line_items"]; !given && parameters["mode"] != "setup" {
 		return relay.Errorf(relay.Invalid, "invalid_create", "%s.line_items: say what is paid for", at)
 	}
-	return check(at, parameters, shapes[kind])
+	return nil
 }
 
 // check holds one value against a type of the library.

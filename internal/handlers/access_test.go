@@ -253,6 +253,19 @@ func TestProjectsAreIsolated(t *testing.T) {
 	}
 }
 
+// TestAnswersAreReadable holds that people read an answer as it was written,
+// and that no browser takes it for a page.
+func TestAnswersAreReadable(t *testing.T) {
+	t.Parallel()
+	a := newNode(t).send(http.MethodGet, "/v1/flows", nil).refused(http.StatusUnauthorized, "api_key_required")
+	if want := "Bearer <api key>"; !strings.Contains(string(a.Body), want) {
+		t.Errorf("got %s, want %s in it", a.Body, want)
+	}
+	if got := a.Header.Get("X-Content-Type-Options"); got != "nosniff" {
+		t.Errorf("got X-Content-Type-Options %q, want nosniff", got)
+	}
+}
+
 func TestWaysToAuthenticate(t *testing.T) {
 	t.Parallel()
 	n := newNode(t)

@@ -8,6 +8,7 @@ package handlers
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -247,8 +248,22 @@ func (h *Handlers) echo(around ...echo.MiddlewareFunc) *echo.Echo {
 	e := echo.New()
 	e.HideBanner, e.HidePort = true, true
 	e.HTTPErrorHandler = h.answerError
+	e.JSONSerializer = plainJSON{}
 	e.Use(append(around, h.observe)...)
 	return e
+}
+
+// plainJSON writes answers as people read them: by default Go escapes what
+// HTML would mark up, so that a detail said \u003capi key\u003e. No browser is
+// to take an answer for a page, which nosniff says.
+type plainJSON struct{ echo.DefaultJSONSerializer }
+
+// Serialize writes v as one line.
+func (plainJSON) Serialize(c echo.Context, v any, _ string) error {
+	c.Response().Header().Set("X-Content-Type-Options", "nosniff")
+	enc := json.NewEncoder(c.Response())
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
 }
 
 // patterns lists the patterns of all routes.
