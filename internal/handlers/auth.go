@@ -42,7 +42,7 @@ func (h *Handlers) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 			}
 		}
 		if key == nil {
-			return relay.Errorf(relay.Unauthorized, "invalid_api_key", "this API key is not known, or was revoked")
+			return relay.Errorf(relay.Unauthorized, "invalid_api_key", "this API key is not known, or was revoked: use another")
 		}
 		project, err := projectOf(c, snapshot, key)
 		if err != nil {

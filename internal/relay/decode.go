@@ -155,7 +155,7 @@ func checkValue(dec *json.Decoder, at *place, depth int, into reflect.Type) erro
 			seen[name] = true
 			if into != nil && into.Kind() == reflect.Struct {
 				if inner, ok = fieldOf(into, name); !ok {
-					return Errorf(Invalid, "unknown_field", "%s: there is no such field here", below)
+					return Errorf(Invalid, "unknown_field", "%s: there is no such field here: remove it, or correct its name", below)
 				}
 			}
 		}

@@ -67,7 +67,7 @@ func TestDecodeRefuses(t *testing.T) {
 		{"a key twice in raw JSON", `{"raw":{"b":1,"b":2}}`, relay.Malformed, "duplicate_key", "raw.b: "},
 		{"too deep", `{"any":` + deep + `}`, relay.Malformed, "too_deep", "64"},
 		{"too deep in raw JSON", `{"raw":` + deep + `}`, relay.Malformed, "too_deep", "64"},
-		{"unknown field", `{"nme":"a"}`, relay.Invalid, "unknown_field", "nme: "},
+		{"unknown field", `{"nme":"a"}`, relay.Invalid, "unknown_field", "nme: there is no such field here: remove it"},
 		{"unknown field, deeper", `{"on":{"completed":{"modul_id":5}}}`, relay.Invalid, "unknown_field", "on.completed.modul_id: "},
 		{"unknown field in a list", `{"list":[{},{"fallback":{"txt":"a"}}]}`, relay.Invalid, "unknown_field", "list[1].fallback.txt: "},
 		{"another case", `{"Name":"a"}`, relay.Invalid, "unknown_field", "Name: "},
