@@ -160,7 +160,7 @@ func (e *Engine) recorded(d relay.Delivery, a relay.Attempt, to *directory.Desti
 			"delivery_id", d.ID, "project_id", d.ProjectID, "correlation_id", d.Wait.ID,
 			"destination", to.Name, "outcome", d.Outcome, "reason", a.Reason)
 	case r.Value.Status == relay.Dead:
-		e.cfg.Log.Warn("delivery is dead: a conversation was not resumed",
+		e.cfg.Log.Warn("delivery is dead: only its fallback, if it has one, can resume the conversation now",
 			"delivery_id", d.ID, "project_id", d.ProjectID, "correlation_id", d.Wait.ID,
 			"destination", to.Name, "outcome", d.Outcome, "class", a.Class, "reason", a.Reason)
 	}

@@ -16,8 +16,9 @@ import (
 	"relay.example/relay/internal/store"
 )
 
-// stamp writes a time as the API does: RFC 3339 in UTC.
-func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }
+// stamp writes a time as the API does: RFC 3339 in UTC, as finely as the
+// database keeps it.
+func stamp(t time.Time) string { return t.UTC().Truncate(time.Microsecond).Format(time.RFC3339Nano) }
 
 func optionalStamp(t *time.Time) *string {
 	if t == nil {
