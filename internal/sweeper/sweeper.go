@@ -1,7 +1,8 @@
 // Package sweeper does what no request asks for: it ends the waits whose
-// deadline has passed, nudges those who have not come that far, clears away what was promised to be kept only so long,
-// and passes on slots of conversations that an older program has left. Any
-// number of nodes sweep side by side; each row is taken by one.
+// deadline has passed, nudges those who have not come that far, clears away
+// what was promised to be kept only so long, and passes on slots of
+// conversations that an older program has left. Any number of nodes sweep side
+// by side; each row is taken by one.
 //
 // What is always true: a wait that a callback closed in time is never expired
 // as well, because both hold its row lock when they decide. A pass that fails
