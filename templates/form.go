@@ -1,6 +1,9 @@
 package templates
 
-import "strings"
+import (
+	"html/template"
+	"strings"
+)
 
 // FormPage is a hosted form; it renders a Form.
 const FormPage = "form.html"
@@ -41,6 +44,27 @@ func (f Form) Faults() (faults []Field) {
 	return faults
 }
 
+// Shown is the HTML of the fields.
+func (f Form) Shown() (shown []template.HTML, err error) {
+	words := asides{}
+	for _, text := range []struct {
+		key string
+		to  *string
+	}{{"optional", &words.Optional}, {"only_if", &words.OnlyIf}, {"choose", &words.Choose}} {
+		if *text.to, err = f.Text(text.key); err != nil {
+			return nil, err
+		}
+	}
+	for _, field := range f.Fields {
+		html, err := f.pages.fields.render(shownField{field, words})
+		if err != nil {
+			return nil, err
+		}
+		shown = append(shown, html)
+	}
+	return shown, nil
+}
+
 // Field is one field of a form, as it is shown.
 type Field struct {
 	Name      string
@@ -53,6 +77,7 @@ type Field struct {
 	Options   []Option // that there are to choose from
 	Condition string   // when it is shown, as form.js reads it, or ""
 	Off       bool     // hidden by its condition where form.js runs
+	Personal  bool     // its texts were made for this person
 }
 
 // Option is one of the values to choose from.
@@ -153,12 +178,3 @@ func (f Field) DescribedBy() string {
 	}
 	return strings.Join(ids, " ")
 }
-
-// Aside is a field with the page that it is on.
-type Aside struct {
-	Field Field
-	Page  Page
-}
-
-// With puts the page beside the field.
-func (f Field) With(form Form) Aside { return Aside{f, form.Page} }

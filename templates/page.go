@@ -19,7 +19,7 @@ type Page struct {
 	Refresh  int    // looks again after so many seconds; with a script only where that does not run
 	Live     bool   // its script asks the relay for news
 
-	sheet    string
+	pages    *Pages
 	own      map[string]string // the texts of its language
 	fallback map[string]string // those that are always there
 }
@@ -61,7 +61,7 @@ func (p *Pages) Page(wanted, offered []string, look Look) Page {
 	}
 	language := Choose(wanted, offered)
 	own := p.texts[Choose([]string{language}, p.Languages())]
-	return Page{Language: language, Look: look, Root: "../", sheet: p.style, own: own, fallback: p.texts[fallback]}
+	return Page{Language: language, Look: look, Root: "../", pages: p, own: own, fallback: p.texts[fallback]}
 }
 
 // Text returns one of the page's texts, with {1}, {2} … replaced.
@@ -87,7 +87,7 @@ func (p Page) Direction() string {
 // Style is the page's whole style sheet.
 func (p Page) Style() template.CSS {
 	return template.CSS(fmt.Sprintf(":root { --light: %s; --dark: %s; }\n%s", //nolint:gosec // our own, and two colours that were checked
-		cmp.Or(p.Look.Color, defaultColor), cmp.Or(p.Look.DarkColor, defaultDarkColor), p.sheet))
+		cmp.Or(p.Look.Color, defaultColor), cmp.Or(p.Look.DarkColor, defaultDarkColor), p.pages.style))
 }
 
 // Policy is the Content-Security-Policy of the page: it loads what it needs,

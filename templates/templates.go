@@ -3,8 +3,9 @@
 // the person's language, its direction, and a dark screen.
 //
 // layout.html is the frame of all of them. A page is a file that defines
-// "content", and a struct that embeds Page and is shown by it. What a page
-// says of its own stands in texts.json, once per language.
+// "content", and a struct that embeds Page and is shown by it; field.html is a
+// field of a form. What a page says of its own stands in texts.json, once per
+// language.
 package templates
 
 import (
@@ -23,10 +24,11 @@ var files embed.FS
 // StatusPage tells what became of a wait; it renders a Status.
 const StatusPage = "status.html"
 
-// Pages are all pages and their texts. They do not change, and are safe for
-// concurrent use.
+// Pages are all pages and their texts. What they say does not change, and they
+// are safe for concurrent use.
 type Pages struct {
 	pages  map[string]*template.Template
+	fields *fields
 	texts  map[string]map[string]string // by language and key
 	style  string
 	assets map[string]Asset
@@ -49,6 +51,11 @@ func Parse() (*Pages, error) {
 		}
 		p.pages[name] = page
 	}
+	field, err := template.ParseFS(files, "field.html")
+	if err != nil {
+		return nil, fmt.Errorf("parsing the fields: %w", err)
+	}
+	p.fields = newFields(field)
 	style, err := files.ReadFile("style.css")
 	if err != nil {
 		return nil, fmt.Errorf("reading the style: %w", err)

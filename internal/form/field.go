@@ -226,6 +226,12 @@ func (f *Field) Label(language string, s *mapping.Scope) string {
 // Help says more of it, or is "".
 func (f *Field) Help(language string, s *mapping.Scope) string { return f.help.in(language, s) }
 
+// Personal reports whether the texts of the field may differ from person to
+// person.
+func (f *Field) Personal() bool {
+	return f.label.vary() || f.help.vary() || slices.ContainsFunc(f.options, func(o option) bool { return o.label.vary() })
+}
+
 // Options lists what there is to choose from.
 func (f *Field) Options(language string, s *mapping.Scope) (options []Option) {
 	for _, o := range f.options {

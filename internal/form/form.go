@@ -157,6 +157,16 @@ func (f *Form) compileWords(from relay.Words) (words, error) {
 	return out, nil
 }
 
+// vary reports whether the text may differ from person to person.
+func (w words) vary() bool {
+	for _, v := range w {
+		if v.Varies() {
+			return true
+		}
+	}
+	return false
+}
+
 // in returns the text for a language: in it, in it without its region, or in
 // the form's own.
 func (w words) in(language string, s *mapping.Scope) string {

@@ -281,7 +281,7 @@ func (h *Handlers) showForm(c echo.Context, code int, f *hosted, typed form.Type
 func showField(page templates.Page, f *hosted, field *form.Field, typed []string, answers *form.Answers, showIf *mapping.Condition) (shown templates.Field, err error) {
 	shown = templates.Field{
 		Name: field.Name, Type: field.Type, Label: field.Label(page.Language, f.scope), Help: field.Help(page.Language, f.scope),
-		Required: field.Required, Off: !answers.Shown[field.Name],
+		Required: field.Required, Off: !answers.Shown[field.Name], Personal: field.Personal(),
 	}
 	for _, fault := range answers.Faults {
 		if fault.Field != field.Name {

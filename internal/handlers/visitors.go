@@ -2,7 +2,7 @@ package handlers
 
 import (
 	"net/http"
-	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -13,24 +13,33 @@ import (
 	"relay.example/relay/internal/store"
 )
 
-// programs are parts of the User-Agent of programs that open links before a
-// person does, or in place of one: the previews of messengers and mail,
-// scanners, search engines, HTTP libraries. Nearly all others of the kind name
-// a page about themselves, and are known by its address.
-var programs = regexp.MustCompile(`(?i)` + strings.Join([]string{
-	`\+https?://`,
-	`facebookexternalhit|facebookcatalog|facebot|^whatsapp/|telegrambot|slackbot|slack-imgproxy|discordbot|twitterbot`,
-	`linkedinbot|skypeuripreview|microsoftpreview|bingpreview|mattermost-bot|redditbot|pinterestbot|vkshare|embedly|iframely|snapchat.*preview`,
-	`googlebot|google-pagerenderer|googleimageproxy|google-safety|bingbot|applebot|yandexbot|duckduckbot|baiduspider|gptbot|bytespider`,
-	`barracuda|proofpoint|mimecast|urldefense|safelinks|virustotal|urlscan|headlesschrome|phantomjs`,
-	`^curl/|^wget/|^python-|^go-http-client/|^java/|^okhttp/|^axios/|^node|^ruby|^libwww|^apache-httpclient`,
-}, "|"))
+// programs are parts of the User-Agent, in small letters, of programs that
+// open links before a person does, or in place of one: the previews of
+// messengers and mail, scanners, search engines. Nearly all others of the kind
+// name a page about themselves, and are known by its address.
+var programs = []string{
+	"+http://", "+https://",
+	"facebookexternalhit", "facebookcatalog", "facebot", "telegrambot", "slackbot", "slack-imgproxy", "discordbot", "twitterbot",
+	"linkedinbot", "skypeuripreview", "microsoftpreview", "bingpreview", "mattermost-bot", "redditbot", "pinterestbot", "vkshare", "embedly",
+	"iframely", "googlebot", "google-pagerenderer", "googleimageproxy", "google-safety", "bingbot", "applebot", "yandexbot", "duckduckbot",
+	"baiduspider", "gptbot", "bytespider", "barracuda", "proofpoint", "mimecast", "urldefense", "safelinks", "virustotal", "urlscan",
+	"headlesschrome", "phantomjs",
+}
+
+// libraries are how the User-Agent of an HTTP library, and of the messenger
+// that calls itself like one, begins.
+var libraries = []string{
+	"curl/", "wget/", "python-", "go-http-client/", "java/", "okhttp/", "axios/", "node", "ruby", "libwww", "apache-httpclient", "whatsapp/",
+}
 
 // byPerson reports whether a request looks like a person's who opens a link.
 // A scanner that poses as a browser is taken for a person.
 func byPerson(r *http.Request) bool {
-	agent := r.UserAgent()
-	return asksFor(r) && agent != "" && !programs.MatchString(agent)
+	agent := strings.ToLower(r.UserAgent())
+	return asksFor(r) && agent != "" &&
+		!slices.ContainsFunc(libraries, func(begin string) bool { return strings.HasPrefix(agent, begin) }) &&
+		!slices.ContainsFunc(programs, func(part string) bool { return strings.Contains(agent, part) }) &&
+		!(strings.Contains(agent, "snapchat") && strings.Contains(agent, "preview"))
 }
 
 // asksFor reports whether a page is asked for now. Who asks for its head, or

@@ -44,6 +44,7 @@ const errorCode = "expression_invalid"
 // It never changes, and any number of goroutines may render it.
 type Value struct {
 	root      node
+	varies    bool
 	usesEvent bool
 }
 
@@ -89,8 +90,11 @@ func CompileValue(v any) (*Value, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Value{root: root, usesEvent: c.usesEvent}, nil
+	return &Value{root: root, varies: c.expressions > 0, usesEvent: c.usesEvent}, nil
 }
+
+// Varies reports whether the value may differ from scope to scope.
+func (v *Value) Varies() bool { return v.varies }
 
 // UsesEvent reports whether rendering looks at the raw event, and the scope
 // therefore needs its body.
