@@ -153,12 +153,11 @@ func (c *caller) openLoop(ctx context.Context, rate float64, d time.Duration, on
 		defer close(dues)
 		for i := range int(rate * d.Seconds()) {
 			due := start.Add(time.Duration(float64(i) / rate * float64(time.Second)))
-			select {
-			case <-ctx.Done():
-				return ctx.Err()
-			case <-time.After(time.Until(due)):
-				dues <- due
+			pauseUntil(due)
+			if err := ctx.Err(); err != nil {
+				return err
 			}
+			dues <- due
 		}
 		return nil
 	})

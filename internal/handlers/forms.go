@@ -28,7 +28,7 @@ import (
 
 // hosted is a wait with the form that its user is to fill in.
 type hosted struct {
-	wait  *store.Correlation
+	wait  *store.Standing
 	form  *form.Form
 	scope *mapping.Scope
 }
@@ -99,7 +99,7 @@ func (h *Handlers) take(ctx context.Context, f *hosted, answers *form.Answers) (
 	if err != nil || receipt.Match != relay.Duplicate {
 		return receipt.Match != relay.GuardFailed, err
 	}
-	w, err := h.cfg.Store.CorrelationByToken(ctx, f.wait.Token)
+	w, err := h.cfg.Store.StandingByToken(ctx, f.wait.Token)
 	if err != nil {
 		return false, err
 	}

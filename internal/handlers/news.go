@@ -174,7 +174,7 @@ func (h *Handlers) lookOnce(ctx context.Context) error {
 }
 
 // tellNews tells a page's script how its wait stands, and each change of that.
-func (h *Handlers) tellNews(c echo.Context, w *store.Correlation) error {
+func (h *Handlers) tellNews(c echo.Context, w *store.Standing) error {
 	state := stateOf(&w.Wait)
 	s, ok := h.news.join(w.ID, state)
 	if !ok {

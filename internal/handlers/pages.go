@@ -52,7 +52,7 @@ type place struct {
 
 // placeOf finds the link of a wait, of the source that the query names or the
 // first that has one; nil where there is none.
-func (h *Handlers) placeOf(c echo.Context, w *store.Correlation) (*place, error) {
+func (h *Handlers) placeOf(c echo.Context, w *store.Standing) (*place, error) {
 	p, err := h.cfg.Plans.Get(c.Request().Context(), w.PlanID)
 	if err != nil {
 		return nil, err
@@ -89,7 +89,7 @@ func (h *Handlers) placeOf(c echo.Context, w *store.Correlation) (*place, error)
 }
 
 // createdPlace finds what was made at a source for a wait to be paid by.
-func (h *Handlers) createdPlace(c echo.Context, w *store.Correlation, src *directory.Source) (*place, error) {
+func (h *Handlers) createdPlace(c echo.Context, w *store.Standing, src *directory.Source) (*place, error) {
 	made, err := h.cfg.Store.CheckoutOf(c.Request().Context(), w.ID)
 	if relay.IsKind(err, relay.NotFound) || err == nil && (made.SourceID != src.ID || made.URL == "") {
 		return nil, nil //nolint:nilnil // it was erased
@@ -109,12 +109,12 @@ func isWebLink(link string) bool {
 }
 
 // byToken finds the wait of the path, or has answered that there is none.
-func (h *Handlers) byToken(c echo.Context) (*store.Correlation, error) {
+func (h *Handlers) byToken(c echo.Context) (*store.Standing, error) {
 	token := c.Param("token")
 	if !relay.IsToken(token) {
 		return nil, h.showUnknown(c)
 	}
-	w, err := h.cfg.Store.CorrelationByToken(c.Request().Context(), token)
+	w, err := h.cfg.Store.StandingByToken(c.Request().Context(), token)
 	if relay.IsKind(err, relay.NotFound) {
 		return nil, h.showUnknown(c)
 	}
@@ -132,7 +132,7 @@ func (h *Handlers) showFailure(c echo.Context, code int) error {
 }
 
 // showStatus shows a wait to the person who waits.
-func (h *Handlers) showStatus(c echo.Context, w *store.Correlation) error {
+func (h *Handlers) showStatus(c echo.Context, w *store.Standing) error {
 	page, code, err := h.statusOf(c, w)
 	if err != nil {
 		return err
@@ -141,7 +141,7 @@ func (h *Handlers) showStatus(c echo.Context, w *store.Correlation) error {
 }
 
 // statusOf makes the page that tells what became of a wait.
-func (h *Handlers) statusOf(c echo.Context, w *store.Correlation) (page templates.Status, code int, err error) {
+func (h *Handlers) statusOf(c echo.Context, w *store.Standing) (page templates.Status, code int, err error) {
 	state, code := string(w.Status), http.StatusOK
 	switch {
 	case w.LateOutcome == relay.Completed:
@@ -178,7 +178,7 @@ func (h *Handlers) statusOf(c echo.Context, w *store.Correlation) (page template
 const pendingRefresh = 3
 
 // pendingState says what a wait that is pending waits for.
-func (h *Handlers) pendingState(c echo.Context, w *store.Correlation) string {
+func (h *Handlers) pendingState(c echo.Context, w *store.Standing) string {
 	switch {
 	case w.Extended:
 		return "processing"
@@ -193,7 +193,7 @@ func (h *Handlers) pendingState(c echo.Context, w *store.Correlation) string {
 
 // ofMoney reports whether a source of the wait tells of payments: who can give
 // one back was given one.
-func (h *Handlers) ofMoney(w *store.Correlation) bool {
+func (h *Handlers) ofMoney(w *store.Standing) bool {
 	for _, id := range w.SourceIDs {
 		if src := h.cfg.Directory.Current().SourceByID(id); src != nil && src.Err == nil &&
 			slices.Contains(src.Endpoint.Preset().Outcomes(), relay.Refunded) {
@@ -206,7 +206,7 @@ func (h *Handlers) ofMoney(w *store.Correlation) bool {
 // beginPage begins a page for the person who asks. w is the wait that it is
 // about, or nil; offered are the languages of what it shows, nil where that is
 // the pages' own texts alone.
-func (h *Handlers) beginPage(c echo.Context, w *store.Correlation, offered []string) templates.Page {
+func (h *Handlers) beginPage(c echo.Context, w *store.Standing, offered []string) templates.Page {
 	locale, look := "", templates.Look{}
 	if w != nil {
 		locale, look = w.Locale, h.lookOf(w)
@@ -220,7 +220,7 @@ func (h *Handlers) beginPage(c echo.Context, w *store.Correlation, offered []str
 }
 
 // lookOf is how the pages of a wait look: as its flow's or its project's do now.
-func (h *Handlers) lookOf(w *store.Correlation) templates.Look {
+func (h *Handlers) lookOf(w *store.Standing) templates.Look {
 	return h.lookOfFlow(w.ProjectID, w.Flow)
 }
 

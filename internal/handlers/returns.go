@@ -26,7 +26,7 @@ const (
 const gaveUp = "back"
 
 // setReturnCookie gives the browser the cookie for its way back from a source.
-func (h *Handlers) setReturnCookie(c echo.Context, w *store.Correlation, src *directory.Source) {
+func (h *Handlers) setReturnCookie(c echo.Context, w *store.Standing, src *directory.Source) {
 	project := h.cfg.Directory.Current().ProjectByID(w.ProjectID)
 	if project == nil {
 		return
@@ -53,7 +53,7 @@ func (h *Handlers) returned(c echo.Context) error {
 }
 
 // showOrTell shows the page, or tells its script the news.
-func (h *Handlers) showOrTell(c echo.Context, w *store.Correlation) error {
+func (h *Handlers) showOrTell(c echo.Context, w *store.Standing) error {
 	if wantsNews(c.Request()) {
 		return h.tellNews(c, w)
 	}
@@ -76,14 +76,14 @@ func (h *Handlers) returnedFrom(c echo.Context) error {
 // byReturn finds the wait of somebody who comes back from a source: by the
 // provider's id in the address, else by the cookie. Whatever is not there, the
 // source included, is not found in the same words.
-func (h *Handlers) byReturn(c echo.Context) (*store.Correlation, error) {
+func (h *Handlers) byReturn(c echo.Context) (*store.Standing, error) {
 	ctx := c.Request().Context()
 	src, err := h.findSource(ctx, c.Param("project"), c.Param("source"))
 	if err != nil {
 		return nil, err
 	}
 	if ref := c.QueryParam("ref"); ref != "" && len(ref) <= relay.MaxReference {
-		w, err := h.cfg.Store.WaitByReference(ctx, src.ProjectID, store.RefHash(src.ID, ref), src.Endpoint.AskableKey(ref))
+		w, err := h.cfg.Store.StandingByReference(ctx, src.ProjectID, store.RefHash(src.ID, ref), src.Endpoint.AskableKey(ref))
 		if !relay.IsKind(err, relay.NotFound) {
 			return w, err
 		}
@@ -92,7 +92,7 @@ func (h *Handlers) byReturn(c echo.Context) (*store.Correlation, error) {
 	if err != nil || !relay.IsToken(cookie.Value) {
 		return nil, errNobodyReturned
 	}
-	w, err := h.cfg.Store.CorrelationByToken(ctx, cookie.Value)
+	w, err := h.cfg.Store.StandingByToken(ctx, cookie.Value)
 	if err == nil && (w.ProjectID != src.ProjectID || !w.Accepts(src.ID)) {
 		return nil, errNobodyReturned
 	}

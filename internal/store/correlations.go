@@ -11,8 +11,8 @@ import (
 	"relay.example/relay/internal/relay"
 )
 
-// Correlation is one wait as it is shown.
-type Correlation struct {
+// Standing is one wait with what became of it, as its user is shown it.
+type Standing struct {
 	relay.Wait
 	ResolvedAt *time.Time
 	ResolvedBy string
@@ -20,8 +20,13 @@ type Correlation struct {
 	LateAt     *time.Time
 	Payment    *relay.Payment
 	Form       map[string]any
-	Plan       relay.Plan
 	Reconciled *bool // whether its provider has said what became of the payment; nil: nobody asked
+}
+
+// Correlation is one wait as its owner is shown it: with what it does.
+type Correlation struct {
+	Standing
+	Plan relay.Plan
 }
 
 // Ending is how a wait ends other than by a callback: by its deadline, or by
@@ -55,33 +60,48 @@ type Resolution struct {
 	Form    map[string]any `json:"form,omitempty"`
 }
 
-const correlationColumns = waitColumns + `,
-	c.resolved_at, coalesce(c.resolved_by, ''), c.event_id, c.late_at, c.resolution, e.payment, e.form, p.doc, c.reconciled`
-
-const correlationJoins = `
-	LEFT JOIN events e ON e.project_id = c.project_id AND e.id = c.event_id
+const (
+	standingColumns = waitColumns + `,
+	c.resolved_at, coalesce(c.resolved_by, ''), c.event_id, c.late_at, c.resolution, e.payment, e.form, c.reconciled`
+	standingJoin = `
+	LEFT JOIN events e ON e.project_id = c.project_id AND e.id = c.event_id`
+	correlationColumns = standingColumns + `, p.doc`
+	correlationJoins   = standingJoin + `
 	LEFT JOIN plans p ON p.id = c.plan_id`
+)
+
+func scanStanding(row pgx.CollectableRow) (*Standing, error) {
+	c := &Standing{}
+	return c, c.scan(row)
+}
 
 func scanCorrelation(row pgx.CollectableRow) (*Correlation, error) {
-	var c Correlation
-	var resolution, payment, form, plan []byte
-	err := row.Scan(&c.ID, &c.ProjectID, &c.SourceIDs, &c.Token, &c.Flow, &c.PlanID, &c.UserID,
-		&c.Conversation, &c.Key, &c.CustomVars, &c.Data, &c.Locale, &c.Scope,
-		&c.Status, &c.CreatedAt, &c.ExpiresAt, &c.PaymentID, &c.LateOutcome, &c.Extended,
-		&c.ResolvedAt, &c.ResolvedBy, &c.EventID, &c.LateAt, &resolution, &payment, &form, &plan, &c.Reconciled)
+	c := &Correlation{}
+	var plan []byte
+	if err := c.scan(row, &plan); err != nil || plan == nil {
+		return c, err
+	}
+	return c, json.Unmarshal(plan, &c.Plan)
+}
+
+// scan reads standingColumns, and what stands behind them.
+func (c *Standing) scan(row pgx.CollectableRow, more ...any) error {
+	var resolution, payment, form []byte
+	err := row.Scan(append(append(waitFields(&c.Wait), &c.ResolvedAt, &c.ResolvedBy, &c.EventID, &c.LateAt,
+		&resolution, &payment, &form, &c.Reconciled), more...)...)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	var by Resolution
 	for _, part := range []struct {
 		raw []byte
 		to  any
-	}{{payment, &c.Payment}, {form, &c.Form}, {resolution, &by}, {plan, &c.Plan}} {
+	}{{payment, &c.Payment}, {form, &c.Form}, {resolution, &by}} {
 		if part.raw == nil {
 			continue
 		}
 		if err := json.Unmarshal(part.raw, part.to); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if by.Payment != nil {
@@ -90,7 +110,7 @@ func scanCorrelation(row pgx.CollectableRow) (*Correlation, error) {
 	if by.Form != nil {
 		c.Form = by.Form
 	}
-	return &c, nil
+	return nil
 }
 
 // Correlation returns one wait of a project.
@@ -104,14 +124,14 @@ func (s *Store) Correlation(ctx context.Context, projectID int64, id uuid.UUID) 
 	return c, translate("reading a correlation", err)
 }
 
-// CorrelationByToken returns the wait that a token names, whatever its
-// project: the token is all that a browser has.
-func (s *Store) CorrelationByToken(ctx context.Context, token string) (*Correlation, error) {
+// StandingByToken returns the wait that a token names, whatever its project:
+// the token is all that a browser has.
+func (s *Store) StandingByToken(ctx context.Context, token string) (*Standing, error) {
 	rows, _ := s.pool.Query(ctx, `
-		SELECT `+correlationColumns+`
-		FROM correlations c `+correlationJoins+`
+		SELECT `+standingColumns+`
+		FROM correlations c `+standingJoin+`
 		WHERE c.token = $1`, token)
-	c, err := pgx.CollectExactlyOneRow(rows, scanCorrelation)
+	c, err := pgx.CollectExactlyOneRow(rows, scanStanding)
 	c, err = oneOrNotFound(c, err, "token")
 	return c, translate("reading a correlation", err)
 }

@@ -48,19 +48,19 @@ func (s *Store) OpenedAt(ctx context.Context, wait uuid.UUID) (*time.Time, error
 	return &at, translate("reading when a link was opened", err)
 }
 
-// WaitByReference returns the wait of a project that goes by a provider's id,
+// StandingByReference returns the wait of a project that goes by a provider's id,
 // the newest of several. What only its caller calls it (a key) counts where
 // keyToo says so: such names can be guessed.
-func (s *Store) WaitByReference(ctx context.Context, projectID int64, ref uuid.UUID, keyToo bool) (*Correlation, error) {
+func (s *Store) StandingByReference(ctx context.Context, projectID int64, ref uuid.UUID, keyToo bool) (*Standing, error) {
 	rows, _ := s.pool.Query(ctx, `
-		SELECT `+correlationColumns+`
-		FROM correlations c `+correlationJoins+`
+		SELECT `+standingColumns+`
+		FROM correlations c `+standingJoin+`
 		WHERE c.project_id = $1 AND c.id = (
 		    SELECT correlation_id FROM correlation_refs
 		    WHERE ref = $2 AND (key_active IS NULL OR $3)
 		    ORDER BY correlation_id DESC
 		    LIMIT 1)`, projectID, ref, keyToo)
-	c, err := pgx.CollectExactlyOneRow(rows, scanCorrelation)
+	c, err := pgx.CollectExactlyOneRow(rows, scanStanding)
 	c, err = oneOrNotFound(c, err, "reference")
 	return c, translate("reading a correlation", err)
 }
