@@ -108,7 +108,7 @@ func readTexts() (texts map[string]map[string]string, err error) {
 // Status is what StatusPage shows.
 type Status struct {
 	Page
-	State     string       // a correlation's status, or confirming, processing, unpaid, unavailable or unknown
+	State     string       // a correlation's status, or confirming, processing, unpaid, unavailable, refused or unknown
 	Now       string       // what its script is told while that is so; "": it has none
 	News      string       // where its script asks; "": at the page's own address
 	ReturnURL template.URL // the way back to the chat, checked, or ""

@@ -73,8 +73,8 @@ func (h *Handlers) answerError(err error, c echo.Context) {
 			c.Response().Header().Set("WWW-Authenticate", `Bearer realm="relay", Basic realm="relay"`)
 		}
 	}
-	if p.Status >= http.StatusInternalServerError && isPage(c) && wantsHTML(c.Request()) {
-		if err := h.showFailure(c, p.Status); err != nil {
+	if isPage(c) && wantsHTML(c.Request()) {
+		if err := h.showRefusal(c, p.Status); err != nil {
 			h.cfg.Log.Debug("answer not written", "route", c.Path(), "error", err)
 		}
 		return

@@ -378,10 +378,20 @@ func TestFormGuards(t *testing.T) {
 	n := newNode(t)
 	w := n.signupWait("u-1", "")
 	n.submit(w, fill("_website", "https://spam.example")).want(http.StatusUnprocessableEntity).holds("Please send it once more", `value="Ada"`).lacks("spam.example")
-	n.submit(w, fill(), header("Content-Type", "application/json")).refused(http.StatusUnsupportedMediaType, "unsupported_media_type")
-	n.send(http.MethodPost, "/f/"+w["token"].(string), strings.NewReader("a=%zz"), header("Content-Type", "application/x-www-form-urlencoded")).
-		refused(http.StatusBadRequest, "bad_form")
-	n.submit(w, fill("note", strings.Repeat("x", 2<<20))).refused(http.StatusRequestEntityTooLarge, "body_too_large")
+	for _, c := range []struct {
+		body, kind, code string
+		status           int
+	}{
+		{"{}", "application/json", "unsupported_media_type", http.StatusUnsupportedMediaType},
+		{"a=%zz", "application/x-www-form-urlencoded", "bad_form", http.StatusBadRequest},
+		{strings.Repeat("x", 2<<20), "application/x-www-form-urlencoded", "body_too_large", http.StatusRequestEntityTooLarge},
+	} {
+		send := func(accept string) *answer {
+			return n.send(http.MethodPost, "/f/"+w["token"].(string), strings.NewReader(c.body), header("Content-Type", c.kind), header("Accept", accept))
+		}
+		send("*/*").refused(c.status, c.code)
+		send("text/html").want(c.status).holds("<h1>This could not be read")
+	}
 	for range 12 {
 		if a := n.submit(w, fill("email", "x")); a.Status == http.StatusTooManyRequests {
 			a.holds("too often", `value="Ada"`)

@@ -38,7 +38,7 @@ var errNewsFor = errors.New("a page that waits for news connects anew")
 
 // wantsNews reports whether a page's script asks.
 func wantsNews(r *http.Request) bool {
-	return strings.HasPrefix(r.Header.Get("Accept"), "text/event-stream")
+	return r.Method == http.MethodGet && strings.HasPrefix(r.Header.Get("Accept"), "text/event-stream")
 }
 
 // stateOf is what a page is told of its wait.

@@ -127,6 +127,7 @@ func TestReturnTurnsToPaid(t *testing.T) {
 	n.session(w, "evt_1", "checkout.session.completed", "unpaid")
 	all("processing")
 	n.shows(page, "<h1>Your payment is being processed", `data-now="processing"`)
+	n.shows("/go/"+w["token"].(string), "<h1>Your payment is being processed") // and nobody is to pay twice
 	n.session(w, "evt_2", "checkout.session.async_payment_succeeded", "paid")
 	all("completed")
 	if got := n.shows(page, "<h1>Done", `href="https://chat.test/"`); strings.Contains(got, "<script") || strings.Contains(got, "refresh") {

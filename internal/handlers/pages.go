@@ -25,7 +25,7 @@ func (h *Handlers) goTo(c echo.Context) error {
 	if err != nil || w == nil {
 		return err
 	}
-	if w.Status != relay.Pending {
+	if w.Status != relay.Pending || w.Extended && h.ofMoney(w) { // nobody is to pay twice
 		return h.showStatus(c, w)
 	}
 	to, err := h.placeOf(c, w)
@@ -126,9 +126,14 @@ func (h *Handlers) showUnknown(c echo.Context) error {
 	return h.showPage(c, http.StatusNotFound, templates.StatusPage, templates.Status{Page: h.beginPage(c, nil, nil), State: "unknown"})
 }
 
-// showFailure tells a person that the page cannot be had now.
-func (h *Handlers) showFailure(c echo.Context, code int) error {
-	return h.showPage(c, code, templates.StatusPage, templates.Status{Page: h.beginPage(c, nil, nil), State: "unavailable"})
+// showRefusal tells a person that the page cannot be had now, or that what was
+// sent cannot be taken.
+func (h *Handlers) showRefusal(c echo.Context, code int) error {
+	state := "refused"
+	if code >= http.StatusInternalServerError {
+		state = "unavailable"
+	}
+	return h.showPage(c, code, templates.StatusPage, templates.Status{Page: h.beginPage(c, nil, nil), State: state})
 }
 
 // showStatus shows a wait to the person who waits.

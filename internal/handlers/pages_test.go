@@ -2,6 +2,7 @@ package handlers_test
 
 import (
 	"net/http"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -14,6 +15,27 @@ func (n *node) visit(path string, settings ...setting) *answer {
 	n.t.Helper()
 	all := []setting{header("Accept", "text/html"), header("User-Agent", aBrowser)}
 	return n.send(http.MethodGet, strings.TrimPrefix(path, publicURL), nil, append(all, settings...)...)
+}
+
+// Whoever asks for its head is told of a page what it would be.
+func TestHeadOfPages(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	w := n.wait(`{"user_id": "u-1", "flow": "checkout"}`)
+	page := n.visit("/return/" + w["token"].(string)).want(http.StatusOK)
+	script := regexp.MustCompile(`src="\.\.(/assets/[^"]+)"`).FindSubmatch(page.Body)
+	if script == nil {
+		t.Fatalf("got %s, want a script", page.Body)
+	}
+	cookie := header("Cookie", "relay_wait="+w["token"].(string))
+	for _, path := range []string{"/return/" + w["token"].(string), "/return/default/stripe", string(script[1])} {
+		got := n.send(http.MethodHead, path, nil, cookie).want(http.StatusOK)
+		want := n.send(http.MethodGet, path, nil, cookie).want(http.StatusOK)
+		if len(got.Body) != 0 || got.Header.Get("Content-Type") != want.Header.Get("Content-Type") {
+			t.Errorf("%s: got %q with %v, want the head of %v", path, got.Body, got.Header, want.Header)
+		}
+	}
+	n.send(http.MethodHead, "/return/"+w["token"].(string), nil, header("Accept", "text/event-stream")).want(http.StatusOK)
 }
 
 func TestGoPlacesTheToken(t *testing.T) {

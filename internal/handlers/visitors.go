@@ -23,7 +23,7 @@ var programs = []string{
 	"linkedinbot", "skypeuripreview", "microsoftpreview", "bingpreview", "mattermost-bot", "redditbot", "pinterestbot", "vkshare", "embedly",
 	"iframely", "googlebot", "google-pagerenderer", "googleimageproxy", "google-safety", "bingbot", "applebot", "yandexbot", "duckduckbot",
 	"baiduspider", "gptbot", "bytespider", "barracuda", "proofpoint", "mimecast", "urldefense", "safelinks", "virustotal", "urlscan",
-	"headlesschrome", "phantomjs",
+	"headlesschrome", "phantomjs", "snapchat url preview",
 }
 
 // libraries are how the User-Agent of an HTTP library, and of the messenger
@@ -38,8 +38,7 @@ func byPerson(r *http.Request) bool {
 	agent := strings.ToLower(r.UserAgent())
 	return asksFor(r) && agent != "" &&
 		!slices.ContainsFunc(libraries, func(begin string) bool { return strings.HasPrefix(agent, begin) }) &&
-		!slices.ContainsFunc(programs, func(part string) bool { return strings.Contains(agent, part) }) &&
-		!(strings.Contains(agent, "snapchat") && strings.Contains(agent, "preview"))
+		!slices.ContainsFunc(programs, func(part string) bool { return strings.Contains(agent, part) })
 }
 
 // asksFor reports whether a page is asked for now. Who asks for its head, or
