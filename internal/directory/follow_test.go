@@ -410,6 +410,36 @@ func TestWarningsOfSources(t *testing.T) {
 	}
 }
 
+// TestWarningsOfStrayFields holds that a field which the hosted form has not is
+// told when the flow is saved.
+func TestWarningsOfStrayFields(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	n.apply(t, document(list(bot), list(`{"name":"contact","provider":"html-form"}`), nil), directory.Options{})
+	const asks = `"form":{"fields":[{"name":"email"},{"name":"size"}]}`
+	warned := func(name string) string { return "form." + name + ": the form has no such field, so that it is null" }
+	for _, test := range []struct {
+		name, flow string
+		want       []string
+	}{
+		{"all are there", asks + `,"when":"form.size != 'x'","on":{"default":{"text":"{{ form.email }}"}}`, []string{}},
+		{
+			"everywhere", asks + `,"when":"form.siz != 'x'","return_url":"https://a.example/{{ form.eMail }}",
+				"on":{"default":{"text":"{{ form.mail + form['to'] }}","fallback":{"text":"{{ form.mail }} {{ form.fall }}"}}}`,
+			list(warned("eMail"), warned("fall"), warned("mail"), warned("siz"), warned("to")),
+		},
+		{"by its label", `"form":{"fields":[{"name":"eMail","label":"Your address?"}]},"on":{"default":{"text":"{{ form.email + form.your_address }}"}}`, []string{}},
+		{"a label for each", `"form":{"fields":[{"name":"a","label":"{{ correlation.data.q }}"}]},"on":{"default":{"text":"{{ form.b }}"}}`, []string{}},
+		{"another source may tell it", asks + `,"source":["form","contact"],"on":{"default":{"text":"{{ form.other }}"}}`, []string{}},
+		{"no hosted form", `"source":"contact","on":{"default":{"text":"{{ form.other }}"}}`, []string{}},
+	} {
+		n.apply(t, document(nil, nil, list(`{"name":"x","destination":"bot",`+test.flow+`}`)), directory.Options{})
+		if diff := cmp.Diff(test.want, n.project(t).Flow("x").Resolved.Warnings); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", test.name, diff)
+		}
+	}
+}
+
 // TestResolveDefaults holds what may be left out, and what a wait without a
 // flow is about.
 func TestResolveDefaults(t *testing.T) {

@@ -89,7 +89,7 @@ func (s *Snapshot) Resolve(p *Project, f relay.Flow) (*Resolved, error) {
 		return nil, err
 	}
 	r.PlanID = store.PlanID(p.ID, r.Plan)
-	r.Warnings = Warnings(&doc, r.Sources, "")
+	r.Warnings = append(Warnings(&doc, r.Sources, ""), Strays(r.Compiled, r.Sources)...)
 	if r.Scope = "flow/" + f.Name; f.Name == "" {
 		r.Scope = scopeWithoutFlow(&doc, destination)
 	}

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 
+	"relay.example/relay/internal/plan"
 	"relay.example/relay/internal/relay"
 )
 
@@ -22,6 +23,18 @@ func Warnings(doc *relay.Plan, sources []*Source, key string) []string {
 		for _, warning := range src.warnings(doc, key) {
 			warnings = append(warnings, src.Name+": "+warning)
 		}
+	}
+	return warnings
+}
+
+// Strays says which fields of a hosted form a plan looks at that the form has
+// not, where no other source could tell them.
+func Strays(p *plan.Plan, sources []*Source) (warnings []string) {
+	if slices.ContainsFunc(sources, func(s *Source) bool { return s.Name != relay.FormSource }) {
+		return nil
+	}
+	for _, name := range p.Strays() {
+		warnings = append(warnings, "form."+name+": the form has no such field, so that it is null")
 	}
 	return warnings
 }

@@ -265,3 +265,11 @@ func (f *Form) Body(a *Answers, s *mapping.Scope) ([]byte, error) {
 func (f *Form) isNamed(name string) bool {
 	return slices.ContainsFunc(f.Fields, func(d *Field) bool { return d.Name == name })
 }
+
+// Answers reports whether form.NAME may be an answer: by the name of a field,
+// or by its label, where it is known before there is a person to ask.
+func (f *Form) Answers(name string) bool {
+	return slices.ContainsFunc(f.Fields, func(d *Field) bool {
+		return name == d.Name || name == relay.Slug(d.Name) || d.label.vary() || name == relay.Slug(d.Label(f.defaultLanguage(), &mapping.Scope{}))
+	})
+}

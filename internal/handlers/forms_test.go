@@ -373,6 +373,16 @@ func TestFormWhileTheDatabaseIsAway(t *testing.T) {
 	}
 }
 
+// A wait's own form is looked through too.
+func TestStrayFieldOfAWait(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	w := n.wait(`{"user_id": "u-1", "form": {"fields": [{"name": "email"}]}, "destination": "bot", "on": {"default": {"text": "{{ form.mail }}"}}}`)
+	if got := fmt.Sprint(w["warnings"]); !strings.Contains(got, "form.mail") {
+		t.Errorf("got the warnings %s, want one of form.mail", got)
+	}
+}
+
 func TestFormGuards(t *testing.T) {
 	t.Parallel()
 	n := newNode(t)

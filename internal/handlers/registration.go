@@ -105,7 +105,9 @@ func (h *Handlers) postCorrelation(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	return c.JSON(status, h.showRegistered(who.snapshot, &done.Wait, &p.Plan))
+	shown := h.showRegistered(who.snapshot, &done.Wait, &p.Plan)
+	shown.Warnings = append(shown.Warnings, directory.Strays(p, sourcesOf(who.snapshot, &done.Wait))...)
+	return c.JSON(status, shown)
 }
 
 // repeatable is by what a repeated request is known: the same key, with the

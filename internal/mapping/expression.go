@@ -18,6 +18,7 @@ type expression struct {
 	source    string
 	program   *vm.Program
 	usesEvent bool
+	fields    []string // of the form
 }
 
 // builtins are the library's functions that stay. What is left out grows its
@@ -58,7 +59,7 @@ func compileExpression(source string) (*expression, error) {
 	case err != nil:
 		return nil, compileError(source, 0, err.Error())
 	}
-	return &expression{source: source, program: program, usesEvent: found.usesEvent}, nil
+	return &expression{source: source, program: program, usesEvent: found.usesEvent, fields: found.fields}, nil
 }
 
 func options(found *inspection) []expr.Option {
@@ -113,6 +114,7 @@ func evalReason(err error) string {
 // there is no a.
 type inspection struct {
 	usesEvent bool
+	fields    []string // of the form
 	faults    []fault
 	passes    int
 }
@@ -160,6 +162,9 @@ func (i *inspection) member(n *ast.Node, node *ast.MemberNode) {
 		if fields := fieldsOf(base.Value); fields != nil && !slices.Contains(fields, property.Value) {
 			i.refuse(node.Property, "%s has no field %s: there are %s", base.Value, property.Value, strings.Join(fields, ", "))
 			return
+		}
+		if base.Value == "form" {
+			i.fields = append(i.fields, property.Value)
 		}
 	}
 	node.Optional = true

@@ -37,6 +37,9 @@ func CompileGuard(source string) (*Guard, error) {
 // UsesEvent reports whether the condition looks at the raw event.
 func (g *Guard) UsesEvent() bool { return g.expr.usesEvent }
 
+// FormFields lists the fields of the form that the condition names.
+func (g *Guard) FormFields() []string { return g.expr.fields }
+
 // Holds reports whether the condition is true of the scope. A condition that
 // cannot be decided, because it compares null or gives no boolean, is an error
 // that says so; it is then for the caller to fire nothing.

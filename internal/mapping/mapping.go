@@ -46,6 +46,7 @@ type Value struct {
 	root      node
 	varies    bool
 	usesEvent bool
+	fields    []string // of the form
 }
 
 // Note tells of an expression that gave null.
@@ -90,7 +91,7 @@ func CompileValue(v any) (*Value, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Value{root: root, varies: c.expressions > 0, usesEvent: c.usesEvent}, nil
+	return &Value{root: root, varies: c.expressions > 0, usesEvent: c.usesEvent, fields: c.fields}, nil
 }
 
 // Varies reports whether the value may differ from scope to scope.
@@ -99,6 +100,9 @@ func (v *Value) Varies() bool { return v.varies }
 // UsesEvent reports whether rendering looks at the raw event, and the scope
 // therefore needs its body.
 func (v *Value) UsesEvent() bool { return v.usesEvent }
+
+// FormFields lists the fields of the form that its expressions name.
+func (v *Value) FormFields() []string { return v.fields }
 
 // Render gives the value over a scope: nil, bool, int64, float64, string,
 // []any and map[string]any, all of it new and the caller's to keep.
@@ -121,6 +125,7 @@ func (v *Value) RenderText(s *Scope, escape func(string) string) (string, []Note
 type compilation struct {
 	expressions int
 	usesEvent   bool
+	fields      []string
 }
 
 func (c *compilation) node(v any, path string, depth int) (node, error) {
@@ -156,6 +161,7 @@ func (c *compilation) text(s, path string) (node, error) {
 		}
 		c.expressions++
 		c.usesEvent = c.usesEvent || p.expr.usesEvent
+		c.fields = append(c.fields, p.expr.fields...)
 	}
 	if c.expressions > MaxExpressions {
 		return node{}, refuse(path, "this is more than %d expressions in one value", MaxExpressions)

@@ -33,6 +33,7 @@ type Plan struct {
 	form    *form.Form                // nil: the wait has no hosted form
 	create  *mapping.Value            // the parameters; nil: nothing is created
 	event   bool                      // an expression looks at the raw event
+	fields  []string                  // of the form, that expressions look at
 	size    int                       // of its JSON, in bytes
 }
 
@@ -72,6 +73,7 @@ func Compile(p *relay.Plan) (*Plan, error) {
 	if out.back, err = mapping.CompileValue(p.ReturnURL); err != nil {
 		return nil, relay.At("return_url", err)
 	}
+	out.fields = out.back.FormFields()
 	if p.Form != nil {
 		if out.form, err = form.Compile(p.Form); err != nil {
 			return nil, relay.At("form", err)
@@ -87,7 +89,7 @@ func Compile(p *relay.Plan) (*Plan, error) {
 		if out.when, err = mapping.CompileGuard(p.When); err != nil {
 			return nil, relay.At("when", err)
 		}
-		out.event = out.when.UsesEvent()
+		out.event, out.fields = out.when.UsesEvent(), append(out.fields, out.when.FormFields()...)
 	}
 	if err := out.compileExpect(); err != nil {
 		return nil, err
@@ -113,7 +115,7 @@ func (p *Plan) compileAction(name string, a relay.Action) error {
 	}
 	p.actions[name] = compiled
 	for _, v := range []*mapping.Value{compiled.vars, compiled.module, compiled.wait, compiled.text, compiled.body, compiled.headers} {
-		p.event = p.event || v.UsesEvent()
+		p.event, p.fields = p.event || v.UsesEvent(), append(p.fields, v.FormFields()...)
 	}
 	if a.Fallback == nil || a.Fallback.Action == relay.NoAction {
 		return nil
@@ -215,6 +217,21 @@ func (p *Plan) WayBack(s *mapping.Scope) string {
 
 // HostedForm is the form that the wait's user is to fill in, or nil.
 func (p *Plan) HostedForm() *form.Form { return p.form }
+
+// Strays lists what expressions take for answers to the hosted form and is
+// none, in the order of the names.
+func (p *Plan) Strays() (names []string) {
+	if p.form == nil {
+		return nil
+	}
+	for _, name := range p.fields {
+		if !p.form.Answers(name) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
 
 // UsesEvent reports whether rendering or judging may look at the raw event.
 func (p *Plan) UsesEvent() bool { return p.event }
