@@ -104,12 +104,12 @@ func (f Field) isPersonal() bool {
 func (f shownField) digest() [sha256.Size]byte {
 	var room [1024]byte
 	b := room[:0]
-	for _, text := range []string{f.Name, f.Type, f.Label, f.Help, f.Condition, f.Optional, f.OnlyIf, f.Choose} {
+	for _, text := range []string{f.Name, f.Type, f.Label, f.LabelIn, f.Help, f.HelpIn, f.Condition, f.Optional, f.OnlyIf, f.Choose} {
 		b = appendText(b, text)
 	}
 	b = strconv.AppendBool(strconv.AppendBool(b, f.Required), f.Off)
 	for _, o := range f.Options {
-		b = appendText(appendText(b, o.Value), o.Label)
+		b = appendText(appendText(appendText(b, o.Value), o.Label), o.In)
 	}
 	return sha256.Sum256(b)
 }

@@ -16,6 +16,9 @@ type Form struct {
 	Submit  string   // on the button
 	Notice  string   // what is wrong with the whole, or ""
 	Fields  []Field
+
+	// The languages of the first three where they are not the page's, or "".
+	HeadingIn, IntroIn, SubmitIn string
 }
 
 // Trap is the field that no person sees: who fills it in is a program. No
@@ -71,6 +74,8 @@ type Field struct {
 	Type      string // as the form's author calls it
 	Label     string
 	Help      string
+	LabelIn   string // the language of the label where it is not the page's, or ""
+	HelpIn    string // the same of the help
 	Wrong     string // what is wrong with the answer, or ""
 	Required  bool
 	Value     string   // that stands in it; of a box to tick not empty where it is ticked
@@ -83,6 +88,7 @@ type Field struct {
 // Option is one of the values to choose from.
 type Option struct {
 	Value, Label string
+	In           string // the language of the label where it is not the page's, or ""
 	Chosen       bool
 }
 

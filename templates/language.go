@@ -74,6 +74,14 @@ func baseOf(language string) string {
 	return strings.ToLower(base)
 }
 
+// directionOf says how a language is written: ltr or rtl.
+func directionOf(language string) string {
+	if rightToLeft(language) {
+		return "rtl"
+	}
+	return "ltr"
+}
+
 // rightToLeft reports whether a language is written from right to left: by the
 // script that it names, else by the one that it mostly has.
 func rightToLeft(language string) bool {

@@ -76,13 +76,8 @@ func (p Page) Text(key string, args ...any) (string, error) {
 	return text, nil
 }
 
-// Direction is that of the page's script: ltr or rtl.
-func (p Page) Direction() string {
-	if rightToLeft(p.Language) {
-		return "rtl"
-	}
-	return "ltr"
-}
+// Direction is that of the page's script.
+func (p Page) Direction() string { return directionOf(p.Language) }
 
 // Style is the page's whole style sheet.
 func (p Page) Style() template.CSS {

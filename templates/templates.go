@@ -37,7 +37,7 @@ type Pages struct {
 // Parse reads all pages.
 func Parse() (*Pages, error) {
 	p := &Pages{pages: map[string]*template.Template{}}
-	layout, err := template.ParseFS(files, "layout.html")
+	layout, err := template.New("").Funcs(template.FuncMap{"direction": directionOf}).ParseFS(files, "layout.html", "field.html")
 	if err != nil {
 		return nil, fmt.Errorf("parsing the pages: %w", err)
 	}
@@ -51,11 +51,7 @@ func Parse() (*Pages, error) {
 		}
 		p.pages[name] = page
 	}
-	field, err := template.ParseFS(files, "field.html")
-	if err != nil {
-		return nil, fmt.Errorf("parsing the fields: %w", err)
-	}
-	p.fields = newFields(field)
+	p.fields = newFields(p.pages[FormPage])
 	style, err := files.ReadFile("style.css")
 	if err != nil {
 		return nil, fmt.Errorf("reading the style: %w", err)

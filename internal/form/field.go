@@ -33,7 +33,10 @@ type option struct {
 }
 
 // Option is one of the values that a field offers, with its label.
-type Option struct{ Value, Label string }
+type Option struct {
+	Value, Label string
+	Foreign      string // the label's language where it is not the page's, or ""
+}
 
 func (f *Form) compileField(def *relay.FormField, above []string) (*Field, error) {
 	out := &Field{Name: def.Name, Type: cmp.Or(def.Type, relay.FieldText), Required: def.Required, def: *def}
@@ -226,6 +229,11 @@ func (f *Field) Label(language string, s *mapping.Scope) string {
 // Help says more of it, or is "".
 func (f *Field) Help(language string, s *mapping.Scope) string { return f.help.in(language, s) }
 
+// Foreign names the languages of label and help where they are not the page's.
+func (f *Field) Foreign(language string) (label, help string) {
+	return f.label.foreign(language), f.help.foreign(language)
+}
+
 // Personal reports whether the texts of the field may differ from person to
 // person.
 func (f *Field) Personal() bool {
@@ -239,7 +247,7 @@ func (f *Field) Options(language string, s *mapping.Scope) (options []Option) {
 		if len(o.label) == 0 {
 			label = o.value
 		}
-		options = append(options, Option{o.value, label})
+		options = append(options, Option{o.value, label, o.label.foreign(language)})
 	}
 	return options
 }

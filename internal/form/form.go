@@ -127,6 +127,12 @@ func (f *Form) Intro(language string, s *mapping.Scope) string { return f.intro.
 // Submit stands on the button, or "".
 func (f *Form) Submit(language string, s *mapping.Scope) string { return f.submit.in(language, s) }
 
+// Foreign names the languages of the heading, the intro and the button where
+// they are not the page's.
+func (f *Form) Foreign(language string) (title, intro, submit string) {
+	return f.title.foreign(language), f.intro.foreign(language), f.submit.foreign(language)
+}
+
 // defaultLanguage is the one that every text is there in, or "".
 func (f *Form) defaultLanguage() string {
 	if len(f.languages) == 0 {
@@ -155,6 +161,21 @@ func (f *Form) compileWords(from relay.Words) (words, error) {
 		return nil, wrong("", "there is no text in %s, the form's language", f.defaultLanguage())
 	}
 	return out, nil
+}
+
+// foreign is the language that the text has where a page in another one shows
+// it, or "": it is in the page's, or one for all.
+func (w words) foreign(language string) string {
+	base, _, _ := strings.Cut(language, "-")
+	if w[language] != nil || w[base] != nil {
+		return ""
+	}
+	for own, v := range w {
+		if own != "" && v == w[""] {
+			return own
+		}
+	}
+	return ""
 }
 
 // vary reports whether the text may differ from person to person.

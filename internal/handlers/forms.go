@@ -258,6 +258,7 @@ func (h *Handlers) showForm(c echo.Context, code int, f *hosted, typed form.Type
 		return err
 	}
 	page.Heading, page.Submit = cmp.Or(f.form.Title(language, f.scope), heading), cmp.Or(f.form.Submit(language, f.scope), button)
+	page.HeadingIn, page.IntroIn, page.SubmitIn = f.form.Foreign(language)
 	page.Intro = strings.FieldsFunc(f.form.Intro(language, f.scope), func(r rune) bool { return r == '\n' })
 	if notice != "" {
 		if page.Notice, err = page.Text(notice); err != nil {
@@ -283,6 +284,7 @@ func showField(page templates.Page, f *hosted, field *form.Field, typed []string
 		Name: field.Name, Type: field.Type, Label: field.Label(page.Language, f.scope), Help: field.Help(page.Language, f.scope),
 		Required: field.Required, Off: !answers.Shown[field.Name], Personal: field.Personal(),
 	}
+	shown.LabelIn, shown.HelpIn = field.Foreign(page.Language)
 	for _, fault := range answers.Faults {
 		if fault.Field != field.Name {
 			continue
@@ -292,7 +294,7 @@ func showField(page templates.Page, f *hosted, field *form.Field, typed []string
 		}
 	}
 	for _, o := range field.Options(page.Language, f.scope) {
-		shown.Options = append(shown.Options, templates.Option{Value: o.Value, Label: o.Label, Chosen: slices.Contains(typed, o.Value)})
+		shown.Options = append(shown.Options, templates.Option{Value: o.Value, Label: o.Label, In: o.Foreign, Chosen: slices.Contains(typed, o.Value)})
 	}
 	switch {
 	case field.Tick() && !slices.Contains(typed, form.Ticked):

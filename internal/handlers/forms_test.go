@@ -200,6 +200,26 @@ func TestFormResumes(t *testing.T) {
 	eventually(t, "the source form has been heard of", func() bool { return n.get("/v1/sources/form").object()["last_event_at"] != nil })
 }
 
+// What is not there in the person's language is read out in its own (WCAG 2.2,
+// 3.1.2).
+func TestFormPartlyTranslated(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	w := n.wait(`{"user_id": "u-1", "module_id": 1, "locale": "ar-EG", "form": {"title": {"en": "Order", "ar": "طلب"}, "intro": {"en": "Two questions"},
+		"submit": {"en": "Order now"}, "fields": [
+		{"name": "size", "type": "radio", "label": {"en": "Size"}, "help": {"en": "Of the shoe"}, "options": [{"value": "s", "label": {"en": "Small"}}, {"value": "l", "label": "L"}]},
+		{"name": "colour", "type": "select", "label": {"en": "Colour", "ar": "لون"}, "help": "RAL", "options": [{"value": "r", "label": {"en": "Red", "ar": "أحمر"}}, {"value": "b", "label": {"en": "Blue"}}]},
+		{"name": "note", "required": true, "label": {"en": "Note"}}]}}`)
+	const english = ` lang="en" dir="ltr">`
+	n.submit(w, url.Values{}).want(http.StatusUnprocessableEntity).holds(
+		`<html lang="ar" dir="rtl">`, `<h1>طلب</h1>`, `<p`+english+`Two questions</p>`, english+`Order now</button>`,
+		`<legend><span`+english+`Size</span> <span class="help">`, `-help"`+english+`Of the shoe</p>`, english+`Small</label>`, `"f-size-1">L</label>`,
+		`<label for="f-colour">لون <span`, `-help">RAL</p>`, `<option value="r">أحمر</option>`, `<option value="b"`+english+`Blue</option>`,
+		`<a href="#f-note"><span`+english+`Note</span>: `)
+	whole := n.wait(`{"user_id": "u-2", "module_id": 1, "locale": "en-GB", "form": {"title": {"en": "Order", "ar": "طلب"}, "fields": [{"name": "a", "label": {"en": "A"}}]}}`)
+	n.form(whole).holds(`<html lang="en" dir="ltr">`).lacks(`<h1 lang`, "<span lang")
+}
+
 // Two tabs that send in the same moment find the wait pending both.
 func TestFormSentAtOnce(t *testing.T) {
 	t.Parallel()
