@@ -5,26 +5,22 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
-	"slices"
 	"sync"
 	"time"
 
 	"github.com/google/uuid"
 
+	"relay.example/relay/internal/passes"
 	"relay.example/relay/internal/store"
 )
 
 // The bounds of ending. An end is told within a second of its commit, and a
 // node ends some 80 sessions a second where Stripe answers in 100 ms.
 const (
-	endInterval  = time.Second
-	endBatch     = 8               // sessions at a time, per node
-	storeTimeout = 5 * time.Second // of one step in the database
+	endInterval = time.Second
+	endBatch    = 8 // sessions at a time, per node
 
-	// A batch waits for the slowest of it. So a source whose provider took
-	// longer than slow is passed over for a while, and delays the others by one
-	// batch in that time, however many of its sessions are to be ended.
+	// A source whose provider took longer than slow is passed over for slowRest.
 	slow     = 2 * time.Second
 	slowRest = 10 * time.Second
 )
@@ -47,10 +43,8 @@ type EnderConfig struct {
 // Ender has sessions ended whose waits have ended. Any number of nodes do that
 // side by side.
 type Ender struct {
-	cfg EnderConfig
-
-	mu      sync.Mutex
-	resting map[int64]time.Time // until when a source is passed over
+	cfg  EnderConfig
+	slow *passes.Slow // sources
 }
 
 // NewEnder returns an Ender; Run makes it work.
@@ -58,35 +52,25 @@ func NewEnder(cfg EnderConfig) (*Ender, error) {
 	if cfg.Store == nil || cfg.Maker == nil || cfg.Source == nil || cfg.Log == nil {
 		return nil, errors.New("checkout: EnderConfig has a field that is nil")
 	}
-	return &Ender{cfg: cfg, resting: map[int64]time.Time{}}, nil
+	return &Ender{cfg: cfg, slow: passes.NewSlow(slow, slowRest)}, nil
 }
 
 // Run ends sessions until ctx is done.
 func (e *Ender) Run(ctx context.Context) error {
-	tick := time.NewTicker(endInterval)
-	defer tick.Stop()
-	for ctx.Err() == nil {
-		n, err := e.EndOnce(ctx)
-		if err != nil && ctx.Err() == nil {
-			e.cfg.Log.Warn("ending sessions failed", "error", err)
-		}
-		if n == endBatch && err == nil {
-			continue
-		}
-		select {
-		case <-ctx.Done():
-		case <-tick.C:
-		}
-	}
+	passes.Loop{
+		Every:  endInterval,
+		Pass:   passes.Full(endBatch, e.EndOnce),
+		Failed: func(err error) { e.cfg.Log.Warn("ending sessions failed", "error", err) },
+	}.Run(ctx)
 	return nil
 }
 
 // EndOnce takes sessions that are to be ended, tries each once, and returns
 // how many it took.
 func (e *Ender) EndOnce(ctx context.Context) (int, error) {
-	claiming, cancel := stepContext(ctx) // a shutdown does not cut a claim off
+	claiming, cancel := store.Step(ctx)
 	defer cancel()
-	claimed, err := e.cfg.Store.ClaimOpenCheckouts(claiming, uuid.New(), endBatch, e.passedOver(time.Now()))
+	claimed, err := e.cfg.Store.ClaimOpenCheckouts(claiming, uuid.New(), endBatch, e.slow.Resting(time.Now()))
 	if err != nil {
 		return 0, err
 	}
@@ -104,9 +88,7 @@ func (e *Ender) EndOnce(ctx context.Context) (int, error) {
 func (e *Ender) end(ctx context.Context, c *store.OpenCheckout) error {
 	began := time.Now()
 	result, reason := e.try(ctx, c)
-	if time.Since(began) > slow {
-		e.passOver(c.SourceID)
-	}
+	e.slow.Note(c.SourceID, began, time.Now())
 	if ctx.Err() != nil && reason == NoAnswer {
 		return nil
 	}
@@ -117,26 +99,12 @@ func (e *Ender) end(ctx context.Context, c *store.OpenCheckout) error {
 		e.cfg.Log.Warn("a session can be paid until it ends by itself, though its wait has ended",
 			"correlation_id", c.WaitID, "project_id", c.ProjectID, "source_id", c.SourceID, "reason", reason)
 	}
-	recording, cancel := stepContext(ctx)
+	recording, cancel := store.Step(ctx)
 	defer cancel()
 	if _, err := e.cfg.Store.RecordSessionEnd(recording, c, result, again); err != nil {
 		return fmt.Errorf("session of wait %s: %w", c.WaitID, err)
 	}
 	return nil
-}
-
-func (e *Ender) passOver(sourceID int64) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.resting[sourceID] = time.Now().Add(slowRest)
-}
-
-// passedOver lists the sources that rest, and forgets those that do no more.
-func (e *Ender) passedOver(now time.Time) []int64 {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	maps.DeleteFunc(e.resting, func(_ int64, until time.Time) bool { return !now.Before(until) })
-	return slices.AppendSeq([]int64{}, maps.Keys(e.resting)) // NULL would be <> to nothing
 }
 
 // noKey is the reason besides those of an order.
@@ -162,10 +130,3 @@ func (e *Ender) try(ctx context.Context, c *store.OpenCheckout) (store.EndResult
 		return store.EndingFailed, why.Reason
 	}
 }
-
-// stepContext is for a step in the database that a shutdown does not cancel.
-func stepContext(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(context.WithoutCancel(ctx), storeTimeout, errStoreTimeout)
-}
-
-var errStoreTimeout = errors.New("the database did not answer in time")

@@ -94,7 +94,7 @@ func anybodys(about *relay.Callback) bool { return about != nil && about.Verdict
 
 // callbackOf reads the callback that a fetch is for.
 func (a *Asker) callbackOf(ctx context.Context, q *relay.Question) (*relay.Callback, error) {
-	step, cancel := stepContext(ctx)
+	step, cancel := store.Step(ctx)
 	defer cancel()
 	e, err := a.cfg.Store.Event(step, q.ProjectID, q.EventID)
 	if err != nil {
@@ -206,7 +206,7 @@ func (a *Asker) tellRefused(ctx context.Context, q *relay.Question, src *directo
 
 // noteError makes a code the last_error of the source that a question is of.
 func (a *Asker) noteError(ctx context.Context, q *relay.Question, code string) {
-	step, cancel := stepContext(ctx)
+	step, cancel := store.Step(ctx)
 	defer cancel()
 	seen := store.SourceActivity{ProjectID: q.ProjectID, SourceID: q.SourceID, LastError: code, LastErrorAt: time.Now()}
 	if err := a.cfg.Store.NoteActivity(step, []store.SourceActivity{seen}); err != nil {

@@ -41,6 +41,7 @@ import (
 	"relay.example/relay/internal/egress"
 	"relay.example/relay/internal/intake"
 	"relay.example/relay/internal/metrics"
+	"relay.example/relay/internal/passes"
 	"relay.example/relay/internal/plan"
 	"relay.example/relay/internal/relay"
 	"relay.example/relay/internal/store"
@@ -54,7 +55,6 @@ const (
 	maxFetched      = 1 << 20          // of what is fetched for a callback: as long as one may be that says it itself
 	askTimeout      = 10 * time.Second // of one request; with what follows it is shorter than a lease
 	pollInterval    = 500 * time.Millisecond
-	storeTimeout    = 5 * time.Second  // of one step in the database
 	refusedInterval = 10 * time.Second // between log lines about refused keys
 )
 
@@ -103,24 +103,17 @@ func New(cfg Config) (*Asker, error) {
 // How fast it asks is bounded by the answers: whenever one is there, the next
 // question is claimed.
 func (a *Asker) Run(ctx context.Context) error {
-	tick := time.NewTicker(a.poll)
-	defer tick.Stop()
 	var asking sync.WaitGroup
 	defer asking.Wait()
-	for ctx.Err() == nil {
-		_, more, err := a.begin(ctx, asking.Go)
-		if err != nil && ctx.Err() == nil {
-			a.cfg.Log.Warn("claiming questions failed", "error", err)
-		}
-		if more {
-			continue
-		}
-		select {
-		case <-ctx.Done():
-		case <-a.ended:
-		case <-tick.C:
-		}
-	}
+	passes.Loop{
+		Every: a.poll,
+		Wake:  a.ended,
+		Pass: func(ctx context.Context) (more bool, err error) {
+			_, more, err = a.begin(ctx, asking.Go)
+			return more, err
+		},
+		Failed: func(err error) { a.cfg.Log.Warn("claiming questions failed", "error", err) },
+	}.Run(ctx)
 	return nil
 }
 
@@ -141,8 +134,7 @@ func (a *Asker) begin(ctx context.Context, start func(func())) (n int, more bool
 	if room == 0 {
 		return 0, false, nil
 	}
-	// As of deliveries: a shutdown does not cut a claim off.
-	claiming, cancel := stepContext(ctx)
+	claiming, cancel := store.Step(ctx)
 	defer cancel()
 	lease := uuid.New()
 	claimed, err := a.cfg.Store.ClaimQuestions(claiming, lease, room, busy)
@@ -199,13 +191,6 @@ func (a *Asker) note(sourceID int64, by int) {
 	}
 }
 
-// stepContext is for a step in the database that a shutdown does not cancel.
-func stepContext(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(context.WithoutCancel(ctx), storeTimeout, errStoreTimeout)
-}
-
-var errStoreTimeout = errors.New("the database did not answer in time")
-
 // settle does with a claimed question what is to be done.
 func (a *Asker) settle(ctx context.Context, q *relay.Question) {
 	var err error
@@ -230,14 +215,14 @@ func (a *Asker) settle(ctx context.Context, q *relay.Question) {
 }
 
 func (a *Asker) putBack(ctx context.Context, q *relay.Question) error {
-	step, cancel := stepContext(ctx)
+	step, cancel := store.Step(ctx)
 	defer cancel()
 	return a.cfg.Store.ReturnQuestion(step, q)
 }
 
 // record notes a try. Where the lease was lost, another node notes its own.
 func (a *Asker) record(ctx context.Context, q *relay.Question, try store.Try) error {
-	step, cancel := stepContext(ctx)
+	step, cancel := store.Step(ctx)
 	defer cancel()
 	_, err := a.cfg.Store.RecordTry(step, q, try)
 	return err
@@ -266,7 +251,7 @@ func (a *Asker) follow(ctx context.Context, q *relay.Question, got answer) error
 
 // followEvent keeps the answer with its event and has the event decided by it.
 func (a *Asker) followEvent(ctx context.Context, q *relay.Question, got answer) error {
-	step, cancel := stepContext(ctx)
+	step, cancel := store.Step(ctx)
 	defer cancel()
 	held, err := a.cfg.Store.KeepAnswer(step, q, got.result, got.body)
 	if err != nil || !held {
@@ -293,7 +278,7 @@ func (a *Asker) followFetch(ctx context.Context, q *relay.Question, got answer) 
 // committed. If the node dies between two, all are fetched once more, and those
 // that were told are the same events.
 func (a *Asker) tell(ctx context.Context, events []relay.Callback) error {
-	step, cancel := stepContext(ctx)
+	step, cancel := store.Step(ctx)
 	defer cancel()
 	for _, e := range events {
 		if _, err := a.cfg.Intake.Accept(step, e); err != nil {
@@ -307,7 +292,7 @@ func (a *Asker) decideEvent(ctx context.Context, q *relay.Question) error {
 	if err := a.cfg.Intake.DecideAgain(store.EventKey{ProjectID: q.ProjectID, ID: q.EventID}); err != nil {
 		return err
 	}
-	step, cancel := stepContext(ctx)
+	step, cancel := store.Step(ctx)
 	defer cancel()
 	return a.cfg.Store.EndInquiry(step, q)
 }
@@ -324,7 +309,7 @@ func (a *Asker) followWait(ctx context.Context, q *relay.Question, got answer) e
 // endWait ends a question, and expires its wait where that is pending still.
 // A wait whose plan cannot be used is left to the sweeper, which tells of it.
 func (a *Asker) endWait(ctx context.Context, q *relay.Question, try store.Try) error {
-	step, cancel := stepContext(ctx)
+	step, cancel := store.Step(ctx)
 	defer cancel()
 	// A plan never changes: it is read before the wait is locked.
 	p, err := a.cfg.Plans.Get(step, q.PlanID)

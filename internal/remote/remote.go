@@ -31,8 +31,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -42,6 +40,7 @@ import (
 
 	"relay.example/relay/internal/directory"
 	"relay.example/relay/internal/egress"
+	"relay.example/relay/internal/passes"
 	"relay.example/relay/internal/platform"
 	"relay.example/relay/internal/relay"
 	"relay.example/relay/internal/store"
@@ -54,12 +53,9 @@ const (
 	pollInterval    = time.Second      // how soon a change is seen
 	callTimeout     = 10 * time.Second // of one call
 	callsTimeout    = 30 * time.Second // of all calls about one row
-	storeTimeout    = 5 * time.Second  // of one step in the database
 	refusedInterval = time.Minute      // between log lines about failures
 
-	// A batch waits for the slowest of it. So a project whose platform took
-	// longer than slow is passed over for a while, and delays the others by one
-	// batch in that time, however much of it is due.
+	// A project whose platform took longer than slow is passed over for slowRest.
 	slow     = 3 * time.Second
 	slowRest = 10 * time.Second
 )
@@ -80,9 +76,7 @@ type Config struct {
 type Keeper struct {
 	cfg     Config
 	refused rate.Sometimes // tells of failures, not of each
-
-	mu      sync.Mutex
-	resting map[int64]time.Time // until when a project is passed over
+	slow    *passes.Slow   // projects
 }
 
 // New returns a Keeper; Run makes it work.
@@ -90,7 +84,9 @@ func New(cfg Config) (*Keeper, error) {
 	if cfg.Store == nil || cfg.Directory == nil || cfg.Client == nil || cfg.PublicURL == "" || cfg.Log == nil {
 		return nil, errors.New("remote: Config has a field that is not set")
 	}
-	return &Keeper{cfg: cfg, refused: rate.Sometimes{First: 1, Interval: refusedInterval}, resting: map[int64]time.Time{}}, nil
+	return &Keeper{
+		cfg: cfg, refused: rate.Sometimes{First: 1, Interval: refusedInterval}, slow: passes.NewSlow(slow, slowRest),
+	}, nil
 }
 
 // Run works off what is due until ctx is done.
@@ -98,34 +94,22 @@ func (k *Keeper) Run(ctx context.Context) error {
 	if err := k.cfg.Store.LookAtRemotes(ctx); err != nil && ctx.Err() == nil {
 		k.cfg.Log.Warn("remote subscriptions are looked at later than they could be", "error", err)
 	}
-	tick := time.NewTicker(pollInterval)
-	defer tick.Stop()
-	for {
-		n, err := k.KeepOnce(ctx)
-		if err != nil && ctx.Err() == nil {
+	passes.Loop{
+		Every: pollInterval,
+		Pass:  passes.Full(batch, k.KeepOnce),
+		Failed: func(err error) {
 			k.cfg.Log.Warn("remote subscriptions not looked at; the next pass does", "error", err)
-		}
-		if n == batch && ctx.Err() == nil {
-			continue
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-	}
+		},
+	}.Run(ctx)
+	return nil
 }
 
 // KeepOnce takes some of what is due, and returns how many that was when the
 // last of them is put down.
 func (k *Keeper) KeepOnce(ctx context.Context) (int, error) {
-	// A shutdown does not cut a claim off: nobody would know of its leases.
-	claiming, cancel := stepContext(ctx)
+	claiming, cancel := store.Step(ctx)
 	defer cancel()
-	if ctx.Err() != nil {
-		return 0, nil
-	}
-	claimed, err := k.cfg.Store.ClaimRemotes(claiming, uuid.New(), batch, k.passedOver(time.Now()))
+	claimed, err := k.cfg.Store.ClaimRemotes(claiming, uuid.New(), batch, k.slow.Resting(time.Now()))
 	if err != nil {
 		return 0, fmt.Errorf("claiming: %w", err)
 	}
@@ -136,27 +120,6 @@ func (k *Keeper) KeepOnce(ctx context.Context) (int, error) {
 	working.Wait()
 	return len(claimed), nil
 }
-
-func (k *Keeper) passOver(projectID int64) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.resting[projectID] = time.Now().Add(slowRest)
-}
-
-// passedOver lists the projects that rest, and forgets those that do no more.
-func (k *Keeper) passedOver(now time.Time) []int64 {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	maps.DeleteFunc(k.resting, func(_ int64, until time.Time) bool { return !now.Before(until) })
-	return slices.AppendSeq([]int64{}, maps.Keys(k.resting)) // NULL would be <> to nothing
-}
-
-// stepContext is for a step in the database that a shutdown does not cancel.
-func stepContext(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(context.WithoutCancel(ctx), storeTimeout, errStoreTimeout)
-}
-
-var errStoreTimeout = errors.New("the database did not answer in time")
 
 // result is what the calls about one row have come to.
 type result struct {
@@ -174,10 +137,8 @@ func failed(class relay.Class, reason string) result {
 func (k *Keeper) keep(ctx context.Context, r *relay.RemoteSubscription) {
 	began := time.Now()
 	got := k.exchange(ctx, r)
-	if time.Since(began) > slow {
-		k.passOver(r.ProjectID)
-	}
-	step, cancel := stepContext(ctx)
+	k.slow.Note(r.ProjectID, began, time.Now())
+	step, cancel := store.Step(ctx)
 	defer cancel()
 	var err error
 	switch {

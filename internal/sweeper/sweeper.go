@@ -14,13 +14,14 @@ import (
 	"errors"
 	"log/slog"
 	"math"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
-	"golang.org/x/sync/errgroup"
 
 	"relay.example/relay/internal/directory"
 	"relay.example/relay/internal/metrics"
+	"relay.example/relay/internal/passes"
 	"relay.example/relay/internal/plan"
 	"relay.example/relay/internal/relay"
 	"relay.example/relay/internal/store"
@@ -92,82 +93,55 @@ func New(cfg Config) (*Sweeper, error) {
 
 // Run sweeps until ctx is done.
 func (s *Sweeper) Run(ctx context.Context) error {
-	var g errgroup.Group
-	g.Go(func() error {
-		s.every(ctx, expireInterval, "expiring waits", s.ExpireOnce, expireBatch)
-		return nil
-	})
-	g.Go(func() error {
-		s.every(ctx, nudgeInterval, "nudging", s.NudgeOnce, nudgeBatch)
-		return nil
-	})
-	g.Go(func() error {
-		s.every(ctx, clearInterval, "clearing what is old", s.ClearOnce, clearBatch)
-		return nil
-	})
-	g.Go(func() error {
-		s.every(ctx, parkedInterval, "matching parked events", s.cfg.MatchParked, math.MaxInt)
-		return nil
-	})
-	g.Go(func() error {
-		s.every(ctx, replayInterval, "replaying events", s.cfg.Replay, 1)
-		return nil
-	})
-	g.Go(func() error {
-		s.every(ctx, clearInterval, "ending parked events", s.UnparkOnce, unparkBatch)
-		return nil
-	})
-	g.Go(func() error {
-		s.every(ctx, slotsInterval, "passing on slots", s.PassOnOnce, slotsBatch)
-		return nil
-	})
-	g.Go(func() error {
-		s.every(ctx, keptInterval, "clearing what is kept no longer", halfTime(s.ClearKeptOnce), 1)
-		return nil
-	})
-	g.Go(func() error {
-		s.every(ctx, eraseInterval, "erasing users", s.EraseOnce, 1)
-		return nil
-	})
-	g.Go(func() error {
-		s.every(ctx, namesInterval, "clearing the names of waits", s.ClearNamesOnce, math.MaxInt)
-		return nil
-	})
-	g.Go(func() error {
-		s.every(ctx, hooksInterval, "clearing hooks", halfTime(s.ClearHooksOnce), hooksBatch)
-		return nil
-	})
-	return g.Wait()
+	var sweeping sync.WaitGroup
+	for _, sw := range s.sweeps() {
+		sweeping.Go(func() {
+			passes.Loop{
+				Every: sw.every,
+				Pass:  passes.Full(sw.full, bounded(sw.pass)),
+				Failed: func(err error) {
+					s.cfg.Log.Warn("a sweep failed; the next one repeats it", "sweep", sw.what, "error", err)
+				},
+			}.Run(ctx)
+		})
+	}
+	sweeping.Wait()
+	return nil
 }
 
-// every repeats a pass; one that found a full batch is repeated at once.
-func (s *Sweeper) every(
-	ctx context.Context, interval time.Duration, what string, pass func(context.Context) (int, error), full int,
-) {
-	tick := time.NewTicker(interval)
-	defer tick.Stop()
-	for {
-		n, err := bounded(ctx, pass)
-		if err != nil && ctx.Err() == nil {
-			s.cfg.Log.Warn("a sweep failed; the next one repeats it", "sweep", what, "error", err)
-		}
-		if err == nil && n >= full {
-			continue
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
+// sweep is a pass that is repeated. It returns how many it took; one that took
+// a full batch is repeated at once.
+type sweep struct {
+	every time.Duration
+	what  string
+	pass  func(context.Context) (int, error)
+	full  int
+}
+
+func (s *Sweeper) sweeps() []sweep {
+	return []sweep{
+		{expireInterval, "expiring waits", s.ExpireOnce, expireBatch},
+		{nudgeInterval, "nudging", s.NudgeOnce, nudgeBatch},
+		{clearInterval, "clearing what is old", s.ClearOnce, clearBatch},
+		{parkedInterval, "matching parked events", s.cfg.MatchParked, math.MaxInt},
+		{replayInterval, "replaying events", s.cfg.Replay, 1},
+		{clearInterval, "ending parked events", s.UnparkOnce, unparkBatch},
+		{slotsInterval, "passing on slots", s.PassOnOnce, slotsBatch},
+		{keptInterval, "clearing what is kept no longer", halfTime(s.ClearKeptOnce), 1},
+		{eraseInterval, "erasing users", s.EraseOnce, 1},
+		{namesInterval, "clearing the names of waits", s.ClearNamesOnce, math.MaxInt},
+		{hooksInterval, "clearing hooks", halfTime(s.ClearHooksOnce), hooksBatch},
 	}
 }
 
-// bounded gives one pass its time. A database host that vanished answers
+// bounded gives a pass its time. A database host that vanished answers
 // nothing, not even that it is gone.
-func bounded(ctx context.Context, pass func(context.Context) (int, error)) (int, error) {
-	ctx, cancel := context.WithTimeout(ctx, passTimeout)
-	defer cancel()
-	return pass(ctx)
+func bounded(pass func(context.Context) (int, error)) func(context.Context) (int, error) {
+	return func(ctx context.Context) (int, error) {
+		ctx, cancel := context.WithTimeout(ctx, passTimeout)
+		defer cancel()
+		return pass(ctx)
+	}
 }
 
 // ExpireOnce ends one batch of waits whose deadline has passed and returns
