@@ -49,6 +49,7 @@ import (
 	"relay.example/relay/internal/egress"
 	"relay.example/relay/internal/groupcommit"
 	"relay.example/relay/internal/metrics"
+	"relay.example/relay/internal/passes"
 	"relay.example/relay/internal/plan"
 	"relay.example/relay/internal/relay"
 	"relay.example/relay/internal/store"
@@ -62,16 +63,11 @@ const (
 	claimSize     = 256      // rows per claim
 	releaseAhead  = 512      // that were held are claimed while a lane holds fewer
 	pollInterval  = 500 * time.Millisecond
-	claimTimeout  = 5 * time.Second  // of one claim
-	returnTimeout = 5 * time.Second  // of giving leases back
-	holdTimeout   = 4 * time.Second  // of holding a destination, or a batch of deliveries
-	recordTry     = 4 * time.Second  // of one statement that records attempts
-	recordTimeout = 10 * time.Second // of all tries: results are not thrown away for a hiccup
-	recordBatch   = 256
-	recordPause   = 4 * time.Millisecond // between batches: nobody waits for them
-	saidTimeout   = 2 * time.Second      // of a look at earlier attempts, before a send
-	markTimeout   = 2 * time.Second      // of the mark before a send; it is taken out of leaseMargin
-	leaseMargin   = 5 * time.Second      // lease that must be left after the timeout of a send, to record it
+	returnTimeout = 5 * time.Second // of giving leases back
+	holdTimeout   = 4 * time.Second // of holding a destination, or a batch of deliveries
+	saidTimeout   = 2 * time.Second // of a look at earlier attempts, before a send
+	markTimeout   = 2 * time.Second // of the mark before a send; it is taken out of leaseMargin
+	leaseMargin   = 5 * time.Second // lease that must be left after the timeout of a send, to record it
 )
 
 // Config is what an Engine works with.
@@ -150,11 +146,7 @@ func New(cfg Config) (*Engine, error) {
 		return nil, errors.New("deliver: Config has a field that is nil")
 	}
 	e := &Engine{cfg: cfg, lanes: map[int64]*lane{}, wake: make(chan struct{}, 1)}
-	// What was sent and not recorded is sent again after a crash: one batch
-	// that waits here, and one that is being committed. Beyond them, sends wait
-	// for the database.
-	bounds := groupcommit.Config{MaxBatch: recordBatch, MaxWaiting: recordBatch, Committers: 1, Pause: recordPause}
-	e.recorder = groupcommit.New(bounds, nil, metrics.Batches(cfg.Metrics, metrics.Attempts, e.commitAttempts))
+	e.recorder = newRecorder(metrics.Batches(cfg.Metrics, metrics.Attempts, recording(cfg.Store.RecordAttempts)))
 	e.stopping = true // until Run
 	return e, nil
 }
@@ -274,7 +266,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	g.Go(func() error {
 		e.poll(ctx)
 		e.returnLeases(recordCtx, e.stop())
-		e.awaitSends(cancelSends)
+		await(&e.sends, e.cfg.Grace, cancelSends)
 		stopRecorder()
 		return nil
 	})
@@ -300,44 +292,25 @@ func (e *Engine) stop() (held []relay.Delivery) {
 	return held
 }
 
-// awaitSends waits for running sends, and ends them after the grace.
-func (e *Engine) awaitSends(cancel context.CancelCauseFunc) {
-	done := make(chan struct{})
-	go func() {
-		e.sends.Wait()
-		close(done)
-	}()
-	grace := time.NewTimer(e.cfg.Grace)
-	defer grace.Stop()
-	select {
-	case <-done:
-	case <-grace.C:
-		cancel(errShutdown)
-		<-done
-	}
+// await waits for running calls, and ends them after the grace.
+func await(calls *sync.WaitGroup, grace time.Duration, cancel context.CancelCauseFunc) {
+	over := time.AfterFunc(grace, func() { cancel(errShutdown) })
+	defer over.Stop()
+	calls.Wait()
 }
 
 // poll claims what is due until ctx is done.
 func (e *Engine) poll(ctx context.Context) {
-	tick := time.NewTicker(pollInterval)
-	defer tick.Stop()
-	for ctx.Err() == nil {
-		e.tryReturned()
-		e.putAside(ctx)
-		n, err := e.ClaimOnce(ctx)
-		if err != nil && ctx.Err() == nil {
-			e.cfg.Log.Warn("claiming deliveries failed", "error", err)
-		}
-		if err == nil && n == claimSize {
-			continue // there may be more
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		case <-e.wake:
-		}
-	}
+	passes.Loop{
+		Every: pollInterval,
+		Wake:  e.wake,
+		Pass: passes.Full(claimSize, func(ctx context.Context) (int, error) {
+			e.tryReturned()
+			e.putAside(ctx)
+			return e.ClaimOnce(ctx)
+		}),
+		Failed: func(err error) { e.cfg.Log.Warn("claiming deliveries failed", "error", err) },
+	}.Run(ctx)
 }
 
 // ClaimOnce claims due deliveries once and queues them. It returns how many
@@ -347,9 +320,9 @@ func (e *Engine) ClaimOnce(ctx context.Context) (int, error) {
 	if room == 0 {
 		return 0, nil
 	}
-	// A shutdown does not cut a claim off: the server would go on with it, and
-	// lease to nobody what was just given back.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), claimTimeout)
+	// A claim that a shutdown cut off would go on at the server, and lease to
+	// nobody what was just given back.
+	ctx, cancel := store.Step(ctx)
 	defer cancel()
 	claimed, err := e.claim(ctx, min(room, claimSize), past, away)
 	if err != nil {

@@ -96,8 +96,7 @@ func NewHooks(cfg HooksConfig) (*Hooks, error) {
 		return nil, errors.New("deliver: HooksConfig has a field that is nil")
 	}
 	h := &Hooks{cfg: cfg, lanes: map[target]*hookLane{}, of: map[int64]*load{}, eased: make(chan struct{}, 1)}
-	bounds := groupcommit.Config{MaxBatch: recordBatch, MaxWaiting: recordBatch, Committers: 1, Pause: recordPause}
-	h.recorder = groupcommit.New(bounds, nil, h.commitAttempts)
+	h.recorder = newRecorder(recording(cfg.Store.RecordHooks))
 	return h, nil
 }
 
@@ -117,7 +116,7 @@ func (h *Hooks) Run(ctx context.Context) error {
 	g.Go(func() error {
 		h.poll(ctx)
 		h.giveBack(recordCtx, h.stop())
-		h.awaitCalls(cancelCalls)
+		await(&h.calls, h.cfg.Grace, cancelCalls)
 		stopRecorder()
 		return nil
 	})
@@ -135,13 +134,6 @@ func (h *Hooks) stop() (held []relay.Hook) {
 	}
 	h.left(held...)
 	return held
-}
-
-// awaitCalls waits for running calls, and ends them after the grace.
-func (h *Hooks) awaitCalls(cancel context.CancelCauseFunc) {
-	grace := time.AfterFunc(h.cfg.Grace, func() { cancel(errShutdown) })
-	defer grace.Stop()
-	h.calls.Wait()
 }
 
 // poll claims what is owed until ctx is done.
@@ -181,8 +173,7 @@ func (h *Hooks) ClaimOnce(ctx context.Context) (int, error) {
 	if len(ready) == 0 || room == 0 {
 		return 0, nil
 	}
-	// As with deliveries, a shutdown does not cut a claim off.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), claimTimeout)
+	ctx, cancel := store.Step(ctx)
 	defer cancel()
 	claimed, err := h.cfg.Store.ClaimHooks(ctx, uuid.New(), ready, hookPiece, min(room, claimSize))
 	h.queue(ctx, claimed)
@@ -509,29 +500,4 @@ func (h *Hooks) recorded(hook *relay.Hook, a relay.HookAttempt, r groupcommit.Re
 				"event", hook.Event, "class", a.Class, "reason", a.Reason)
 		}
 	}
-}
-
-// commitAttempts records one batch, as that of deliveries does.
-func (h *Hooks) commitAttempts(batch []relay.HookAttempt) []groupcommit.Result[store.RecordedHook] {
-	ctx, cancel := context.WithTimeout(context.Background(), recordTimeout)
-	defer cancel()
-	recorded, err := h.record(ctx, batch)
-	for wait := firstRetry; err != nil && (store.Conflicted(err) || relay.IsKind(err, relay.Busy)) && pause(ctx, wait); wait *= 2 {
-		recorded, err = h.record(ctx, batch)
-	}
-	results := make([]groupcommit.Result[store.RecordedHook], len(batch))
-	for i := range results {
-		if err != nil {
-			results[i].Err = err
-			continue
-		}
-		results[i].Value = recorded[i]
-	}
-	return results
-}
-
-func (h *Hooks) record(ctx context.Context, batch []relay.HookAttempt) ([]store.RecordedHook, error) {
-	ctx, cancel := context.WithTimeout(ctx, recordTry)
-	defer cancel()
-	return h.cfg.Store.RecordHooks(ctx, batch)
 }
