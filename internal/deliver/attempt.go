@@ -248,10 +248,7 @@ func unanswered(err error, to *directory.Destination, acts bool) (relay.Class, s
 	if !errors.As(err, &failure) {
 		return relay.Retry, "could not be sent"
 	}
-	reason := string(failure.Reason)
-	if detail := failure.Detail(); detail != "" {
-		reason += ": " + detail
-	}
+	reason := failure.Told()
 	if failure.Reason == egress.Timeout {
 		reason += " (timeout of destination " + to.Name + ")"
 	}

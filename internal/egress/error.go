@@ -49,9 +49,23 @@ func (e *Error) Error() string {
 	return text
 }
 
-// Detail says more of the reason, "" where there is no more to say: which limit
-// it was, or what the system calls it.
-func (e *Error) Detail() string { return e.detail }
+// Told is the reason and, where there is more to say of it, which limit it was
+// or what the system calls it: what is kept with an attempt, and shown.
+func (e *Error) Told() string {
+	if e.detail == "" {
+		return string(e.Reason)
+	}
+	return string(e.Reason) + ": " + e.detail
+}
+
+// ReasonOf says in a word why a call has no answer: nothing of what was sent.
+func ReasonOf(err error) string {
+	var failure *Error
+	if errors.As(err, &failure) {
+		return string(failure.Reason)
+	}
+	return "could not be sent"
+}
 
 // Unwrap returns the cause, which may say more than Error dares to: it is for
 // errors.Is, not for a log.

@@ -2,7 +2,6 @@ package inquiry
 
 import (
 	"context"
-	"errors"
 	"net/http"
 	"slices"
 	"time"
@@ -120,11 +119,7 @@ func (a *Asker) unanswered(ctx context.Context, q *relay.Question, err error) an
 		return answer{stopped: true}
 	}
 	a.cfg.Log.Debug("provider not asked", "question_id", q.ID, "source_id", q.SourceID, "error", err)
-	var failure *egress.Error
-	if errors.As(err, &failure) {
-		return failed(string(failure.Reason))
-	}
-	return failed("could not be sent")
+	return failed(egress.ReasonOf(err))
 }
 
 // readEvent reads whether the answer about an event names anybody.

@@ -212,7 +212,7 @@ func (k *Keeper) exchange(ctx context.Context, r *relay.RemoteSubscription) resu
 		case ctx.Err() != nil:
 			return result{stopped: true}
 		case err != nil:
-			return failed(relay.Retry, step.Name+": "+reasonOf(err))
+			return failed(relay.Retry, step.Name+": "+egress.ReasonOf(err))
 		}
 		next := on.Next(&step, platform.Response{Status: resp.Status, Header: resp.Header, Body: resp.Body}, time.Now())
 		if next.Ended() {
@@ -237,12 +237,3 @@ func (k *Keeper) target(r *relay.RemoteSubscription) string {
 }
 
 var errCallsTimeout = errors.New("the calls about one subscription took too long")
-
-// reasonOf says in a word why there is no answer: nothing of what was sent.
-func reasonOf(err error) string {
-	var failure *egress.Error
-	if errors.As(err, &failure) {
-		return string(failure.Reason)
-	}
-	return "could not be sent"
-}
