@@ -44,6 +44,10 @@ const (
 	requestTimeout = 10 * time.Second        // of everything else
 )
 
+// complaintInterval is between log lines about one kind of failure, each of
+// which may come with every request.
+const complaintInterval = 10 * time.Second
+
 // Config is what the handlers work with.
 type Config struct {
 	Store     *store.Store
@@ -112,7 +116,16 @@ func New(cfg Config) (*Handlers, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Handlers{cfg: cfg, pages: pages, activity: newActivity(), openings: newOpenings(), news: newNews(), rejected: newRejectedBudget(), senders: newSendBudget(), nodes: nodes, pathPrefix: public.EscapedPath(), shed: rate.Sometimes{Interval: time.Second}, forged: rate.Sometimes{First: 1, Interval: 10 * time.Second}, unproven: rate.Sometimes{First: 1, Interval: 10 * time.Second}, uncreated: rate.Sometimes{First: 1, Interval: 10 * time.Second}, linkless: rate.Sometimes{First: 1, Interval: 10 * time.Second}}, nil
+	return &Handlers{
+		cfg: cfg, pages: pages, nodes: nodes, pathPrefix: public.EscapedPath(),
+		activity: newActivity(), openings: newOpenings(), news: newNews(),
+		rejected: newRejectedBudget(), senders: newSendBudget(),
+		shed:      rate.Sometimes{Interval: time.Second},
+		forged:    rate.Sometimes{First: 1, Interval: complaintInterval},
+		unproven:  rate.Sometimes{First: 1, Interval: complaintInterval},
+		uncreated: rate.Sometimes{First: 1, Interval: complaintInterval},
+		linkless:  rate.Sometimes{First: 1, Interval: complaintInterval},
+	}, nil
 }
 
 // Run writes what was noticed of sources and links, and looks for news of the
