@@ -110,7 +110,7 @@ func (in *Intake) applyOne(ctx context.Context, c *relay.Callback, facts *store.
 		return store.Decision{Match: relay.GuardFailed, Rule: "when", Outcome: outcome, Wait: w}, nil
 	}
 	d := store.Decision{Outcome: outcome, Wait: w, Teaches: teaches(c, w, facts)}
-	d.Step = w.Apply(outcome, paymentID(r.Payment))
+	d.Step = w.Apply(outcome, r.Payment.Identity())
 	if d.Step.Fires == relay.Mismatch || d.Step.Fires == relay.PaidAgain || c.Verdict == relay.Fetched && aftermath(d.Step.Fires) {
 		if told(c, w, facts) {
 			d.Step = relay.Step{Match: relay.Duplicate, Rule: "same_payment"}
@@ -129,11 +129,4 @@ func (in *Intake) applyOne(ctx context.Context, c *relay.Callback, facts *store.
 		}
 	}
 	return d, nil
-}
-
-func paymentID(p *relay.Payment) string {
-	if p == nil {
-		return ""
-	}
-	return p.ID
 }

@@ -50,7 +50,7 @@ func namesOf(c *relay.Callback) (n store.Names) {
 // another event type then fires nothing more. So with a refund or a dispute
 // that was fetched: the same may be fetched for callbacks by several URLs.
 func toldRef(c *relay.Callback) uuid.UUID {
-	switch id := paymentID(c.Reading.Payment); {
+	switch id := c.Reading.Payment.Identity(); {
 	case c.Reading.Outcome == relay.Completed && id != "":
 		return store.RefHash(c.SourceID, "told\x00"+id)
 	case c.Verdict == relay.Fetched && aftermath(c.Reading.Outcome) && c.Reading.EventID != "":

@@ -19,6 +19,14 @@ type Payment struct {
 	Account     string `json:"account,omitempty"`
 }
 
+// Identity is the provider's id of the payment, "" where there is none.
+func (p *Payment) Identity() string {
+	if p == nil {
+		return ""
+	}
+	return p.ID
+}
+
 // Amount is the amount in units: 2050 minor units are 20.5 EUR or 2050 JPY.
 // It is null (nil) when the provider names no amount.
 func (p *Payment) Amount() any {

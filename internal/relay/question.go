@@ -49,9 +49,6 @@ const (
 	AnswerMoot    Answered = "moot"    // nobody needs to know any more
 )
 
-// AnswerResults lists every result.
-var AnswerResults = []Answered{AnswerFound, AnswerNone, AnswerRefused, AnswerFailed, AnswerMoot}
-
 // Usable reports whether the provider has said what it knows.
 func (a Answered) Usable() bool { return a == AnswerFound || a == AnswerNone }
 

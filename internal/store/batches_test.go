@@ -345,8 +345,8 @@ func TestErrorsAreToldApart(t *testing.T) {
 	p, _ := project(t)
 	cancelled, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := p.Store.Ping(cancelled); !relay.IsKind(err, relay.Busy) || !errors.Is(err, context.Canceled) {
-		t.Errorf("a ping that is cancelled: got %v, want busy, with its cause", err)
+	if _, err := p.Store.Plan(cancelled, uuid.New()); !relay.IsKind(err, relay.Busy) || !errors.Is(err, context.Canceled) {
+		t.Errorf("a query that is cancelled: got %v, want busy, with its cause", err)
 	}
 	if _, err := p.Store.Plan(t.Context(), uuid.New()); !relay.IsKind(err, relay.NotFound) {
 		t.Errorf("an unknown plan: got %v, want not found", err)

@@ -339,7 +339,7 @@ func endWaits(ctx context.Context, tx pgx.Tx, to *telling, lease uuid.UUID, endi
 	for _, e := range endings {
 		change := waitChange{wait: e.Wait, step: e.Step, by: e.By, payable: e.Payable}
 		if e.Resolution != nil {
-			change.resolution, change.paymentID = mustJSON(e.Resolution), paymentID(e.Resolution.Payment)
+			change.resolution, change.paymentID = mustJSON(e.Resolution), e.Resolution.Payment.Identity()
 		}
 		changes = append(changes, change)
 		if e.Fires != nil {

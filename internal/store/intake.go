@@ -100,9 +100,9 @@ type Decision struct {
 	original original // of a duplicate
 }
 
-// TakesKey reports whether the event keeps later ones with its dedupe key out.
+// takesKey reports whether the event keeps later ones with its dedupe key out.
 // One that came to nothing does not: sent again, it may find its wait.
-func (d *Decision) TakesKey() bool {
+func (d *Decision) takesKey() bool {
 	return d.Match != relay.Unmatched && d.Match != relay.OtherProject && d.Rule != "plan_unusable"
 }
 
@@ -402,7 +402,7 @@ func newEventRows(callbacks []relay.Callback, decisions []Decision) *eventRows {
 		}
 		if d.DuplicateOf != uuid.Nil {
 			r.duplicatesOf[i] = &d.DuplicateOf
-		} else if c.DedupeKey != nil && d.TakesKey() {
+		} else if c.DedupeKey != nil && d.takesKey() {
 			r.dedupeKeys[i] = (*uuid.UUID)(c.DedupeKey)
 		}
 		switch {
@@ -465,7 +465,7 @@ func queueEffects(
 		if d.Step.Closes != "" || d.Step.Late || d.Step.Extends {
 			changes = append(changes, waitChange{
 				wait: d.Wait, step: d.Step, by: "event", eventID: c.ID,
-				paymentID: paymentID(c.Reading.Payment), extendBy: d.ExtendBy,
+				paymentID: c.Reading.Payment.Identity(), extendBy: d.ExtendBy,
 			})
 		}
 		for _, ref := range d.Teaches {
@@ -484,13 +484,6 @@ func queueEffects(
 	queueAskable(b, callbacks, decisions)
 	queueNews(b, append(newsOf(to, changes), newsOfCallbacks(to, callbacks, decisions)...))
 	return deliveries
-}
-
-func paymentID(p *relay.Payment) string {
-	if p == nil {
-		return ""
-	}
-	return p.ID
 }
 
 func paymentJSON(p *relay.Payment) *string {

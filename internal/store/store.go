@@ -172,11 +172,6 @@ func (s *Store) Close() {
 	s.pool.Close()
 }
 
-// Ping reports whether the database answers.
-func (s *Store) Ping(ctx context.Context) error {
-	return translate("pinging the database", s.pool.Ping(ctx))
-}
-
 // translate turns a driver's error into what callers act upon: a relay.Error
 // of kind Busy where the database cannot be used at the moment, else err with
 // the step that failed.
