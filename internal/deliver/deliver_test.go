@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strconv"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -85,28 +84,10 @@ type engine struct {
 }
 
 // logLines is what an engine has logged.
-type logLines struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (l *logLines) Write(line []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(line)
-}
+type logLines struct{ leaks.Log }
 
 // with counts the lines that hold a text.
-func (l *logLines) with(text string) (n int) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for line := range strings.Lines(l.text.String()) {
-		if strings.Contains(line, text) {
-			n++
-		}
-	}
-	return n
-}
+func (l *logLines) with(text string) int { return len(l.Lines(text)) }
 
 func newEngine(t *testing.T, s *store.Store, grace time.Duration) *engine {
 	t.Helper()
@@ -116,6 +97,19 @@ func newEngine(t *testing.T, s *store.Store, grace time.Duration) *engine {
 // newEngineOn returns an engine that knows the configuration and the plans
 // from one store, and the deliveries from another.
 func newEngineOn(t *testing.T, s, deliveries *store.Store, grace time.Duration) *engine {
+	t.Helper()
+	d, client, lines, log := surroundings(t, s)
+	plans := plan.NewCache(s.Plan)
+	e, err := deliver.New(deliver.Config{Store: deliveries, Directory: d, Plans: plans, Client: client, Log: log, Grace: grace})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &engine{Engine: e, client: client, directory: d, log: lines}
+}
+
+// surroundings are what both engines stand on: the configuration of a store, a
+// client that may call this machine, and a log.
+func surroundings(t *testing.T, s *store.Store) (*directory.Directory, *egress.Client, *logLines, *slog.Logger) {
 	t.Helper()
 	lines := &logLines{}
 	log := slog.New(slog.NewTextHandler(leaks.Watch(t, lines), nil))
@@ -132,12 +126,7 @@ func newEngineOn(t *testing.T, s, deliveries *store.Store, grace time.Duration) 
 	}
 	client := egress.New(egress.Config{Policy: policy})
 	t.Cleanup(client.Close)
-	plans := plan.NewCache(s.Plan)
-	e, err := deliver.New(deliver.Config{Store: deliveries, Directory: d, Plans: plans, Client: client, Log: log, Grace: grace})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &engine{Engine: e, client: client, directory: d, log: lines}
+	return d, client, lines, log
 }
 
 // run runs an engine until the test ends or stop is called.

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -19,8 +18,6 @@ import (
 
 	"relay.example/relay/internal/deliver"
 	"relay.example/relay/internal/directory"
-	"relay.example/relay/internal/egress"
-	"relay.example/relay/internal/leaks"
 	"relay.example/relay/internal/relay"
 	"relay.example/relay/internal/store"
 	"relay.example/relay/internal/store/storetest"
@@ -100,21 +97,7 @@ type teller struct {
 
 func newTeller(t *testing.T, s *store.Store) *teller {
 	t.Helper()
-	lines := &logLines{}
-	log := slog.New(slog.NewTextHandler(leaks.Watch(t, lines), nil))
-	policy, err := egress.ParsePolicy("true")
-	if err != nil {
-		t.Fatal(err)
-	}
-	d, err := directory.New(directory.Config{Store: s, PublicURL: "http://relay.example", Policy: policy, Log: log})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := d.Load(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	client := egress.New(egress.Config{Policy: policy})
-	t.Cleanup(client.Close)
+	d, client, lines, log := surroundings(t, s)
 	h, err := deliver.NewHooks(deliver.HooksConfig{Store: s, Directory: d, Client: client, Log: log, Grace: time.Second})
 	if err != nil {
 		t.Fatal(err)

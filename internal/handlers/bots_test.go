@@ -296,7 +296,7 @@ func TestHaptikRefusals(t *testing.T) {
 	if after := n.count("correlations"); after != before {
 		t.Errorf("got %d waits, want the %d that there were", after, before)
 	}
-	if lines := n.log.lines("gets no link"); len(lines) != 1 || !strings.Contains(lines[0], `"code":"unknown_flow"`) {
+	if lines := n.log.Lines("gets no link"); len(lines) != 1 || !strings.Contains(lines[0], `"code":"unknown_flow"`) {
 		t.Errorf("got the lines %q, want one of the first refusal", lines)
 	}
 	n.put("/v1/flows/pay", `{"destination": "haptik", "source": "hook", "link": "https://pay.test/", "on": {"default": {"text": "Done."}},

@@ -79,7 +79,7 @@ func TestSources(t *testing.T) {
 	}
 	n.remove("/v1/sources/form").refused(http.StatusConflict, "built_in")
 	n.get("/v1/sources/x").refused(http.StatusNotFound, "not_found")
-	if lines := n.log.lines(`"level":"ERROR"`); len(lines) != 0 {
+	if lines := n.log.Lines(`"level":"ERROR"`); len(lines) != 0 {
 		t.Errorf("got logged: %v, want no errors", lines)
 	}
 }

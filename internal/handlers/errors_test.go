@@ -23,7 +23,7 @@ func TestPanic(t *testing.T) {
 	if strings.Contains(string(a.Body), "broken") {
 		t.Errorf("got %s, want nothing of the inside", a.Body)
 	}
-	lines := n.log.lines(`"level":"ERROR"`)
+	lines := n.log.Lines(`"level":"ERROR"`)
 	if len(lines) != 1 {
 		t.Fatalf("got %d errors logged, want one: %v", len(lines), lines)
 	}

@@ -129,7 +129,7 @@ func TestHostileValues(t *testing.T) {
 		}
 		n.get("/v1/events/" + e["id"].(string)).want(http.StatusOK)
 	}
-	if lines := n.log.lines(`"level":"ERROR"`); len(lines) != 0 {
+	if lines := n.log.Lines(`"level":"ERROR"`); len(lines) != 0 {
 		t.Errorf("got %d errors logged, want none: %s", len(lines), lines[0])
 	}
 }

@@ -1,7 +1,6 @@
 package handlers_test
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/hmac"
@@ -68,7 +67,7 @@ type parts struct {
 	intake    *intake.Intake
 	stop      func() // of the intake
 	keys      map[relay.Scope]string
-	log       *logBuffer
+	log       *leaks.Log
 
 	mu       sync.Mutex
 	handed   []relay.Delivery
@@ -99,7 +98,7 @@ func newNode(t *testing.T, with ...options) *node {
 		o.database = storetest.URL(t, true)
 	}
 	n := &node{t, &parts{
-		database: o.database, log: &logBuffer{}, keys: map[relay.Scope]string{},
+		database: o.database, log: &leaks.Log{}, keys: map[relay.Scope]string{},
 		secrets: []string{botToken, hookSecret, stripeSecret, stripeAPIKey},
 	}}
 	reached := o.database
@@ -436,32 +435,4 @@ func must(t testing.TB, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-}
-
-// logBuffer collects a log.
-type logBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *logBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *logBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
-}
-
-// lines returns the lines that hold some text.
-func (b *logBuffer) lines(text string) (out []string) {
-	for line := range strings.Lines(b.String()) {
-		if strings.Contains(line, text) {
-			out = append(out, line)
-		}
-	}
-	return out
 }

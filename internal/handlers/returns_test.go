@@ -81,7 +81,7 @@ func TestOpenedWhileTheDatabaseIsAway(t *testing.T) {
 	w := n.wait(`{"user_id": "u-1", "flow": "checkout"}`)
 	storetest.Exec(t, n.database, `ALTER TABLE openings RENAME TO elsewhere`)
 	n.visit(w["url"].(string)).want(http.StatusFound)
-	eventually(t, "a try has failed", func() bool { return len(n.log.lines("openings of links not written yet")) > 0 })
+	eventually(t, "a try has failed", func() bool { return len(n.log.Lines("openings of links not written yet")) > 0 })
 	storetest.Exec(t, n.database, `ALTER TABLE elsewhere RENAME TO openings`)
 	eventually(t, "the opening is noted", func() bool { return n.openedAt(w) != "" })
 }

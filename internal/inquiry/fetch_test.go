@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 
+	"relay.example/relay/internal/leaks"
 	"relay.example/relay/internal/relay"
 	"relay.example/relay/internal/seal"
 	"relay.example/relay/internal/store"
@@ -27,7 +28,7 @@ type desk struct {
 	objects map[string]string
 	asked   []string
 	header  http.Header    // of the last question
-	before  func()         // it is answered
+	before  func()         // the next one is answered
 	instead map[string]int // a status, by the path
 }
 
@@ -37,6 +38,7 @@ func (d *desk) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	d.asked, d.header = append(d.asked, path), r.Header
 	object, known := d.objects[path]
 	status, before := d.instead[path], d.before
+	d.before = nil
 	d.mu.Unlock()
 	if before != nil {
 		before()
@@ -62,6 +64,19 @@ func (d *desk) put(path, object string) {
 	d.objects[path] = object
 }
 
+// holdNext keeps the next question from its answer, which is what there is when
+// it comes: begun is closed then, and it is answered once answer is.
+func (d *desk) holdNext() (begun <-chan struct{}, answer chan<- struct{}) {
+	came, let := make(chan struct{}), make(chan struct{})
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.before = func() {
+		close(came)
+		<-let
+	}
+	return came, let
+}
+
 func (d *desk) wantAsked(t *testing.T, want ...string) {
 	t.Helper()
 	d.mu.Lock()
@@ -77,7 +92,7 @@ func (d *desk) wantAsked(t *testing.T, want ...string) {
 // newDesk is a project whose source is of a preset, at a desk.
 func newDesk(t *testing.T, preset string) (*shop, *desk) {
 	t.Helper()
-	s := &shop{url: storetest.URL(t, true), keys: seal.NewKey(), log: &logs{}}
+	s := &shop{url: storetest.URL(t, true), keys: seal.NewKey(), log: &leaks.Log{}}
 	d := &desk{objects: map[string]string{}, instead: map[string]int{}}
 	server := httptest.NewServer(d)
 	t.Cleanup(server.Close)
@@ -354,16 +369,8 @@ func TestPostedWhileItIsAsked(t *testing.T) {
 	w := s.Wait(t, "u-1")
 	d.put("/v2/payments/tr_1", mollie("tr_1", "open", hook(w), ""))
 	e := s.knock(t, n, w.Token, "tr_1")
-	begun, answer := make(chan struct{}), make(chan struct{})
-	d.before = sync.OnceFunc(func() {
-		close(begun)
-		<-answer
-	})
-	asked := make(chan error, 1)
-	go func() {
-		_, err := n.AskOnce(t.Context())
-		asked <- err
-	}()
+	begun, answer := d.holdNext()
+	asked := n.askAside(t)
 	<-begun
 	d.put("/v2/payments/tr_1", mollie("tr_1", "paid", hook(w), ""))
 	s.knock(t, n, w.Token, "tr_1")
@@ -460,16 +467,8 @@ func TestFetchedTwiceFiresOnce(t *testing.T) {
 	w := s.Wait(t, "u-1")
 	d.put("/v2/payments/tr_1", mollie("tr_1", "paid", hook(w), ""))
 	e := s.knock(t, n, w.Token, "tr_1")
-	begun, answer := make(chan struct{}), make(chan struct{})
-	d.before = sync.OnceFunc(func() {
-		close(begun)
-		<-answer
-	})
-	asked := make(chan error, 1)
-	go func() {
-		_, err := n.AskOnce(t.Context())
-		asked <- err
-	}()
+	begun, answer := d.holdNext()
+	asked := n.askAside(t)
 	<-begun // and its lease is over before the answer is there
 	storetest.Exec(t, s.url, `UPDATE questions SET lease = $1, due_at = now() - interval '1 second'`, uuid.New())
 	close(answer)

@@ -1,12 +1,10 @@
 package inquiry_test
 
 import (
-	"bytes"
 	"context"
 	"log/slog"
 	"net/http/httptest"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -38,12 +36,12 @@ type shop struct {
 	url  string
 	keys string
 	box  *sandbox.Sandbox
-	log  *logs
+	log  *leaks.Log
 }
 
 func newShop(t *testing.T) *shop {
 	t.Helper()
-	s := &shop{url: storetest.URL(t, true), keys: seal.NewKey(), log: &logs{}}
+	s := &shop{url: storetest.URL(t, true), keys: seal.NewKey(), log: &leaks.Log{}}
 	s.box = sandbox.New(sandbox.Config{Stripe: sandbox.Stripe{APIKey: apiKey}})
 	server := httptest.NewServer(s.box)
 	t.Cleanup(server.Close)
@@ -92,24 +90,6 @@ func (s *shop) addNamed(t *testing.T, name, preset, api, key string) (id int64) 
 	return id
 }
 
-// logs gathers what nodes say.
-type logs struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (l *logs) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *logs) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
-}
-
 // node is what asks, and what it works with: the parts of a relay that have
 // to do with it.
 type node struct {
@@ -153,6 +133,16 @@ func (s *shop) node(t *testing.T) *node {
 		check(t, <-done)
 	})
 	return n
+}
+
+// askAside asks once, beside what the test does meanwhile.
+func (n *node) askAside(t *testing.T) <-chan error {
+	asked := make(chan error, 1)
+	go func() {
+		_, err := n.AskOnce(t.Context())
+		asked <- err
+	}()
+	return asked
 }
 
 func check(t *testing.T, err error) {

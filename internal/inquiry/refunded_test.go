@@ -111,19 +111,8 @@ func TestPaidToldAfterRefunded(t *testing.T) {
 	w := s.Wait(t, "u-1")
 	s.knock(t, slow, w.Token, "tr_1")
 	d.put("/v2/payments/tr_1", mollie("tr_1", "paid", hook(w), ""))
-	begun, answer := make(chan struct{}), make(chan struct{})
-	d.before = func() { // of the first question alone
-		d.mu.Lock()
-		d.before = nil
-		d.mu.Unlock()
-		close(begun)
-		<-answer
-	}
-	asked := make(chan error, 1)
-	go func() {
-		_, err := slow.AskOnce(t.Context())
-		asked <- err
-	}()
+	begun, answer := d.holdNext() // of the first question alone
+	asked := slow.askAside(t)
 	<-begun // and its lease is over before the answer is there
 	d.put("/v2/payments/tr_1", mollie("tr_1", "paid", hook(w), refundedAll))
 	storetest.Exec(t, s.url, `UPDATE questions SET lease = $1, due_at = now() - interval '1 second'`, uuid.New())

@@ -58,6 +58,36 @@ func Logger(t testing.TB, secrets ...string) *slog.Logger {
 	return slog.New(slog.NewJSONHandler(Watch(t, io.Discard, secrets...), &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
+// Log keeps what is logged, for a test to read. It is safe for concurrent use.
+type Log struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+// Write adds a line.
+func (l *Log) Write(line []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(line)
+}
+
+// String is all that was logged.
+func (l *Log) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+// Lines returns the lines that hold a text.
+func (l *Log) Lines(text string) (list []string) {
+	for line := range strings.Lines(l.String()) {
+		if strings.Contains(line, text) {
+			list = append(list, line)
+		}
+	}
+	return list
+}
+
 // Watch returns a writer that passes lines on and fails the test with the
 // first one that holds what it may not.
 func Watch(t testing.TB, to io.Writer, secrets ...string) io.Writer {

@@ -35,7 +35,7 @@ type shop struct {
 	keys string
 	box  *sandbox.Sandbox
 	base string
-	log  *logs
+	log  *leaks.Log
 
 	mu   sync.Mutex
 	made func() // runs between what makes a subscription and its answer
@@ -43,7 +43,7 @@ type shop struct {
 
 func newShop(t *testing.T) *shop {
 	t.Helper()
-	s := &shop{url: storetest.URL(t, true), keys: seal.NewKey(), log: &logs{}}
+	s := &shop{url: storetest.URL(t, true), keys: seal.NewKey(), log: &leaks.Log{}}
 	s.box = sandbox.New(sandbox.Config{Smartify: sandbox.SmartifyAccount{Username: username, Password: password}})
 	server := httptest.NewServer(http.HandlerFunc(s.serve))
 	t.Cleanup(server.Close)
@@ -110,24 +110,6 @@ func keyOf(target string) string {
 		return ""
 	}
 	return u.Query().Get("key")
-}
-
-// logs gathers what nodes say.
-type logs struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (l *logs) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *logs) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
 }
 
 // node is what keeps subscriptions, and its view of the configuration.
