@@ -51,9 +51,13 @@ func (f *benchFlags) plan(p *program) bench.Plan {
 
 // report begins a report of what is about to be measured.
 func (f *benchFlags) report() *bench.Report {
-	return &bench.Report{
-		Version: thisEdition().short(), Machine: machine(), Date: time.Now().UTC(),
-		Settings: fmt.Sprintf("%s a phase, callbacks of %d bytes", f.Duration, f.Body),
+	return &bench.Report{Circumstances: circumstances("%s a phase, callbacks of %d bytes", f.Duration, f.Body)}
+}
+
+// circumstances are those of a measurement that begins now, with its settings.
+func circumstances(format string, settings ...any) bench.Circumstances {
+	return bench.Circumstances{
+		Version: thisEdition().short(), Machine: machine(), Date: time.Now().UTC(), Settings: fmt.Sprintf(format, settings...),
 	}
 }
 
@@ -271,8 +275,7 @@ const sharedWaits = 20_000
 func (c *benchPromisesCommand) Run(ctx context.Context, p *program) error {
 	plan := bench.PairPlan{Plan: c.plan(p), Rounds: max(1, c.Runs), Callbacks: c.Callbacks}
 	costs := &bench.Costs{
-		Version: thisEdition().short(), Machine: machine(), Date: time.Now().UTC(),
-		Settings: fmt.Sprintf("%d callbacks of %d bytes a busy load, %s a quiet one", c.Callbacks, c.Body, c.Duration),
+		Circumstances: circumstances("%d callbacks of %d bytes a busy load, %s a quiet one", c.Callbacks, c.Body, c.Duration),
 	}
 	names, err := bench.Pairs(c.Only...)
 	if err != nil {
@@ -308,8 +311,7 @@ type benchNeighboursCommand struct {
 func (c *benchNeighboursCommand) Run(ctx context.Context, p *program) error {
 	plan := bench.NeighboursPlan{Plan: c.plan(p), Rounds: max(1, c.Runs), Rate: c.Rate}
 	report := &bench.Neighbourhood{
-		Version: thisEdition().short(), Machine: machine(), Date: time.Now().UTC(),
-		Settings: fmt.Sprintf("%g callbacks of %d bytes a second to each destination, %s a measurement", c.Rate, c.Body, c.Duration),
+		Circumstances: circumstances("%g callbacks of %d bytes a second to each destination, %s a measurement", c.Rate, c.Body, c.Duration),
 	}
 	err := c.onTarget(ctx, p, func(target bench.Target) (err error) {
 		if report.Postgres, err = target.Probe.Parameters(ctx); err != nil {

@@ -20,12 +20,8 @@ type Pair struct {
 
 // Costs is what promises cost, as it is kept.
 type Costs struct {
-	Version  string            `json:"version"`
-	Machine  string            `json:"machine"`
-	Date     time.Time         `json:"date"`
-	Settings string            `json:"settings"`
-	Postgres map[string]string `json:"postgres"`
-	Pairs    []*Pair           `json:"pairs"`
+	Circumstances
+	Pairs []*Pair `json:"pairs"`
 }
 
 // Write keeps the costs in a file.

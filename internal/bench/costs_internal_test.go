@@ -59,7 +59,7 @@ func costsOf(registers bool) *Costs {
 		v := 1 + float64(i)/1000
 		p.With, p.Without = append(p.With, sample(v)), append(p.Without, sample(0.9*v))
 	}
-	return &Costs{Version: "abc", Machine: "one", Date: time.Date(2026, 1, 2, 0, 0, 0, 0, time.UTC), Pairs: []*Pair{p}}
+	return &Costs{Circumstances: Circumstances{Version: "abc", Machine: "one", Date: time.Date(2026, 1, 2, 0, 0, 0, 0, time.UTC)}, Pairs: []*Pair{p}}
 }
 
 func TestCostTables(t *testing.T) {

@@ -18,12 +18,8 @@ type Neighbour struct {
 // Neighbourhood is what a healthy destination suffers from others, as it is
 // kept.
 type Neighbourhood struct {
-	Version    string            `json:"version"`
-	Machine    string            `json:"machine"`
-	Date       time.Time         `json:"date"`
-	Settings   string            `json:"settings"`
-	Postgres   map[string]string `json:"postgres"`
-	Neighbours []*Neighbour      `json:"neighbours"`
+	Circumstances
+	Neighbours []*Neighbour `json:"neighbours"`
 }
 
 // Write keeps the figures in a file.

@@ -15,7 +15,7 @@ func neighbourhoodOf() *Neighbourhood {
 	phase := func(p50, p99 float64) Phase {
 		return Phase{Name: "alone", Body: 1536, Count: 100, ResumeP50: p50, ResumeP99: p99}
 	}
-	return &Neighbourhood{Version: "abc", Machine: "one", Date: time.Date(2026, 1, 2, 0, 0, 0, 0, time.UTC), Neighbours: []*Neighbour{{
+	return &Neighbourhood{Circumstances: Circumstances{Version: "abc", Machine: "one", Date: time.Date(2026, 1, 2, 0, 0, 0, 0, time.UTC)}, Neighbours: []*Neighbour{{
 		Name: "hangs", About: "it hangs.", Pairs: []Beside{
 			{Alone: phase(2, 10), Beside: phase(4, 20), Other: Stream{Accepted: 100, Calls: 74, Opened: true}},
 			{Alone: phase(2, 40), Beside: phase(2, 40), Other: Stream{Accepted: 100, Calls: 76}},

@@ -13,13 +13,19 @@ import (
 
 // Report is one measurement, as it is kept: all its runs.
 type Report struct {
+	Circumstances
+	Filled string   `json:"filled,omitempty"`
+	Runs   []Result `json:"runs"`
+}
+
+// Circumstances are what was measured, where and when: figures mean nothing
+// without them.
+type Circumstances struct {
 	Version  string            `json:"version"` // of the relay
 	Machine  string            `json:"machine"`
 	Date     time.Time         `json:"date"`
 	Settings string            `json:"settings"`
 	Postgres map[string]string `json:"postgres"` // its version, and the settings that matter
-	Filled   string            `json:"filled,omitempty"`
-	Runs     []Result          `json:"runs"`
 }
 
 // Result is what one run came to.

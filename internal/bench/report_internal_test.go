@@ -12,7 +12,7 @@ import (
 
 // report makes one of runs that differ in one figure of one phase.
 func reportOf(set func(*Phase, float64), values ...float64) *Report {
-	r := &Report{Version: "abc", Machine: "one", Date: time.Date(2026, 1, 2, 0, 0, 0, 0, time.UTC), Settings: "s"}
+	r := &Report{Circumstances: Circumstances{Version: "abc", Machine: "one", Date: time.Date(2026, 1, 2, 0, 0, 0, 0, time.UTC), Settings: "s"}}
 	for _, v := range values {
 		p := Phase{Name: sustainedName, Body: 1536, Accepted: 1000, Resumed: 1000, RelayCPU: 0.1, PostgresCPU: 0.1, WAL: 4000, ResumeP99: 20}
 		set(&p, v)
