@@ -97,6 +97,9 @@ func isPage(c echo.Context) bool {
 	return slices.Contains([]string{"f", "go", "return"}, first)
 }
 
+// problemOf is what an error is answered with. It logs one line per request
+// that failed on our side, with the route's pattern, never its path: paths hold
+// tokens.
 func (h *Handlers) problemOf(err error, c echo.Context) problem {
 	var known *relay.Error
 	var chosen *statusError

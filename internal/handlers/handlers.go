@@ -321,9 +321,8 @@ func within(next echo.HandlerFunc) echo.HandlerFunc {
 	}
 }
 
-// observe logs one line per request that failed on our side, turns a panic
-// into an error, and marks every answer as nobody's to cache. The line holds
-// the route's pattern, never its path: paths hold tokens.
+// observe turns a panic into an error, and marks every answer as nobody's to
+// cache.
 func (h *Handlers) observe(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) (err error) {
 		c.Response().Header().Set("Cache-Control", "no-store")

@@ -154,7 +154,7 @@ func busy(ctx context.Context, err error) error {
 func (in *Intake) commitCallbacks(batch []relay.Callback) []groupcommit.Result[relay.Receipt] {
 	ctx, cancel := context.WithTimeoutCause(context.Background(), commitTimeout, errCommitTimeout)
 	defer cancel()
-	committed, err := repeat(ctx, func() ([]groupcommit.Result[relay.Receipt], error) { return in.commitOnce(ctx, batch) })
+	committed, err := retry(ctx, func() ([]groupcommit.Result[relay.Receipt], error) { return in.commitOnce(ctx, batch) })
 	switch {
 	case err == nil:
 		return committed
@@ -180,7 +180,7 @@ func (in *Intake) commitPoison(ctx context.Context, c relay.Callback, cause erro
 		"project_id", c.ProjectID, "source_id", c.SourceID, "event_id", c.ID, "error", cause)
 	c.Reading.Payment, c.Reading.Form, c.Reading.References, c.Headers = nil, nil, nil, nil
 	c.Reading.Type, c.Reading.EventID, c.Reason = "", "", "its values could not be stored"
-	committed, err := repeat(ctx, func() ([]groupcommit.Result[relay.Receipt], error) { return in.commitOnce(ctx, []relay.Callback{c}) })
+	committed, err := retry(ctx, func() ([]groupcommit.Result[relay.Receipt], error) { return in.commitOnce(ctx, []relay.Callback{c}) })
 	if err != nil {
 		return failed[relay.Receipt](1, err)
 	}
@@ -258,7 +258,7 @@ func (in *Intake) registerRound(
 	for at, i := range round {
 		regs[at] = batch[i]
 	}
-	done, err := repeat(ctx, func() ([]store.RegistrationResult, error) { return in.cfg.Store.Register(ctx, regs) })
+	done, err := retry(ctx, func() ([]store.RegistrationResult, error) { return in.cfg.Store.Register(ctx, regs) })
 	if store.Poisoned(err) && len(round) > 1 {
 		for _, i := range round {
 			in.registerRound(ctx, batch, []int{i}, results)
@@ -277,8 +277,8 @@ func (in *Intake) registerRound(
 	}
 }
 
-// repeat runs commit again while it loses to other transactions.
-func repeat[T any](ctx context.Context, commit func() (T, error)) (result T, err error) {
+// retry runs commit again while it loses to other transactions.
+func retry[T any](ctx context.Context, commit func() (T, error)) (result T, err error) {
 	for range maxConflicts {
 		result, err = commit()
 		if !store.Conflicted(err) || ctx.Err() != nil {

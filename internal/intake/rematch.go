@@ -175,7 +175,7 @@ func (in *Intake) rematchTogether(events []store.EventKey, byHand bool) (int, er
 	defer in.rematching.Unlock()
 	ctx, cancel := context.WithTimeoutCause(context.Background(), rematchTimeout, errCommitTimeout)
 	defer cancel()
-	return repeat(ctx, func() (int, error) { return in.rematchOnce(ctx, events, byHand) })
+	return retry(ctx, func() (int, error) { return in.rematchOnce(ctx, events, byHand) })
 }
 
 func (in *Intake) rematchOnce(ctx context.Context, events []store.EventKey, byHand bool) (changed int, err error) {
