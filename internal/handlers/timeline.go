@@ -36,6 +36,11 @@ const (
 	stepDeliveryCreated step = "delivery_created"
 	stepRendered        step = "rendered"
 	stepAttempt         step = "attempt"
+	stepHeld            step = "held"
+	stepReleased        step = "released"
+	stepRetried         step = "retried"
+	stepReplayed        step = "replayed"
+	stepErased          step = "erased"
 	stepResumed         step = "resumed"
 	stepDead            step = "dead"
 	stepUnknown         step = "unknown"
@@ -75,6 +80,8 @@ type history struct {
 	attempts   map[uuid.UUID][]store.AttemptRecord
 	questions  []store.QuestionRecord // to the provider, before the wait expired
 	checkout   store.Checkout         // what it was to be paid by; zero: nothing was made, or it is erased
+	holds      []store.Hold           // of the destinations of its deliveries
+	erasedAt   *time.Time             // nil: its user is not erased
 }
 
 // historyOf reads what happened to a wait: the events that belong to it and
@@ -104,6 +111,12 @@ func (h *Handlers) historyOf(ctx context.Context, w *store.Correlation) (*histor
 		if out.checkout, err = h.cfg.Store.CheckoutOf(ctx, w.ID); err != nil && !relay.IsKind(err, relay.NotFound) {
 			return nil, err
 		}
+	}
+	if out.erasedAt, err = h.cfg.Store.ErasedAt(ctx, w.ID); err != nil {
+		return nil, err
+	}
+	if out.holds, err = h.cfg.Store.HoldsOf(ctx, w.ProjectID, w.ID); err != nil {
+		return nil, err
 	}
 	ids := make([]uuid.UUID, len(out.deliveries))
 	for i, d := range out.deliveries {
@@ -139,6 +152,10 @@ func (h *history) timeline() []moment {
 	for _, d := range h.deliveries {
 		out = append(out, deliveryMoments(d, h.attempts[d.ID])...)
 	}
+	out = append(out, h.holdMoments()...)
+	if h.erasedAt != nil {
+		out = append(out, moment{at: *h.erasedAt, Step: stepErased, Detail: "its user: what is left is of nobody"})
+	}
 	slices.SortStableFunc(out, func(a, b moment) int { return a.at.Compare(b.at) })
 	for i := range out {
 		out[i].At = stamp(out[i].at)
@@ -165,20 +182,31 @@ func (h *history) registered() moment {
 }
 
 // eventMoments tells of an event's receipt, of its check, and of what became
-// of it. The check has the time of the event's id: it is made when the event
-// has been read, right before the commit.
+// of it: at first, and where that has changed, by a replay or by a wait that
+// came later, what it is now. The check has the time of the event's id: it is
+// made when the event has been read, right before the commit.
 func (h *history) eventMoments(e *store.EventRecord) []moment {
 	checked := later(relay.MadeAt(e.ID), e.ReceivedAt) // an id has room for less of the time
+	out := []moment{{at: e.ReceivedAt, Step: stepReceived, EventID: &e.ID, Detail: cmp.Or(e.Type, "a callback") + " from " + e.Source}}
+	verdict := moment{at: checked, Step: step(e.Verdict), EventID: &e.ID}
 	decided := h.decidedAt(e, checked)
-	match := moment{at: decided, Step: step(e.Match), EventID: &e.ID, Rule: e.Rule, Detail: relay.Why(e.Rule)}
+	switch {
+	case e.DecidedAt == nil:
+		out = append(out, verdict)
+	case e.FirstRule == string(relay.Rejected): // a replay has proved it since
+		out = append(out, moment{at: checked, Step: step(relay.Rejected), EventID: &e.ID}, matchMoment(e, checked, e.FirstMatch, e.FirstRule))
+		out = append(out, replayMoments(e)...)
+		verdict.at = decided
+		out = append(out, verdict)
+	default:
+		out = append(out, verdict, matchMoment(e, checked, e.FirstMatch, e.FirstRule))
+		out = append(out, replayMoments(e)...)
+	}
+	match := matchMoment(e, decided, e.Match, e.Rule)
 	if e.Outcome != "" {
 		match.Detail = string(e.Outcome) + ": " + match.Detail
 	}
-	out := []moment{
-		{at: e.ReceivedAt, Step: stepReceived, EventID: &e.ID, Detail: cmp.Or(e.Type, "a callback") + " from " + e.Source},
-		{at: checked, Step: step(e.Verdict), EventID: &e.ID},
-		match,
-	}
+	out = append(out, match)
 	if e.Rule == string(stepExtended) {
 		out = append(out, moment{
 			at: decided, Step: stepExtended, EventID: &e.ID, Detail: "to " + stamp(h.wait.ExpiresAt) + ", because it is being processed",
@@ -187,28 +215,27 @@ func (h *history) eventMoments(e *store.EventRecord) []moment {
 	return out
 }
 
-// decidedAt is when an event came to what it is. One that was parked, or
-// replayed, was decided after it came. No row says when, but what followed from
-// it has its time; where nothing did, all that is known is that its wait was
-// there by then.
+func matchMoment(e *store.EventRecord, at time.Time, match relay.Match, rule string) moment {
+	return moment{at: at, Step: step(match), EventID: &e.ID, Rule: rule, Detail: relay.Why(rule)}
+}
+
+func replayMoments(e *store.EventRecord) []moment {
+	if e.ReplayedAt == nil {
+		return nil
+	}
+	return []moment{{at: *e.ReplayedAt, Step: stepReplayed, EventID: &e.ID, Detail: "by hand"}}
+}
+
+// decidedAt is when an event came to what it is. The transaction that matches
+// what was parked may have begun before its wait was there.
 func (h *history) decidedAt(e *store.EventRecord, checked time.Time) time.Time {
-	w := h.wait
-	if e.CorrelationID == nil || *e.CorrelationID != w.ID {
+	switch {
+	case e.DecidedAt == nil:
 		return checked
-	}
-	checked = later(checked, w.CreatedAt)
-	for _, d := range h.deliveries {
-		if d.EventID != nil && *d.EventID == e.ID { // the oldest first: no fallback
-			return later(checked, d.CreatedAt)
-		}
-	}
-	switch ended := w.EventID != nil && *w.EventID == e.ID; {
-	case ended && w.LateAt != nil:
-		return later(checked, *w.LateAt)
-	case ended && w.ResolvedAt != nil:
-		return later(checked, *w.ResolvedAt)
+	case e.CorrelationID != nil && *e.CorrelationID == h.wait.ID:
+		return later(*e.DecidedAt, h.wait.CreatedAt)
 	default:
-		return checked
+		return *e.DecidedAt
 	}
 }
 
@@ -336,8 +363,31 @@ func deliveryMoments(d *store.DeliveryRecord, attempts []store.AttemptRecord) []
 			Step: stepUnknown, DeliveryID: &d.ID, Detail: "nobody knows whether it arrived: retry it or skip it",
 		})
 	}
+	for _, r := range d.Retries {
+		if end, ended := endOf[r.Was]; ended && r.EndedAt != nil {
+			out = append(out, moment{at: *r.EndedAt, Step: end, DeliveryID: &d.ID})
+		}
+		out = append(out, moment{at: r.At, Step: stepRetried, DeliveryID: &d.ID, Detail: "by hand: it was " + string(r.Was)})
+	}
 	if end, ended := endOf[d.Status]; ended && d.FinishedAt != nil {
 		out = append(out, moment{at: *d.FinishedAt, Step: end, DeliveryID: &d.ID, Detail: d.Reason})
+	}
+	return out
+}
+
+// holdMoments tells when a destination was held while something was owed to it,
+// and when that was over.
+func (h *history) holdMoments() (out []moment) {
+	destinations := map[uuid.UUID]string{}
+	for _, d := range h.deliveries {
+		destinations[d.ID] = d.Destination
+	}
+	for _, hold := range h.holds {
+		name := destinations[hold.DeliveryID]
+		out = append(out, moment{at: hold.From, Step: stepHeld, DeliveryID: &hold.DeliveryID, Detail: "destination " + name + " is held: " + hold.Reason})
+		if hold.Until != nil {
+			out = append(out, moment{at: *hold.Until, Step: stepReleased, DeliveryID: &hold.DeliveryID, Detail: "destination " + name})
+		}
 	}
 	return out
 }

@@ -167,7 +167,7 @@ func TestTimelineOfWhatWasDecidedLater(t *testing.T) {
 	order := func(key string) {
 		n.hook("/in/default/hook", `{"id": "`+key+`", "type": "order.paid", "data": {"reference": "`+key+`"}}`).wantAccepted()
 	}
-	before := []string{"received: order.paid from hook", "verified"}
+	before := []string{"received: order.paid from hook", "verified", "parked: " + relay.Why("nobody_waits_yet")}
 	matched, resolved := "matched: completed: "+relay.Why("closed"), "resolved: completed: by an event"
 
 	order("order-1")
@@ -199,6 +199,61 @@ func TestTimelineOfWhatWasDecidedLater(t *testing.T) {
 	}
 	if !completed(replayed)() {
 		t.Error("the replay did not complete its wait")
+	}
+	want = append(slices.Clone(before[:2]), "unmatched: "+relay.Why("nobody_came"), "registered: key order-3", "replayed: by hand", matched, "delivery_created: completed to bot", resolved)
+	if diff := cmp.Diff(want, told(n.timelineOf(id(replayed)))); diff != "" {
+		t.Errorf("a replayed event (-want +got):\n%s", diff)
+	}
+}
+
+// What was not proven genuine at first is told as that, and when it was.
+func TestTimelineOfWhatWasProvenLater(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	w := n.wait(`{"user_id": "u", "source": "hook", "module_id": 1}`)
+	n.order("1", token(w))
+	storetest.Exec(t, n.database, `
+		UPDATE events SET first_match = 'unmatched', first_rule = 'rejected', decided_at = received_at + interval '1 hour',
+		    replayed_at = received_at + interval '1 hour'`)
+	got := told(n.timelineOf(id(w)))
+	want := []string{"replayed: by hand", "verified", "matched: completed: " + relay.Why("closed")}
+	if len(got) < 3 || !slices.Equal(got[len(got)-3:], want) || !slices.Contains(got, "unmatched: "+relay.Why("rejected")) || !slices.Contains(got, "rejected") {
+		t.Errorf("got %v, want it rejected first, and then %v", got, want)
+	}
+}
+
+// What people did to a delivery by hand, and what its destination's hold did,
+// stays on the timeline when it is over.
+func TestTimelineOfWhatHeldUp(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	w := n.wait(`{"user_id": "u", "source": "hook", "module_id": 1}`)
+	n.order("1", token(w))
+	d := n.deliveries()[0]
+	n.tried(d, relay.Attempt{Class: relay.Credentials, HTTPStatus: 401, Reason: "bad credentials", Next: relay.Held})
+	held, err := n.store.HoldDestination(t.Context(), d.DestinationID, 0, "bad credentials")
+	if err != nil || !held {
+		t.Fatalf("held: %v, %v", held, err)
+	}
+	n.post("/v1/destinations/bot/resume", "").want(http.StatusOK)
+	claimed, err := n.store.ClaimHeld(t.Context(), uuid.New(), d.DestinationID, 1)
+	if err != nil || len(claimed) != 1 {
+		t.Fatalf("claimed %d, %v, want what was held", len(claimed), err)
+	}
+	n.tried(claimed[0], relay.Attempt{Class: relay.Permanent, HTTPStatus: 400, Reason: "no such module", Next: relay.Dead})
+	n.post("/v1/deliveries/"+d.ID.String()+"/retry", "").want(http.StatusOK)
+	n.erase("u")
+	// A hold of another time is none of its.
+	if held, err := n.store.HoldDestination(t.Context(), d.DestinationID, 1, "bad credentials"); err != nil || !held {
+		t.Fatalf("held: %v, %v", held, err)
+	}
+	got := told(n.timelineOf(id(w)))
+	want := []string{
+		"attempt", "held: destination bot is held: bad credentials", "released: destination bot",
+		"attempt: its user was erased", "dead", "retried: by hand: it was dead", "skipped: its user was erased", "erased: its user: what is left is of nobody",
+	}
+	if from := slices.Index(got, "attempt"); from < 0 || !slices.Equal(got[from:], want) {
+		t.Errorf("got %q, want it to end with %q", got, want)
 	}
 }
 

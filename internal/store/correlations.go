@@ -175,6 +175,12 @@ func (s *Store) NeighboursOf(ctx context.Context, c *Correlation) (n Neighbours,
 	return n, translate("reading the waits next to one", err)
 }
 
+// ErasedAt returns when the user of a wait was erased, or nil.
+func (s *Store) ErasedAt(ctx context.Context, wait uuid.UUID) (at *time.Time, err error) {
+	err = s.pool.QueryRow(ctx, `SELECT erased_at FROM correlations WHERE id = $1`, wait).Scan(&at)
+	return at, translate("reading when a user was erased", err)
+}
+
 // CorrelationFilter narrows a list; zero fields do not.
 type CorrelationFilter struct {
 	Status relay.Status

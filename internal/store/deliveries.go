@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -28,7 +29,22 @@ type DeliveryRecord struct {
 	Reason        string
 	CreatedAt     time.Time
 	FinishedAt    *time.Time
+	Retries       []Retry // by hand, oldest first: of more than maxRetries the newest
 }
+
+// Retry is one retry by hand.
+type Retry struct {
+	At      time.Time            `json:"at"`
+	Was     relay.DeliveryStatus `json:"was"`
+	EndedAt *time.Time           `json:"ended_at"` // when it had become that; nil: it had not ended
+}
+
+// maxRetries bounds the retries by hand that a delivery is known with.
+const maxRetries = 20
+
+// noteRetry notes a retry by hand in the row of a delivery d.
+var noteRetry = fmt.Sprintf(`retries = CASE WHEN jsonb_array_length(d.retries) >= %d THEN d.retries - 0 ELSE coalesce(d.retries, '[]') END
+		                   || jsonb_build_object('at', clock_timestamp(), 'was', d.status, 'ended_at', d.finished_at)`, maxRetries)
 
 // AttemptRecord is one attempt as it is shown.
 type AttemptRecord struct {
@@ -44,12 +60,13 @@ type AttemptRecord struct {
 }
 
 const deliveryColumns = `d.id, d.correlation_id, d.event_id, coalesce(t.name, ''), d.outcome, d.action, d.status, d.attempts,
-	d.due_at, d.lease IS NOT NULL, coalesce(d.class, ''), coalesce(d.reason, ''), d.created_at, d.finished_at`
+	d.due_at, d.lease IS NOT NULL, coalesce(d.class, ''), coalesce(d.reason, ''), d.created_at, d.finished_at,
+	d.retries`
 
 func scanDeliveryRecord(row pgx.CollectableRow) (*DeliveryRecord, error) {
 	r := &DeliveryRecord{}
 	err := row.Scan(&r.ID, &r.CorrelationID, &r.EventID, &r.Destination, &r.Outcome, &r.Action, &r.Status, &r.Attempts,
-		&r.DueAt, &r.Leased, &r.Class, &r.Reason, &r.CreatedAt, &r.FinishedAt)
+		&r.DueAt, &r.Leased, &r.Class, &r.Reason, &r.CreatedAt, &r.FinishedAt, &r.Retries)
 	return r, err
 }
 
@@ -187,9 +204,9 @@ func (s *Store) RetryDelivery(ctx context.Context, projectID int64, id uuid.UUID
 		if h.status == relay.Scheduled {
 			// It keeps the slot, or its place among those that wait for it.
 			_, err := tx.Exec(ctx, `
-				UPDATE deliveries
+				UPDATE deliveries d
 				SET due_at = CASE WHEN due_at IS NOT NULL THEN clock_timestamp() END, by_hand = true,
-				    give_up_at = clock_timestamp() + retry_for * interval '1 second'
+				    give_up_at = clock_timestamp() + retry_for * interval '1 second', `+noteRetry+`
 				WHERE project_id = $1 AND id = $2`, projectID, id)
 			return err
 		}
@@ -252,7 +269,8 @@ func retry(ctx context.Context, tx pgx.Tx, list []*byHand) error {
 	_, err = tx.Exec(ctx, `
 		UPDATE deliveries d
 		SET status = 'scheduled', due_at = CASE WHEN g.due THEN clock_timestamp() END, lease = NULL, finished_at = NULL,
-		    conversation = g.conversation, by_hand = true, give_up_at = clock_timestamp() + d.retry_for * interval '1 second'
+		    conversation = g.conversation, by_hand = true, give_up_at = clock_timestamp() + d.retry_for * interval '1 second',
+		    `+noteRetry+`
 		FROM unnest($1::bigint[], $2::uuid[], $3::uuid[], $4::boolean[]) AS g (project_id, id, conversation, due)
 		WHERE d.project_id = g.project_id AND d.id = g.id`, projects, ids, conversations, due)
 	if err != nil {

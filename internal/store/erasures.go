@@ -246,7 +246,7 @@ func (waits erasing) blank(ctx context.Context, tx pgx.Tx, projectID int64) erro
 	if _, err := tx.Exec(ctx, `
 		UPDATE correlations
 		SET user_id = '', conversation = NULL, key = NULL, custom_vars = NULL, data = NULL, locale = NULL,
-		    scope = gen_random_uuid(), plan_id = $2
+		    scope = gen_random_uuid(), plan_id = $2, erased_at = clock_timestamp()
 		WHERE id = ANY($1)`, waits.ids(), plan); err != nil {
 		return err
 	}

@@ -37,6 +37,13 @@ type EventRecord struct {
 	Body            []byte // nil once retention has blanked it, and in lists
 	Answer          []byte // of its provider, where that was asked about it; nil in lists
 
+	// What it came to when it was received, and since when it is what it is,
+	// where those differ: zero otherwise.
+	FirstMatch relay.Match
+	FirstRule  string
+	DecidedAt  *time.Time
+	ReplayedAt *time.Time // by hand, the last time that this changed it
+
 	projectID int64
 	headers   []byte
 	request   requestParts // nothing in lists
@@ -55,7 +62,8 @@ func (e *EventRecord) FetchedFor() uuid.UUID { return e.request.For }
 
 const eventColumns = `e.project_id, e.id, e.source_id, coalesce(s.name, ''), e.received_at, e.verdict, e.match, e.rule, coalesce(e.reason, ''),
 	coalesce(e.outcome, ''), coalesce(e.type, ''), coalesce(e.provider_event_id, ''), e.correlation_id, e.duplicate_of,
-	coalesce(c.token, e.token, ''), e.payment, e.form, e.headers, e.format`
+	coalesce(c.token, e.token, ''), e.payment, e.form, e.headers, e.format,
+	coalesce(e.first_match, ''), coalesce(e.first_rule, ''), e.decided_at, e.replayed_at`
 
 const eventJoins = `
 	LEFT JOIN sources s ON s.id = e.source_id
@@ -67,7 +75,8 @@ func scanEvent(row pgx.CollectableRow) (*EventRecord, error) {
 	var packing int64
 	err := row.Scan(&e.projectID, &e.ID, &e.SourceID, &e.Source, &e.ReceivedAt, &e.Verdict, &e.Match, &e.Rule, &e.Reason,
 		&e.Outcome, &e.Type, &e.ProviderEventID, &e.CorrelationID, &e.DuplicateOf,
-		&e.Token, &payment, &form, &e.headers, &e.Format, &e.Body, &packing, &e.Answer, &request)
+		&e.Token, &payment, &form, &e.headers, &e.Format,
+		&e.FirstMatch, &e.FirstRule, &e.DecidedAt, &e.ReplayedAt, &e.Body, &packing, &e.Answer, &request)
 	if err != nil {
 		return nil, err
 	}

@@ -34,12 +34,55 @@ func (s *Store) HoldDestination(ctx context.Context, id, releases int64, reason 
 			return err
 		}
 		held = true
+		if err := noteHold(ctx, tx, id); err != nil {
+			return err
+		}
 		if err := tellDestination(ctx, tx, id, relay.DestinationHeld, reason); err != nil {
 			return err
 		}
 		return tellNodes(ctx, tx)
 	})
 	return held && err == nil, err
+}
+
+// maxHolds bounds the holds that a destination is known with: it is held by a
+// refusal, and released by a person.
+const maxHolds = 100
+
+// noteHold notes since when and why a destination is held, for the timelines
+// of what waits for it.
+func noteHold(ctx context.Context, tx pgx.Tx, id int64) error {
+	_, err := tx.Exec(ctx, `
+		WITH passed AS (
+		    DELETE FROM holds WHERE (destination_id, held_at) IN (
+		        SELECT destination_id, held_at FROM holds WHERE destination_id = $1 ORDER BY held_at DESC OFFSET $2 - 1)
+		)
+		INSERT INTO holds (destination_id, held_at, reason) SELECT id, held_at, held_reason FROM destinations WHERE id = $1`, id, maxHolds)
+	return err
+}
+
+// Hold is a time in which a delivery was not sent because its destination was
+// held.
+type Hold struct {
+	DeliveryID uuid.UUID
+	From       time.Time // of the hold, or of the delivery if that is later
+	Reason     string
+	Until      *time.Time // nil: it is held
+}
+
+// HoldsOf lists the holds that met the deliveries of a wait, oldest first.
+func (s *Store) HoldsOf(ctx context.Context, projectID int64, wait uuid.UUID) ([]Hold, error) {
+	rows, _ := s.pool.Query(ctx, `
+		SELECT d.id, greatest(h.held_at, d.created_at), h.reason, h.released_at
+		FROM deliveries d JOIN holds h ON h.destination_id = d.destination_id
+		WHERE d.project_id = $1 AND d.correlation_id = $2
+		  AND (h.released_at > d.created_at) IS NOT false
+		  -- What ended, or is left to a person, met none after that.
+		  AND (h.held_at < CASE d.status WHEN 'unknown' THEN d.started_at ELSE d.finished_at END) IS NOT false
+		ORDER BY h.held_at, d.id
+		LIMIT $3`, projectID, wait, maxHolds)
+	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Hold])
+	return list, translate("reading the holds of destinations", err)
 }
 
 // ReleaseDestination ends the hold of a destination and returns how many
@@ -57,6 +100,10 @@ func (c *Change) ReleaseDestination(ctx context.Context, id int64) (released int
 		WHERE d.id = b.id
 		RETURNING b.held`, id).Scan(&wasHeld)
 	if err != nil || !wasHeld {
+		return 0, err
+	}
+	if _, err := c.tx.Exec(ctx, `
+		UPDATE holds SET released_at = clock_timestamp() WHERE destination_id = $1 AND released_at IS NULL`, id); err != nil {
 		return 0, err
 	}
 	if err := tellDestination(ctx, c.tx, id, relay.DestinationResumed, ""); err != nil {

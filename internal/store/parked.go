@@ -173,7 +173,7 @@ func unmatch(ctx context.Context, tx pgx.Tx, events []EventKey, rule string) err
 		    ORDER BY e.id
 		    FOR UPDATE OF e
 		)
-		UPDATE events e SET match = 'unmatched', rule = $3, dedupe_key = NULL
+		UPDATE events e SET match = 'unmatched', rule = $3, dedupe_key = NULL, `+keepFirst+`
 		FROM ended
 		WHERE e.project_id = ended.project_id AND e.id = ended.id AND e.match = 'parked'`, projects, ids, rule); err != nil {
 		return err

@@ -32,15 +32,15 @@ type Rematched struct {
 // and write what decide makes of them. An event that did something is never
 // touched, nor one that another node rematches at this moment; so each fires
 // at most once. read returns false for an event that is to stay as it is. The
-// deliveries are leased to the caller under the given lease. With askAnew an
-// event that finds nobody, as before, and whose provider can be asked about it
-// is parked anew, with its question.
+// deliveries are leased to the caller under the given lease. By hand an event
+// that finds nobody, as before, and whose provider can be asked about it is
+// parked anew, with its question.
 //
 // An event's row is locked before its waits. Nothing else waits for a row of
 // events while it holds a wait, but for a dedupe key that is being taken:
 // Postgres ends such a circle with a deadlock, which the caller repeats.
 func (s *Store) Rematch(
-	ctx context.Context, lease uuid.UUID, events []EventKey, askAnew bool,
+	ctx context.Context, lease uuid.UUID, events []EventKey, byHand bool,
 	read func(*Kept) (relay.Callback, Names, bool),
 	decide func(context.Context, []relay.Callback, *Facts) ([]Decision, error),
 ) ([]Rematched, []relay.Delivery, error) {
@@ -75,7 +75,7 @@ func (s *Store) Rematch(
 	leaseEnds := time.Now().Add(relay.Lease)
 	to := s.tell()
 	var b pgx.Batch
-	done := queueRematched(&b, before, callbacks, decisions, askAnew)
+	done := queueRematched(&b, before, callbacks, decisions, byHand)
 	deliveries := queueEffects(&b, to, callbacks, decisions, lease, leaseEnds)
 	b.Queue("COMMIT")
 	if err := conn.SendBatch(ctx, &b).Close(); err != nil {
@@ -156,10 +156,14 @@ func requestJSON(c *relay.Callback) *string {
 	return mustJSON(r)
 }
 
+// keepFirst keeps what an event came to at first, when it comes to something
+// else: what it was in between, of several times, is nobody's question.
+const keepFirst = `first_match = coalesce(e.first_match, e.match), first_rule = coalesce(e.first_rule, e.rule), decided_at = now()`
+
 // queueRematched queues what the decisions change of the events' rows. One
 // that finds nobody, as it did before, is left as it is, unless it is to be
 // asked about anew.
-func queueRematched(b *pgx.Batch, before []*Kept, callbacks []relay.Callback, decisions []Decision, askAnew bool) []Rematched {
+func queueRematched(b *pgx.Batch, before []*Kept, callbacks []relay.Callback, decisions []Decision, byHand bool) []Rematched {
 	done := make([]Rematched, len(callbacks))
 	var changed []relay.Callback
 	var made []Decision
@@ -167,7 +171,7 @@ func queueRematched(b *pgx.Batch, before []*Kept, callbacks []relay.Callback, de
 	var erasedProjects []int64
 	for i := range callbacks {
 		c, d := &callbacks[i], &decisions[i]
-		asks := askAnew && d.Asks != nil
+		asks := byHand && d.Asks != nil
 		done[i] = Rematched{Callback: *c, Decision: *d, Changed: changes(before[i], c, d) || asks && d.Match != before[i].Match}
 		if !done[i].Changed && !asks {
 			continue
@@ -195,14 +199,15 @@ func queueRematched(b *pgx.Batch, before []*Kept, callbacks []relay.Callback, de
 		SET verdict = x.verdict, match = x.match, rule = x.rule, format = x.format, reason = x.reason, outcome = x.outcome,
 		    type = x.type, provider_event_id = x.provider_event_id, token = x.token, payment = x.payment::json, form = x.form::json,
 		    correlation_id = x.correlation_id, duplicate_of = x.duplicate_of, dedupe_key = x.dedupe_key,
-		    answer = CASE WHEN e.id = ANY($17::uuid[]) THEN NULL ELSE e.answer END
+		    answer = CASE WHEN e.id = ANY($17::uuid[]) THEN NULL ELSE e.answer END,
+		    `+keepFirst+`, replayed_at = CASE WHEN $18 THEN now() ELSE e.replayed_at END
 		FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
 		            $9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::uuid[], $15::uuid[], $16::uuid[])
 		  AS x (project_id, id, verdict, match, rule, format, reason, outcome,
 		        type, provider_event_id, token, payment, form, correlation_id, duplicate_of, dedupe_key)
 		WHERE e.project_id = x.project_id AND e.id = x.id`,
 		r.projects, r.ids, r.verdicts, r.matches, r.rules, r.formats, r.reasons, r.outcomes,
-		r.types, r.providerIDs, r.tokens, r.payments, r.forms, r.correlations, r.duplicatesOf, r.dedupeKeys, forgotten)
+		r.types, r.providerIDs, r.tokens, r.payments, r.forms, r.correlations, r.duplicatesOf, r.dedupeKeys, forgotten, byHand)
 	if len(erased) > 0 {
 		b.Queue(`
 			UPDATE events e SET body = NULL, answer = NULL, headers = NULL, request = NULL
