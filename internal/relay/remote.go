@@ -13,6 +13,10 @@ type Subscribe struct {
 	Events      Names  `json:"events"`
 }
 
+// SubscriptionFailed is the last_error of a source of which a subscription
+// fails, until none does.
+const SubscriptionFailed = "subscription_failed"
+
 // MaxSubscribed is how many events a source can subscribe to.
 const MaxSubscribed = 16
 

@@ -238,6 +238,15 @@ func (n *node) warnings(t *testing.T) string {
 	return strings.Join(n.directory.Current().Project("default").Flow("address").Resolved.Warnings, "; ")
 }
 
+// wantLastError holds what the source says was last wrong with it.
+func (s *shop) wantLastError(t *testing.T, want string) {
+	t.Helper()
+	got := storetest.Query[string](t, s.url, `SELECT coalesce(string_agg(last_error, ', '), '') FROM source_activity`)
+	if got != want {
+		t.Errorf("last_error: got %q, want %q", got, want)
+	}
+}
+
 // wantRow holds how the one row stands.
 func (s *shop) wantRow(t *testing.T, want string) {
 	t.Helper()

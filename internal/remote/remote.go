@@ -60,9 +60,6 @@ const (
 	slowRest = 10 * time.Second
 )
 
-// failedCode is the last_error of a source whose subscription fails.
-const failedCode = "subscription_failed"
-
 // Config is what a Keeper works with.
 type Config struct {
 	Store     *store.Store
@@ -185,7 +182,7 @@ func (k *Keeper) fail(ctx context.Context, r *relay.RemoteSubscription, a platfo
 	if !r.Wanted {
 		return nil // there may be no source any more
 	}
-	seen := store.SourceActivity{ProjectID: r.ProjectID, SourceID: r.SourceID, LastError: failedCode, LastErrorAt: time.Now()}
+	seen := store.SourceActivity{ProjectID: r.ProjectID, SourceID: r.SourceID, LastError: relay.SubscriptionFailed, LastErrorAt: time.Now()}
 	return k.cfg.Store.NoteActivity(ctx, []store.SourceActivity{seen})
 }
 

@@ -247,9 +247,11 @@ func TestCredentials(t *testing.T) {
 	if b, err := n.store.Backlog(t.Context()); err != nil || b.RemotesFailing != 1 {
 		t.Errorf("the backlog tells of %d that fail (%v), want 1", b.RemotesFailing, err)
 	}
+	s.wantLastError(t, relay.SubscriptionFailed)
 	n.put(t, directory.KindDestination, s.bot(nil))
 	n.keep(t, 1)
 	s.wantRow(t, "message.create wanted known 0")
+	s.wantLastError(t, "")
 
 	n.put(t, directory.KindDestination, s.bot(object{"password": "wrong"}))
 	check(t, n.directory.Delete(t.Context(), "default", directory.KindSource, "chat"))
@@ -259,6 +261,34 @@ func TestCredentials(t *testing.T) {
 	n.keep(t, 1)
 	s.wantRow(t, "")
 	s.wantTargets(t)
+}
+
+// TestMended mends the subscriptions of a source one by one: the source says
+// that one fails until none does, and keeps what else was wrong with it.
+func TestMended(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	n := s.node(t)
+	n.subscribed(t, "message.create", "request.close")
+	n.keep(t, 2)
+	refuse := func(times int64) {
+		var faults []sandbox.Fault // none: it is mended
+		if times > 0 {
+			faults = []sandbox.Fault{{Answer: "server_error", Times: times, Match: sandbox.Match{Path: "/subscriptions", Method: "GET"}}}
+		}
+		check(t, s.box.Switch(sandbox.Smartify, sandbox.Switches{Faults: faults}))
+		s.due(t)
+		n.keep(t, 2)
+	}
+	refuse(2)
+	s.wantLastError(t, relay.SubscriptionFailed)
+	refuse(1)
+	s.wantLastError(t, relay.SubscriptionFailed)
+	refuse(0)
+	s.wantLastError(t, "")
+	storetest.Exec(t, s.url, `UPDATE source_activity SET last_error = 'bad_signature', last_error_at = now()`)
+	refuse(0)
+	s.wantLastError(t, "bad_signature")
 }
 
 // TestGivesUp stops to end what nobody wants after a week, and nothing sooner.

@@ -211,11 +211,33 @@ func staleUnless(rows int64, err error) error {
 	return err
 }
 
+// mendSource takes the failure of a subscription from what was last wrong with
+// its source, where no other one of it fails. The lock comes first, in a
+// statement of its own: of two that are mended at once the second sees the
+// first. And it comes before secrets are touched, as in NoteActivity.
+func mendSource(ctx context.Context, tx pgx.Tx, r *relay.RemoteSubscription) error {
+	locked, err := tx.Exec(ctx, `
+		SELECT FROM source_activity WHERE source_id = $1 AND last_error = $2 FOR UPDATE`, r.SourceID, relay.SubscriptionFailed)
+	if err != nil || locked.RowsAffected() == 0 {
+		return err
+	}
+	_, err = tx.Exec(ctx, `
+		UPDATE source_activity a SET last_error = NULL, last_error_at = NULL
+		WHERE a.source_id = $1 AND a.last_error = $3
+		  AND NOT EXISTS (SELECT FROM remote_subscriptions r
+		                  WHERE r.source_id = $1 AND r.id <> $2 AND r.unwanted_at IS NULL AND r.last_error IS NOT NULL)`,
+		r.SourceID, r.ID, relay.SubscriptionFailed)
+	return err
+}
+
 // KeepSubscribed keeps a subscription that was made, and its secret with its
 // source, in one transaction: who knows the one knows the other. Where people
 // have given the source the same secret, it is kept beside theirs, which goes
 // its own way: theirs counts at any address, and may be rotated or deleted.
 func (c *Change) KeepSubscribed(ctx context.Context, r *relay.RemoteSubscription, remoteID, secret string, next time.Duration) error {
+	if err := mendSource(ctx, c.tx, r); err != nil {
+		return err
+	}
 	id := relay.NewID()
 	digest := sha256.Sum256([]byte("subscribed\x00" + strconv.FormatInt(r.SourceID, 10) + "\x00" + secret))
 	// All that a server makes in one run has the same secret: it is kept once.
@@ -247,12 +269,17 @@ func (c *Change) KeepSubscribed(ctx context.Context, r *relay.RemoteSubscription
 
 // CheckedRemote notes that a subscription is as it is wanted.
 func (s *Store) CheckedRemote(ctx context.Context, r *relay.RemoteSubscription, next time.Duration) error {
-	tag, err := s.pool.Exec(ctx, `
-		UPDATE remote_subscriptions
-		SET checked_at = now(), failures = 0, last_error = NULL, last_error_at = NULL, lease = NULL, leased_until = NULL,
-		    due_at = CASE WHEN revision = $3 THEN now() + $4 * interval '1 second' ELSE now() END
-		WHERE id = $1 AND lease = $2`, r.ID, r.Lease, r.Revision, next.Seconds())
-	return translate("noting a remote subscription", staleUnless(tag.RowsAffected(), err))
+	return s.inTx(ctx, "noting a remote subscription", func(tx pgx.Tx) error {
+		tag, err := tx.Exec(ctx, `
+			UPDATE remote_subscriptions
+			SET checked_at = now(), failures = 0, last_error = NULL, last_error_at = NULL, lease = NULL, leased_until = NULL,
+			    due_at = CASE WHEN revision = $3 THEN now() + $4 * interval '1 second' ELSE now() END
+			WHERE id = $1 AND lease = $2`, r.ID, r.Lease, r.Revision, next.Seconds())
+		if err := staleUnless(tag.RowsAffected(), err); err != nil {
+			return err
+		}
+		return mendSource(ctx, tx, r)
+	})
 }
 
 // EndedRemote drops the row of a subscription that is gone at its platform. One
@@ -266,8 +293,10 @@ func (s *Store) EndedRemote(ctx context.Context, r *relay.RemoteSubscription) er
 		if err := staleUnless(tag.RowsAffected(), err); err != nil {
 			return err
 		}
-		_, err = tx.Exec(ctx, `DELETE FROM remote_subscriptions WHERE id = $1 AND unwanted_at IS NOT NULL`, r.ID)
-		return err
+		if _, err = tx.Exec(ctx, `DELETE FROM remote_subscriptions WHERE id = $1 AND unwanted_at IS NOT NULL`, r.ID); err != nil {
+			return err
+		}
+		return mendSource(ctx, tx, r)
 	})
 }
 
@@ -286,8 +315,10 @@ func (s *Store) FailedRemote(ctx context.Context, r *relay.RemoteSubscription, r
 		tag, err = tx.Exec(ctx, `
 			DELETE FROM remote_subscriptions
 			WHERE id = $1 AND unwanted_at < now() - $2 * interval '1 second'`, r.ID, relay.RemoteGiveUp.Seconds())
-		givenUp = tag.RowsAffected() > 0
-		return err
+		if givenUp = tag.RowsAffected() > 0; err != nil || !givenUp {
+			return err
+		}
+		return mendSource(ctx, tx, r)
 	})
 	return givenUp, err
 }
