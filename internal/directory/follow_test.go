@@ -372,6 +372,8 @@ func TestWarningsOfSources(t *testing.T) {
 		},
 		{"any amount of what is signed", `{"name":"s","provider":"mollie-nextgen","secret":"x"}`, ``, ""},
 		{"a fetched form", `{"name":"s","provider":"surveymonkey","secret":"a&b","api_key":"k"}`, ``, ""},
+		{"a secret that Stripe gives nobody", `{"name":"s","provider":"stripe","secret":"my secret"}`, ``, "s: its secret does not begin with whsec_"},
+		{"one that it does", `{"name":"s","provider":"stripe","secret":"whsec_1"}`, ``, ""},
 		{"attempts of Stripe", `{"name":"s","provider":"stripe","secret":"whsec_1"}`, `"on":{"attempt_failed":{"text":"x"},"default":{"module_id":1}}`, "s: a failed attempt may name nobody"},
 		{"attempts that nobody is told of", `{"name":"s","provider":"stripe","secret":"whsec_1"}`, `"on":{"attempt_failed":{"action":"none"},"default":{"module_id":1}}`, ""},
 		{"attempts of Stripe, with a key", `{"name":"s","provider":"stripe","secret":"whsec_1","api_key":"rk_1"}`, `"on":{"attempt_failed":{"text":"x"},"default":{"module_id":1}}`, ""},

@@ -58,10 +58,22 @@ func silent(doc *relay.Plan) []string {
 	return []string{strings.Join(names, ", ") + ": no action"}
 }
 
+// Warnings says what may be wrong with the source itself, whoever uses it.
+func (s *Source) Warnings() []string {
+	if s.Err != nil || s.Endpoint == nil || len(s.Secrets) == 0 {
+		return []string{}
+	}
+	if doubt := s.Endpoint.Preset().DoubtSecret(s.Secrets[0].Secret); doubt != "" {
+		return []string{doubt}
+	}
+	return []string{}
+}
+
 // warnings says what keeps callbacks of the source from being of use to a
 // plan.
 func (s *Source) warnings(doc *relay.Plan, key string) (warnings []string) {
 	preset := s.Endpoint.Preset()
+	warnings = s.Warnings()
 	if s.AwaitsSecret() && s.Subscribe != nil {
 		warnings = append(warnings, "it is not subscribed at its platform yet, so that it hears nothing from there: its `subscriptions` say why")
 	} else if s.AwaitsSecret() {

@@ -90,6 +90,7 @@ type source struct {
 	LastError   *string  `json:"last_error"`
 	LastErrorAt *string  `json:"last_error_at"` // null: it is wrong now
 	Secrets     []secret `json:"secrets"`
+	Warnings    []string `json:"warnings"`
 	CreatedAt   string   `json:"created_at"`
 	UpdatedAt   string   `json:"updated_at"`
 }
@@ -143,7 +144,7 @@ func showSource(s *directory.Source) source {
 		Name: s.Name, Provider: s.Provider, TokenField: nullable(s.TokenField), KeyField: nullable(s.KeyField),
 		PublicURL: nullable(s.PublicURL), WebhookIDs: append([]string{}, s.WebhookIDs...), Username: nullable(s.Settings["username"]),
 		BaseURL: nullable(s.Settings["base_url"]), CanAsk: s.CanAsk(), Subscribe: s.Subscribe, Subscriptions: []subscribed{}, AwaitingSecret: s.AwaitsSecret(), Events: []string{}, Setup: []string{},
-		Secrets: all(s.Secrets, showSecret).Data, CreatedAt: stamp(s.CreatedAt), UpdatedAt: stamp(s.UpdatedAt),
+		Secrets: all(s.Secrets, showSecret).Data, Warnings: s.Warnings(), CreatedAt: stamp(s.CreatedAt), UpdatedAt: stamp(s.UpdatedAt),
 	}
 	if s.Provider == relay.InlineProvider {
 		out.Provider = s.Preset

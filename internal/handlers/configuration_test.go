@@ -38,6 +38,14 @@ func TestSources(t *testing.T) {
 	if own := n.put("/v1/sources/strict", `{"provider": "stripe", "secret": "`+hookSecret+`", "tolerance": "2m"}`).want(http.StatusOK).object(); own["tolerance"] != "2m" {
 		t.Errorf("got the tolerance %v, want 2m", own["tolerance"])
 	}
+	if got := n.get("/v1/sources/stripe").object()["warnings"].([]any); len(got) != 0 {
+		t.Errorf("got the warnings %v of a secret like Stripe's, want none", got)
+	}
+	n.secret("my-own-secret-of-the-tests")
+	own := n.put("/v1/sources/own", `{"provider": "stripe", "secret": "my-own-secret-of-the-tests"}`).want(http.StatusOK).object()
+	if got := own["warnings"].([]any); len(got) != 1 || !strings.Contains(got[0].(string), "whsec_") {
+		t.Errorf("got the warnings %v, want one that says what to paste", got)
+	}
 	if form := n.get("/v1/sources/form").want(http.StatusOK).object(); form["webhook_url"] != nil {
 		t.Errorf("got the webhook_url %v of the built-in source, want none", form["webhook_url"])
 	}

@@ -255,6 +255,16 @@ func (p *Preset) CheckSecret(secret string) error {
 	return err
 }
 
+// DoubtSecret says why a secret that is taken may be none of the provider's, or
+// "". It is no reason to refuse: tests and stand-ins sign with what they like.
+func (p *Preset) DoubtSecret(secret string) string {
+	begins := p.spec.Secret.Begins
+	if begins == "" || strings.HasPrefix(secret, begins) {
+		return ""
+	}
+	return "its secret does not begin with " + begins + ", as those of " + p.Title + " do: if its callbacks are answered 401, paste the signing secret " + begins + "…"
+}
+
 // words go on after the name of a provider's secret.
 func (s *secretSpec) words() string {
 	if s.Is == "" {

@@ -96,7 +96,7 @@ auth:
   message: ["{sig.t}.{body}"]
   partial: true
   time: {value: "{sig.t}", unit: ms}
-secret: {not_prefix: sk_, because: a reason, is: text}
+secret: {not_prefix: sk_, because: a reason, is: text, begins: whsec_}
 body: fields
 id: "{form:id}"
 type: ["{form:type}"]

@@ -141,6 +141,7 @@ type secretSpec struct {
 	NotPrefix texts  `yaml:"not_prefix"` // no secret begins with any of these
 	Because   string `yaml:"because"`    // what it is then, and what to look for
 	Is        string `yaml:"is"`         // what it looks like, in words: 64 hex digits
+	Begins    string `yaml:"begins"`     // with what the provider's own begin: others are taken, with a warning
 }
 
 type timeSpec struct {
