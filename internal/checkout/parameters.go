@@ -104,7 +104,8 @@ func checkObject(at string, object map[string]any, want reflect.Type) error {
 	for _, name := range slices.Sorted(maps.Keys(object)) {
 		inner, ok := known[name]
 		if !ok {
-			return relay.Errorf(relay.Invalid, "unknown_field", "%s.%s: Stripe knows no such parameter, as of its version %s", at, name, stripe.APIVersion)
+			return relay.Errorf(relay.Invalid, "unknown_field", "%s.%s: Stripe knows no such parameter, as of its version %s%s", at, name, stripe.APIVersion,
+				relay.DidYouMean(name, slices.Sorted(maps.Keys(known))))
 		}
 		if err := check(at+"."+name, object[name], inner); err != nil {
 			return err

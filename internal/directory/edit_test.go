@@ -154,6 +154,8 @@ func TestApplyRefuses(t *testing.T) {
 		{"a name with blanks", d(`{"name":"my bot","platform":"certainly","token":"t"}`), "invalid_name", "destinations.my bot: name: "},
 		{"a long name", d(`{"name":"` + strings.Repeat("a", 64) + `","platform":"certainly","token":"t"}`), "invalid_name", ""},
 		{"unknown platform", d(`{"name":"b","platform":"certainty"}`), "unknown_platform", `destinations.b: platform: "certainty" is none of certainly`},
+		{"a misspelt field", d(`{"name":"b","platform":"certainly","tokn":"x"}`), "unknown_field", `destinations.b: tokn: a destination of certainly has no such field: remove it, or correct its name: did you mean "token"?`},
+		{"a misspelt field of all", d(`{"name":"b","platform":"certainly","token":"x","max_concurency":1}`), "unknown_field", `destinations.b: max_concurency: a destination of certainly has no such field: remove it, or correct its name: did you mean "max_concurrency"?`},
 		{"no platform", d(`{"name":"b","token":"t"}`), "unknown_platform", "destinations.b: platform is missing: give one of certainly"},
 		{"platform misspelt", d(`{"name":"b","plattform":"certainly","token":"t"}`), "unknown_platform", "destinations.b: platform is missing: give one of certainly, haptik, smartify, userengage, webhook; there is no field plattform"},
 		{"token missing", d(`{"name":"b","platform":"certainly"}`), "setting_required", "destinations.b: token: "},

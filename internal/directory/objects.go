@@ -157,7 +157,7 @@ func lookupPlatform(name string, own map[string]json.RawMessage) (*platform.Plat
 	}
 	names := strings.Join(platform.Names(), ", ")
 	if name != "" {
-		return nil, relay.Errorf(relay.Invalid, "unknown_platform", "platform: %q is none of %s", name, names)
+		return nil, relay.Errorf(relay.Invalid, "unknown_platform", "platform: %q is none of %s%s", name, names, relay.DidYouMean(name, platform.Names()))
 	}
 	var fields []string // of any platform
 	for _, name := range platform.Names() {
@@ -265,10 +265,20 @@ func fillSettings(d *relay.Destination, on *platform.Platform, own map[string]js
 func onlyKnown(on *platform.Platform, own map[string]json.RawMessage) error {
 	for _, name := range slices.Sorted(maps.Keys(own)) {
 		if !slices.ContainsFunc(on.Settings, func(s platform.Setting) bool { return s.Name == name }) {
-			return relay.Errorf(relay.Invalid, "unknown_field", "%s: a destination of %s has no such field: remove it, or correct its name", name, on.Name)
+			return relay.Errorf(relay.Invalid, "unknown_field", "%s: a destination of %s has no such field: remove it, or correct its name%s", name, on.Name,
+				relay.DidYouMean(name, destinationNames(on)))
 		}
 	}
 	return nil
+}
+
+// destinationNames lists the fields that destinations of a platform have.
+func destinationNames(on *platform.Platform) []string {
+	names := relay.FieldsOf[destinationFields]()
+	for _, s := range on.Settings {
+		names = append(names, s.Name)
+	}
+	return names
 }
 
 // sourceFields are the fields that sources of every provider have.
@@ -430,7 +440,8 @@ func fillSourceSettings(src *relay.Source, own map[string]json.RawMessage, old *
 	for name, raw := range own {
 		setting, ok := sourceSettings[name]
 		if !ok {
-			return relay.Errorf(relay.Invalid, "unknown_field", "%s: a source has no such field", name)
+			return relay.Errorf(relay.Invalid, "unknown_field", "%s: a source has no such field: remove it, or correct its name%s", name,
+				relay.DidYouMean(name, slices.AppendSeq(relay.FieldsOf[sourceFields](), maps.Keys(sourceSettings))))
 		}
 		value, err := settingText(name, raw)
 		switch {

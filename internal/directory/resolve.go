@@ -163,7 +163,7 @@ func (p *Project) pickDestination(name string) (*Destination, error) {
 			return d, nil
 		}
 		return nil, relay.Errorf(relay.Invalid, "unknown_destination",
-			"destination: this project has no destination %q: create it first", name)
+			"destination: this project has no destination %q: create it first%s", name, relay.DidYouMean(name, p.DestinationNames()))
 	}
 	all := p.Destinations()
 	if len(all) == 1 {
@@ -202,7 +202,7 @@ func (p *Project) pickSources(f relay.Flow) ([]*Source, error) {
 		src := p.sources[name]
 		if src == nil {
 			return nil, relay.Errorf(relay.Invalid, "unknown_source",
-				"source: this project has no source %q: create it first", name)
+				"source: this project has no source %q: create it first%s", name, relay.DidYouMean(name, p.SourceNames()))
 		}
 		if src.Err != nil {
 			return nil, relay.Errorf(relay.Invalid, "unusable_source", "source %s: %v", name, src.Err)
@@ -229,7 +229,7 @@ func links(f relay.Flow, sources []*Source) (map[string]string, error) {
 	}
 	for name, link := range f.Link.BySource {
 		if !slices.ContainsFunc(sources, func(s *Source) bool { return s.Name == name }) {
-			return nil, relay.Errorf(relay.Invalid, "unknown_source", "link.%s: the flow has no such source", name)
+			return nil, relay.Errorf(relay.Invalid, "unknown_source", "link.%s: the flow has no such source%s", name, relay.DidYouMean(name, sourceNames(sources)))
 		}
 		out[name] = link
 	}
@@ -246,6 +246,13 @@ func links(f relay.Flow, sources []*Source) (map[string]string, error) {
 		}
 	}
 	return out, nil
+}
+
+func sourceNames(sources []*Source) (names []string) {
+	for _, s := range sources {
+		names = append(names, s.Name)
+	}
+	return names
 }
 
 func sourceNamed(sources []*Source, name string) *Source {
@@ -267,7 +274,7 @@ func (p *Project) withDestination(a relay.Action, flows *Destination) (relay.Act
 	if a.Destination != "" {
 		if to = p.destinations[a.Destination]; to == nil {
 			return a, relay.Errorf(relay.Invalid, "unknown_destination",
-				"this project has no destination %q: create it first", a.Destination)
+				"this project has no destination %q: create it first%s", a.Destination, relay.DidYouMean(a.Destination, p.DestinationNames()))
 		}
 	}
 	a.DestinationID = to.ID

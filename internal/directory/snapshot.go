@@ -212,7 +212,7 @@ func PresetOf(src relay.Source) (*provider.Preset, error) {
 	}
 	preset, ok := provider.Lookup(src.Provider)
 	if !ok {
-		return nil, fmt.Errorf("%q is none of %s", src.Provider, strings.Join(providers(), ", "))
+		return nil, fmt.Errorf("%q is none of %s%s", src.Provider, strings.Join(providers(), ", "), relay.DidYouMean(src.Provider, providers()))
 	}
 	return preset, nil
 }
@@ -295,6 +295,15 @@ func (p *Project) Keys() []*relay.APIKey { return p.keys }
 
 // Subscriptions lists the project's subscriptions, oldest first.
 func (p *Project) Subscriptions() []*relay.Subscription { return p.subscriptions }
+
+// SourceNames, DestinationNames and FlowNames list their names in order.
+func (p *Project) SourceNames() []string { return slices.Sorted(maps.Keys(p.sources)) }
+
+// DestinationNames is explained at SourceNames.
+func (p *Project) DestinationNames() []string { return slices.Sorted(maps.Keys(p.destinations)) }
+
+// FlowNames is explained at SourceNames.
+func (p *Project) FlowNames() []string { return slices.Sorted(maps.Keys(p.flows)) }
 
 func sortedBy[V any](m map[string]V, name func(V) string) []V {
 	out := make([]V, 0, len(m))

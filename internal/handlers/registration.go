@@ -191,7 +191,8 @@ func (h *Handlers) resolveFlow(ctx context.Context, who *caller, req *registrati
 			f = who.project.Flow(req.Flow)
 		}
 		if f == nil {
-			return nil, relay.Errorf(relay.Invalid, "unknown_flow", "flow: this project has no flow %q: create it first, or correct the name", req.Flow)
+			return nil, relay.Errorf(relay.Invalid, "unknown_flow", "flow: this project has no flow %q: create it first, or correct the name%s", req.Flow,
+				relay.DidYouMean(req.Flow, who.project.FlowNames()))
 		}
 		if f.Err != nil {
 			return nil, relay.At("flow "+req.Flow, f.Err)

@@ -122,7 +122,7 @@ func (h *Handlers) knownSource(c echo.Context, name string) error {
 		return err
 	}
 	if who.use(fresh); who.project.Source(name) == nil {
-		return relay.Errorf(relay.Invalid, "unknown_source", "source: this project has no source %q", name)
+		return relay.Errorf(relay.Invalid, "unknown_source", "source: this project has no source %q%s", name, relay.DidYouMean(name, who.project.SourceNames()))
 	}
 	return nil
 }

@@ -105,7 +105,8 @@ func knownQuery(c echo.Context) error {
 		case name == "dry_run":
 			return relay.Errorf(relay.Invalid, "unknown_parameter", "dry_run: it is a field of the body, of those calls that know it")
 		default:
-			return relay.Errorf(relay.Invalid, "unknown_parameter", "%.40q: this route reads no such parameter of the query", name)
+			return relay.Errorf(relay.Invalid, "unknown_parameter", "%.40q: this route reads no such parameter of the query%s", name,
+				relay.DidYouMean(name, append([]string{"limit", "cursor"}, queries[c.Path()]...)))
 		}
 	}
 	return nil

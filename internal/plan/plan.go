@@ -243,7 +243,7 @@ func Check(p *relay.Plan, platforms Platforms) (*Plan, error) {
 	for name, a := range p.On {
 		if !slices.Contains(relay.ActionNames, name) {
 			return nil, relay.Errorf(relay.Invalid, "unknown_outcome",
-				"on.%s: there is no such outcome: use one of %s", name, strings.Join(relay.ActionNames, ", "))
+				"on.%s: there is no such outcome: use one of %s%s", name, strings.Join(relay.ActionNames, ", "), relay.DidYouMean(name, relay.ActionNames))
 		}
 		checked, err := checkAction(p, a, platforms, relay.MaxFallbacks)
 		if err != nil {

@@ -155,7 +155,8 @@ func checkValue(dec *json.Decoder, at *place, depth int, into reflect.Type) erro
 			seen[name] = true
 			if into != nil && into.Kind() == reflect.Struct {
 				if inner, ok = fieldOf(into, name); !ok {
-					return Errorf(Invalid, "unknown_field", "%s: there is no such field here: remove it, or correct its name", below)
+					return Errorf(Invalid, "unknown_field", "%s: there is no such field here: remove it, or correct its name%s", below,
+						DidYouMean(name, fieldsOf(into)))
 				}
 			}
 		}
@@ -252,6 +253,25 @@ func fieldOf(t reflect.Type, key string) (reflect.Type, bool) {
 		}
 	}
 	return nil, false
+}
+
+// FieldsOf lists the names under which T is read from JSON.
+func FieldsOf[T any]() []string { return fieldsOf(reflect.TypeFor[T]()) }
+
+func fieldsOf(t reflect.Type) (names []string) {
+	for i := range t.NumField() {
+		f := t.Field(i)
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		switch {
+		case name == "" && f.Anonymous:
+			names = append(names, fieldsOf(f.Type)...)
+		case name == "" && f.IsExported():
+			names = append(names, f.Name)
+		case name != "" && name != "-":
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // At puts a place before the detail of a refusal, keeping its kind and code.

@@ -92,7 +92,7 @@ func checkTexts(given map[string]Words, known []string) error {
 	}
 	for name, words := range given {
 		if !names[name] {
-			return Errorf(Invalid, "unknown_text", "texts.%.40s: there is no such text: use one of %s", name, strings.Join(known, ", "))
+			return Errorf(Invalid, "unknown_text", "texts.%.40s: there is no such text: use one of %s%s", name, strings.Join(known, ", "), DidYouMean(name, known))
 		}
 		for _, text := range words {
 			if len(text) > MaxLookText {
