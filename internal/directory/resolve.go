@@ -163,7 +163,7 @@ func (p *Project) pickDestination(name string) (*Destination, error) {
 			return d, nil
 		}
 		return nil, relay.Errorf(relay.Invalid, "unknown_destination",
-			"destination: this project has no destination %q: create it first%s", name, relay.DidYouMean(name, p.DestinationNames()))
+			"destination: this project has no destination %q: create it first%s", name, relay.DidYouMean(name, p.Names(KindDestination)))
 	}
 	all := p.Destinations()
 	if len(all) == 1 {
@@ -202,7 +202,7 @@ func (p *Project) pickSources(f relay.Flow) ([]*Source, error) {
 		src := p.sources[name]
 		if src == nil {
 			return nil, relay.Errorf(relay.Invalid, "unknown_source",
-				"source: this project has no source %q: create it first%s", name, relay.DidYouMean(name, p.SourceNames()))
+				"source: this project has no source %q: create it first%s", name, relay.DidYouMean(name, p.Names(KindSource)))
 		}
 		if src.Err != nil {
 			return nil, relay.Errorf(relay.Invalid, "unusable_source", "source %s: %v", name, src.Err)
@@ -274,7 +274,7 @@ func (p *Project) withDestination(a relay.Action, flows *Destination) (relay.Act
 	if a.Destination != "" {
 		if to = p.destinations[a.Destination]; to == nil {
 			return a, relay.Errorf(relay.Invalid, "unknown_destination",
-				"this project has no destination %q: create it first%s", a.Destination, relay.DidYouMean(a.Destination, p.DestinationNames()))
+				"this project has no destination %q: create it first%s", a.Destination, relay.DidYouMean(a.Destination, p.Names(KindDestination)))
 		}
 	}
 	a.DestinationID = to.ID

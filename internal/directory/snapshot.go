@@ -296,14 +296,17 @@ func (p *Project) Keys() []*relay.APIKey { return p.keys }
 // Subscriptions lists the project's subscriptions, oldest first.
 func (p *Project) Subscriptions() []*relay.Subscription { return p.subscriptions }
 
-// SourceNames, DestinationNames and FlowNames list their names in order.
-func (p *Project) SourceNames() []string { return slices.Sorted(maps.Keys(p.sources)) }
-
-// DestinationNames is explained at SourceNames.
-func (p *Project) DestinationNames() []string { return slices.Sorted(maps.Keys(p.destinations)) }
-
-// FlowNames is explained at SourceNames.
-func (p *Project) FlowNames() []string { return slices.Sorted(maps.Keys(p.flows)) }
+// Names lists what the project has of a kind, by name.
+func (p *Project) Names(kind Kind) []string {
+	switch kind {
+	case KindDestination:
+		return slices.Sorted(maps.Keys(p.destinations))
+	case KindSource:
+		return slices.Sorted(maps.Keys(p.sources))
+	default:
+		return slices.Sorted(maps.Keys(p.flows))
+	}
+}
 
 func sortedBy[V any](m map[string]V, name func(V) string) []V {
 	out := make([]V, 0, len(m))

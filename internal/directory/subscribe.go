@@ -140,7 +140,7 @@ func (p *Project) subscriber(src *Source) (*Destination, error) {
 	case d == nil:
 		return nil, relay.Errorf(relay.Invalid, "unknown_destination",
 			"subscribe.destination: this project has no destination %q: name one of the platform %s%s", src.Subscribe.Destination, subscribing,
-			relay.DidYouMean(src.Subscribe.Destination, p.DestinationNames()))
+			relay.DidYouMean(src.Subscribe.Destination, p.Names(KindDestination)))
 	case d.Platform == nil || !d.Platform.Subscribes():
 		return nil, relay.Errorf(relay.Invalid, "subscribe_impossible",
 			"subscribe.destination: at %s nothing can be subscribed to: name a destination of the platform %s", d.Destination.Platform, subscribing)

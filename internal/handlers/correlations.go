@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/labstack/echo/v4"
 
+	"relay.example/relay/internal/directory"
 	"relay.example/relay/internal/relay"
 	"relay.example/relay/internal/store"
 )
@@ -97,6 +98,9 @@ func (h *Handlers) listCorrelations(c echo.Context) error {
 	}
 	rows, err := h.cfg.Store.Correlations(c.Request().Context(), who.project.ID, f, p)
 	if err != nil {
+		return err
+	}
+	if err := h.knownFilter(c, len(rows), directory.KindFlow, f.Flow); err != nil {
 		return err
 	}
 	return c.JSON(http.StatusOK, page(rows, p,

@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/labstack/echo/v4"
 
+	"relay.example/relay/internal/directory"
 	"relay.example/relay/internal/relay"
 	"relay.example/relay/internal/store"
 )
@@ -108,6 +109,9 @@ func (h *Handlers) listDeliveries(c echo.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := h.knownFilter(c, len(rows), directory.KindDestination, f.Destination); err != nil {
+		return err
+	}
 	return c.JSON(http.StatusOK, page(rows, p, func(d *store.DeliveryRecord) uuid.UUID { return d.ID }, showDelivery))
 }
 
@@ -182,6 +186,9 @@ func (h *Handlers) retryDeliveries(c echo.Context) error {
 	f := store.DeliveryFilter{Status: req.Status, Destination: req.Destination, Outcome: req.Outcome, From: req.From.Time, To: req.To.Time}
 	n, err := h.cfg.Store.RetryDeliveries(c.Request().Context(), callerOf(c).project.ID, f, req.DryRun)
 	if err != nil {
+		return err
+	}
+	if err := h.knownFilter(c, n, directory.KindDestination, req.Destination); err != nil {
 		return err
 	}
 	if !req.DryRun {

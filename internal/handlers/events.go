@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/labstack/echo/v4"
 
+	"relay.example/relay/internal/directory"
 	"relay.example/relay/internal/provider"
 	"relay.example/relay/internal/relay"
 	"relay.example/relay/internal/store"
@@ -79,6 +80,9 @@ func (h *Handlers) listEvents(c echo.Context) error {
 	}
 	rows, err := h.cfg.Store.Events(c.Request().Context(), callerOf(c).project.ID, f, p)
 	if err != nil {
+		return err
+	}
+	if err := h.knownFilter(c, len(rows), directory.KindSource, f.Source); err != nil {
 		return err
 	}
 	return c.JSON(http.StatusOK, page(rows, p, func(e *store.EventRecord) uuid.UUID { return e.ID }, showEvent))

@@ -35,6 +35,7 @@ func TestNudgesOfWaits(t *testing.T) {
 		t.Error("the flow does not show its nudges")
 	}
 	for body, code := range map[string]string{
+		`{"nudge": {"text": "a"}}`:                                         "invalid_duration",
 		`{"nudge": {"after": "2h", "text": "a"}}`:                          "nudge_too_late",
 		`{"nudge": {"after": "1ms", "text": "a"}}`:                         "invalid_duration",
 		`{"nudge": {"after": "1m", "unless": "x", "text": "a"}}`:           "invalid_unless",
@@ -47,4 +48,6 @@ func TestNudgesOfWaits(t *testing.T) {
 		n.put("/v1/flows/checkout", `{"destination": "bot", "source": "stripe", "expires_in": "45m", "module_id": 1, `+body[1:]).
 			refused(http.StatusUnprocessableEntity, code, "nudge")
 	}
+	n.put("/v1/flows/checkout", `{"destination": "bot", "source": "stripe", "module_id": 1, "nudge": [{"after": "1m", "text": "a"}, {"text": "b"}]}`).
+		refused(http.StatusUnprocessableEntity, "invalid_duration", "nudge[1].after: say how long after the registration")
 }

@@ -192,7 +192,7 @@ func (h *Handlers) resolveFlow(ctx context.Context, who *caller, req *registrati
 		}
 		if f == nil {
 			return nil, relay.Errorf(relay.Invalid, "unknown_flow", "flow: this project has no flow %q: create it first, or correct the name%s", req.Flow,
-				relay.DidYouMean(req.Flow, who.project.FlowNames()))
+				relay.DidYouMean(req.Flow, who.project.Names(directory.KindFlow)))
 		}
 		if f.Err != nil {
 			return nil, relay.At("flow "+req.Flow, f.Err)

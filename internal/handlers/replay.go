@@ -1,12 +1,14 @@
 package handlers
 
 import (
+	"fmt"
 	"net/http"
 	"slices"
 
 	"github.com/google/uuid"
 	"github.com/labstack/echo/v4"
 
+	"relay.example/relay/internal/directory"
 	"relay.example/relay/internal/relay"
 	"relay.example/relay/internal/store"
 )
@@ -93,7 +95,7 @@ func (h *Handlers) replayEvents(c echo.Context) error {
 	if err := checkText("token", req.Token, maxUserID); err != nil {
 		return err
 	}
-	if err := h.knownSource(c, req.Source); err != nil {
+	if err := h.knownName(c, directory.KindSource, req.Source); err != nil {
 		return err
 	}
 	f := store.EventFilter{
@@ -110,19 +112,39 @@ func (h *Handlers) replayEvents(c echo.Context) error {
 	return c.JSON(http.StatusAccepted, showReplay(r))
 }
 
-// knownSource refuses the name of a source that the caller's project does not
-// have: a filter that is misspelt would replay nothing. "" names none.
-func (h *Handlers) knownSource(c echo.Context, name string) error {
+// knownName refuses a name that the caller's project has nothing by: a filter
+// that is misspelt would find nothing, and look as if nothing were there. ""
+// names none.
+func (h *Handlers) knownName(c echo.Context, kind directory.Kind, name string) error {
 	who := callerOf(c)
-	if name == "" || who.project.Source(name) != nil {
+	if name == "" || slices.Contains(who.project.Names(kind), name) {
 		return nil
 	}
 	fresh, err := h.cfg.Directory.Refresh(c.Request().Context())
 	if err != nil {
 		return err
 	}
-	if who.use(fresh); who.project.Source(name) == nil {
-		return relay.Errorf(relay.Invalid, "unknown_source", "source: this project has no source %q%s", name, relay.DidYouMean(name, who.project.SourceNames()))
+	who.use(fresh)
+	names := who.project.Names(kind)
+	if slices.Contains(names, name) {
+		return nil
 	}
-	return nil
+	said := fmt.Sprintf("%s: this project has no %s %q%s", kind, kind, name, relay.DidYouMean(name, names))
+	switch kind {
+	case directory.KindSource:
+		return relay.Errorf(relay.Invalid, "unknown_source", "%s", said)
+	case directory.KindDestination:
+		return relay.Errorf(relay.Invalid, "unknown_destination", "%s", said)
+	default:
+		return relay.Errorf(relay.Invalid, "unknown_flow", "%s", said)
+	}
+}
+
+// knownFilter is knownName for a filter that has found so many rows: what is
+// deleted still has a history, and is found by its name.
+func (h *Handlers) knownFilter(c echo.Context, found int, kind directory.Kind, name string) error {
+	if found > 0 {
+		return nil
+	}
+	return h.knownName(c, kind, name)
 }

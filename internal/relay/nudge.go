@@ -48,6 +48,8 @@ func (n Nudges) Check(expiresIn time.Duration) error {
 		switch {
 		case one.Unless != "" && one.Unless != UnlessOpened && one.Unless != UnlessFinished:
 			return Errorf(Invalid, "invalid_unless", "nudge[%d].unless: %q is none of opened, finished", i, one.Unless)
+		case one.After == 0:
+			return Errorf(Invalid, "invalid_duration", `nudge[%d].after: say how long after the registration, such as "10m"`, i)
 		case time.Duration(one.After) < MinExpiresIn || time.Duration(one.After) > MaxExpiresIn:
 			return Errorf(Invalid, "invalid_duration", "nudge[%d].after: %s is not between %s and %s",
 				i, one.After, Duration(MinExpiresIn), Duration(MaxExpiresIn))

@@ -17,7 +17,7 @@ func TestNudges(t *testing.T) {
 		{"a misspelt field", `{"nudge": {"after": "10m", "til": "opened"}}`, "nudge: til: there is no such field"},
 		{"in a list", `{"nudge": [{"afters": "10m"}]}`, "nudge: [0].afters: there is no such field"},
 		{"another word", `{"nudge": {"after": "10m", "unless": "seen", "text": "a"}}`, "nudge[0].unless"},
-		{"at once", `{"nudge": {"text": "a"}}`, "nudge[0].after: 0s is not between"},
+		{"at once", `{"nudge": {"text": "a"}}`, "nudge[0].after: say how long after the registration"},
 		{"after the end", `{"nudge": [{"after": "1h", "text": "a"}]}`, "nudge[0].after: the wait ends after 1h"},
 		{"too many", `{"nudge": [{}, {}, {}, {}, {}, {}]}`, "at most 5"},
 	} {
