@@ -79,6 +79,7 @@ func newNode(ctx context.Context, f *nodeFlags, s *store.Store, log *slog.Logger
 	if err := n.directory.Load(ctx); err != nil {
 		return n, err
 	}
+	n.log = nameIn(n.directory.Current, log)
 	return n, n.build()
 }
 
