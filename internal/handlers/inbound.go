@@ -110,7 +110,10 @@ func (h *Handlers) findSource(ctx context.Context, project, name string) (*direc
 		}
 	}
 	switch {
-	case src == nil || src.Err == nil && src.Endpoint.Preset().Internal:
+	case src != nil && src.Err == nil && src.Endpoint.Preset().Internal:
+		return nil, relay.Errorf(relay.NotFound, "unknown_source", "the source %s is built in and takes no callbacks: what the relay's own forms "+
+			"are answered goes to /f/{token}, the url of the wait; for a form of another page make a source with provider html-form", name)
+	case src == nil:
 		return nil, relay.Errorf(relay.NotFound, "unknown_source", "there is no such source: compare the address with the source's webhook_url")
 	case src.Err != nil:
 		return nil, errors.Join(relay.Errorf(relay.Busy, "unusable_source", "this source cannot be used at the moment"), src.Err)

@@ -320,7 +320,6 @@ func TestUnknownSources(t *testing.T) {
 		"unknown project":           "/in/nobody/hook",
 		"unknown source":            "/in/default/nothing",
 		"unknown source and token":  "/in/default/nothing/abc",
-		"the built-in source":       "/in/default/form",
 		"NUL in the project":        "/in/%00/hook",
 		"invalid UTF-8 in a source": "/in/default/%ff",
 	} {
@@ -328,6 +327,11 @@ func TestUnknownSources(t *testing.T) {
 			n := n.in(t)
 			n.hook(path, `{"id": "1"}`).refused(http.StatusNotFound, "unknown_source", "webhook_url")
 		})
+	}
+	// Whoever posts a form to the built-in source looks for its page, or for a
+	// source of another provider.
+	for _, path := range []string{"/in/default/form", "/in/default/form/abc"} {
+		n.hook(path, `{"id": "1"}`).refused(http.StatusNotFound, "unknown_source", "/f/{token}", "html-form")
 	}
 	if got := n.count("events"); got != 0 {
 		t.Errorf("got %d events, want none", got)
