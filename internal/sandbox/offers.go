@@ -42,7 +42,7 @@ func (s *Sandbox) begin(w http.ResponseWriter, r *http.Request) error {
 	defer cancel()
 	text, link, err := page.Offers[i].Begin(ctx, page.Conversation.UserID)
 	if err != nil {
-		page.Problem = err.Error()
+		page.Problem = "That did not begin: " + err.Error()
 		return showPage(w, http.StatusBadGateway, "chat.html", page)
 	}
 	s.Pause(Certainly, page.Conversation.UserID, text, link)

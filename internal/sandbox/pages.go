@@ -106,6 +106,15 @@ func (s *Sandbox) nodePath(k key) string {
 	return "/sandbox/chat/" + url.PathEscape(k.user) + "/node?platform=" + url.QueryEscape(k.platform)
 }
 
+// sayPath is where a chat's user speaks, or "" at a platform that tells nobody
+// of it.
+func sayPath(k key) string {
+	if k.platform != Smartify || len(k.user) > maxUserID {
+		return ""
+	}
+	return "/sandbox/chat/" + url.PathEscape(k.user) + "/say?platform=" + url.QueryEscape(k.platform)
+}
+
 // chatPage is what the page of a conversation shows.
 type chatPage struct {
 	Conversation Conversation
@@ -114,6 +123,7 @@ type chatPage struct {
 	Path         string
 	Offers       []Offer
 	Problem      string // why what was asked for did not begin
+	Say          string // where what its user says goes, or ""
 	Node         string // where its user comes to the node of its bot, or ""
 }
 
@@ -122,7 +132,7 @@ type chatPage struct {
 // still.
 func (s *Sandbox) showChat(w http.ResponseWriter, r *http.Request) error {
 	page, status := s.chatPageOf(r), http.StatusOK
-	if !page.Found && page.Offers == nil {
+	if !page.Found && page.Offers == nil && page.Say == "" {
 		status = http.StatusNotFound
 	}
 	return showPage(w, status, "chat.html", page)
@@ -131,7 +141,7 @@ func (s *Sandbox) showChat(w http.ResponseWriter, r *http.Request) error {
 func (s *Sandbox) chatPageOf(r *http.Request) chatPage {
 	k := keyOf(r)
 	page := chatPage{
-		Still: r.URL.Query().Get("refresh") == "off", Path: chatPath(k.platform, k.user), Node: s.nodePath(k),
+		Still: r.URL.Query().Get("refresh") == "off", Path: chatPath(k.platform, k.user), Say: sayPath(k), Node: s.nodePath(k),
 	}
 	if page.Conversation, page.Found = s.book.get(k); !page.Found {
 		page.Conversation = Conversation{UserID: k.user, Platform: k.platform}

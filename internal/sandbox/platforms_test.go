@@ -250,6 +250,8 @@ func TestUserengage(t *testing.T) {
 		{"without the slash", strings.TrimSuffix(say, "/"), `{}`, token, 404},
 		{"source as a text", say, `{"conversation":7,"content":"x","user":1,"source":"3"}`, token, 400},
 		{"no user", say, `{"conversation":7,"content":"x","source":3}`, token, 400},
+		{"a conversation that is no number", say, `{"conversation":"u-7","content":"x","user":1,"source":3}`, token, 400},
+		{"a broken one", say, `{"conversation":7.5,"content":"x","user":1,"source":3}`, token, 400},
 		{"said", say, `{"conversation":7,"content":"<b>Paid</b>","user":1,"source":3}`, token, 201},
 		{"said by a text", say, `{"conversation":"7","content":"again","user":1,"source":3}`, token, 201},
 	} {

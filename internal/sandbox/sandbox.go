@@ -163,6 +163,7 @@ func (s *Sandbox) routes() {
 	s.mux.Handle("GET /{$}", s.answers(s.showIndex))
 	s.mux.Handle("GET /sandbox/chat/{user_id}", s.answers(s.showChat))
 	s.mux.Handle("POST /sandbox/chat/{user_id}/node", s.answers(s.comeToNode))
+	s.mux.Handle("POST /sandbox/chat/{user_id}/say", s.answers(s.sayInChat))
 	s.mux.Handle("POST /sandbox/chat/{user_id}", s.answers(s.begin))
 	s.mux.Handle("GET /sandbox/style.css", s.answers(s.showFile("style.css")))
 	s.mux.Handle("GET /sandbox/chat.js", s.answers(s.showFile("chat.js")))

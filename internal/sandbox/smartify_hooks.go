@@ -8,11 +8,13 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"relay.example/relay/internal/relay"
 )
@@ -339,6 +341,35 @@ func (s *Sandbox) postSay(w http.ResponseWriter, r *http.Request) error {
 	}
 	s.Say(k.user, said.Text)
 	return s.getConversation(w, r)
+}
+
+// The bounds of what is said on a chat page: maxSaid signs, of up to 12 bytes
+// each as a form writes them.
+const (
+	maxSaid     = 2000
+	maxSaidForm = 32 << 10
+)
+
+// sayInChat has the user say what was typed on the chat page.
+func (s *Sandbox) sayInChat(w http.ResponseWriter, r *http.Request) error {
+	// Another site's page may not speak for them.
+	if err := http.NewCrossOriginProtection().Check(r); err != nil {
+		return relay.Errorf(relay.Invalid, "form_invalid", "say it on the chat page itself")
+	}
+	k, err := smartifyOf(r)
+	if err != nil {
+		return err
+	}
+	r.Body = http.MaxBytesReader(w, r.Body, maxSaidForm)
+	text := strings.TrimSpace(r.PostFormValue("text"))
+	if n := utf8.RuneCountInString(text); n == 0 || n > maxSaid {
+		page := s.chatPageOf(r)
+		page.Problem = fmt.Sprintf("Nothing was said: type something of at most %d signs.", maxSaid)
+		return showPage(w, http.StatusUnprocessableEntity, "chat.html", page)
+	}
+	s.Say(k.user, text)
+	http.Redirect(w, r, chatPath(k.platform, k.user), http.StatusSeeOther)
+	return nil
 }
 
 func (s *Sandbox) postClose(w http.ResponseWriter, r *http.Request) error {

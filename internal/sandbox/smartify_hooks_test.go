@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -155,5 +156,59 @@ func TestSmartifyHooks(t *testing.T) {
 	box.Say("c-1", "into the void")
 	if after := box.Counts().Hooks; after != before {
 		t.Errorf("without RESTHOOK_ENABLED %d hooks were sent", after-before)
+	}
+}
+
+// TestChatOfSmartifySpeaks types something on the chat page, as a person
+// without JavaScript does, and holds that who is subscribed hears it.
+func TestChatOfSmartifySpeaks(t *testing.T) {
+	s := open(t, sandbox.Config{})
+	told, heard := subscriber(t, http.StatusOK)
+	s.Subscribe("message.create", told)
+	const page, say = "/sandbox/chat/a%2Fb?platform=smartify", "/sandbox/chat/a%2Fb/say?platform=smartify"
+	resp, text := s.do(t, http.MethodGet, page, "", "")
+	if resp.StatusCode != http.StatusOK || !strings.Contains(text, `action="`+say+`"`) || !strings.Contains(text, `<label for="text">`) {
+		t.Fatalf("a new chat: got %d %s, want 200 and a box to speak", resp.StatusCode, text)
+	}
+	if strings.Contains(text, `http-equiv="refresh"`) {
+		t.Error("the page loads itself anew, and takes away what is being typed")
+	}
+	if csp := resp.Header.Get("Content-Security-Policy"); !strings.HasPrefix(csp, "default-src 'none'") {
+		t.Errorf("got the policy %q", csp)
+	}
+	resp, _ = s.press(t, say, url.Values{"text": {"  <b>Main Street</b> 1 "}}, "")
+	if got := resp.Header.Get("Location"); resp.StatusCode != http.StatusSeeOther || got != page {
+		t.Errorf("said: got %d to %q, want 303 to %q", resp.StatusCode, got, page)
+	}
+	if h := <-heard; h.Payload.Text != "<b>Main Street</b> 1" || h.Payload.Recipient != "a/b" {
+		t.Errorf("got the hook %+v, want what was typed", h.Payload)
+	}
+	if _, text := s.do(t, http.MethodGet, page, "", ""); !strings.Contains(text, `class="bubble own text"><p>&lt;b&gt;Main Street&lt;/b&gt; 1</p>`) {
+		t.Errorf("the page does not show what was said: %s", text)
+	}
+	for name, refused := range map[string]struct{ path, text string }{
+		"nothing":            {say, " "},
+		"too much":           {say, strings.Repeat("ä", 2001)},
+		"too much of a form": {say, strings.Repeat("a", 40<<10)},
+	} {
+		if resp, body := s.press(t, refused.path, url.Values{"text": {refused.text}}, ""); resp.StatusCode != http.StatusUnprocessableEntity || !strings.Contains(body, "Nothing was said") {
+			t.Errorf("%s: got %d, want 422 and the page", name, resp.StatusCode)
+		}
+	}
+	if resp, _ := s.press(t, "/sandbox/chat/a/say?platform=haptik", url.Values{"text": {"x"}}, ""); resp.StatusCode != http.StatusNotFound {
+		t.Errorf("at another platform: got %d, want 404", resp.StatusCode)
+	}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.url+say, strings.NewReader("text=x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	req.Header.Set("Sec-Fetch-Site", "cross-site")
+	foreign, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _ = foreign.Body.Close(); foreign.StatusCode != http.StatusUnprocessableEntity {
+		t.Errorf("from another site's page: got %d, want 422", foreign.StatusCode)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"mime"
 	"net/http"
+	"regexp"
 )
 
 // Userengage is the name of the platform, User.com, whose stand-in lives under
@@ -24,6 +25,10 @@ var userengageFaults = []fault{
 	{"server_error", answer{status: http.StatusInternalServerError}},
 }
 
+// wholeNumber is what a conversation is known by: a number, or its digits as a
+// text, as the host of before had it.
+var wholeNumber = regexp.MustCompile(`^[0-9]{1,19}$`)
+
 func userengageConversation(c *call) string {
 	var number json.Number
 	if json.Unmarshal(c.fields["conversation"], &number) == nil {
@@ -40,7 +45,7 @@ func (s *Sandbox) userengageMessage(b *switchboard, c *call) reply {
 	switch {
 	case !b.proves(c, "Token "+b.token):
 		return *refused("no such key", answer{status: http.StatusUnauthorized})
-	case c.fields == nil || mediaType != "application/json" || c.userID == "" || !isText || content == "" || wrong || user == nil || source == nil:
+	case c.fields == nil || mediaType != "application/json" || !wholeNumber.MatchString(c.userID) || !isText || content == "" || wrong || user == nil || source == nil:
 		return *refused("the message is not complete", jsonAnswer(http.StatusBadRequest, `{"errors":{}}`))
 	case b.unknownUsers[c.userID]:
 		return *refused("no such conversation", answer{status: http.StatusNotFound})
