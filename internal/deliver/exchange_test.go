@@ -418,7 +418,7 @@ func TestQuotedSecretsAreMasked(t *testing.T) {
 					return
 				}
 				user, secret, _ := r.BasicAuth()
-				quoted, _ := json.Marshal(map[string]any{"error": "quoted", "got": r.Header, "user": user, "password": secret})
+				quoted, _ := json.Marshal(map[string]any{"error": "quoted", "got": r.Header, "user": user, "password": secret, "url": r.RequestURI, "query": r.URL.Query()})
 				rw.WriteHeader(http.StatusUnprocessableEntity)
 				_, _ = io.WriteString(rw, strings.ReplaceAll(string(quoted), "/", `\/`)) // as PHP writes it
 				_, _ = rw.Write(quoted)
@@ -432,6 +432,7 @@ func TestQuotedSecretsAreMasked(t *testing.T) {
 				secrets = []string{"hush", base64.StdEncoding.EncodeToString([]byte("a@b.example:" + password))}
 			case "webhook":
 				to.Secrets = map[string]string{"headers": `{"X-Api-Key":"hush/hush+hush=","Authorization":"Bearer hush/hush.hush"}`}
+				to.Settings["url"] += "?key=hush%2Fhush%3Dhush&room=chat"
 				secrets = []string{"hush"}
 			}
 			d := w.owe(t, says(name, w.put(t, to)), "u-1")[0]

@@ -4,12 +4,17 @@ import (
 	"bytes"
 	"encoding/json"
 	"net/http"
+	"net/url"
 	"strings"
 )
 
 // minMasked is how long, in bytes, a secret is at least that is looked for: a
 // shorter one stands in any text.
 const minMasked = 4
+
+// minKeyInQuery is how long, in bytes, a value in an address is at least that
+// may be a key: ?channel=support is none.
+const minKeyInQuery = 8
 
 // Quoted returns an answer as it may be kept and shown: with a mask where it
 // quotes what has let us in. Some platforms do, to help.
@@ -27,7 +32,34 @@ func (p *Platform) Quoted(account Account, sent http.Header, answer []byte) []by
 			answer = maskIn(answer, value)
 		}
 	}
+	for _, value := range p.keysInAddress(account) {
+		answer = maskIn(answer, value)
+	}
 	return maskIn(answer, credentialsOf(sent.Get("Authorization")))
+}
+
+// keysInAddress lists what in an address that people give whole may let us in:
+// the values of its query, as they are and as they are sent. Its path says
+// where the call goes, and who reads an answer may read that.
+func (p *Platform) keysInAddress(account Account) (keys []string) {
+	if p.AddressSetting == "" {
+		return nil
+	}
+	u, err := url.Parse(p.Address(account))
+	if err != nil {
+		return nil // nothing was sent there
+	}
+	for pair := range strings.SplitSeq(u.RawQuery, "&") {
+		_, sent, _ := strings.Cut(pair, "=")
+		if len(sent) < minKeyInQuery {
+			continue
+		}
+		keys = append(keys, sent)
+		if value, err := url.QueryUnescape(sent); err == nil && value != sent {
+			keys = append(keys, value)
+		}
+	}
+	return keys
 }
 
 // credentialsOf is what stands behind the scheme of an Authorization.
