@@ -165,9 +165,30 @@ func (c *Change) endRemote(ctx context.Context, r *remoteRow, accounts RemoteAcc
 
 // LookAtRemotes makes everything due that is as it should be: a node that
 // starts may be reached by another address than before.
+//
+// A change of the configuration locks rows in an order of its own. So none is
+// waited for while another is held: those that are locked now come afterwards,
+// one by one.
 func (s *Store) LookAtRemotes(ctx context.Context) error {
-	_, err := s.pool.Exec(ctx, `UPDATE remote_subscriptions SET due_at = now() WHERE failures = 0 AND due_at > now()`)
-	return translate("making remote subscriptions due", err)
+	const step = "making remote subscriptions due"
+	if _, err := s.pool.Exec(ctx, `
+		UPDATE remote_subscriptions r SET due_at = now()
+		FROM (SELECT id FROM remote_subscriptions WHERE failures = 0 AND due_at > now() FOR UPDATE SKIP LOCKED) free
+		WHERE r.id = free.id`); err != nil {
+		return translate(step, err)
+	}
+	rows, _ := s.pool.Query(ctx, `SELECT id FROM remote_subscriptions WHERE failures = 0 AND due_at > now()`)
+	locked, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+	if err != nil {
+		return translate(step, err)
+	}
+	for _, id := range locked {
+		if _, err := s.pool.Exec(ctx, `
+			UPDATE remote_subscriptions SET due_at = now() WHERE id = $1 AND failures = 0 AND due_at > now()`, id); err != nil {
+			return translate(step, err)
+		}
+	}
+	return nil
 }
 
 // ClaimRemotes leases remote subscriptions that are due, so that one node at a
