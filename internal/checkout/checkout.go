@@ -73,6 +73,8 @@ type Error struct {
 	// Answered: Stripe has decided. Otherwise the object may be there, and the
 	// same Order finds it.
 	Answered bool
+
+	status int // of Stripe's answer, where it was read
 }
 
 func (e *Error) Error() string { return e.Detail }
@@ -86,6 +88,7 @@ const (
 	Refused    Reason = "refused"     // something in the order
 	Unable     Reason = "unable"      // Stripe has failed, or has too much to do
 	NoAnswer   Reason = "no_answer"   // none that can be used, or not in time
+	NotKnown   Reason = "not_known"   // the account of the key has no such session
 )
 
 // Maker makes payments. It is safe for concurrent use.
@@ -132,15 +135,20 @@ func (m *Maker) Make(ctx context.Context, o Order) (Made, error) {
 
 // End ends a session, so that nobody pays by it any more. Its error is an
 // *Error; Refused says that there was nothing to end: it had been paid, or had
-// expired, or is not known.
+// expired. NotKnown says nothing of it: Stripe has made it, so that the key is
+// another account's now, or of its other mode.
 func (m *Maker) End(ctx context.Context, api, apiKey, session string) error {
 	ctx, cancel := context.WithTimeout(ctx, Timeout)
 	defer cancel()
 	path := paths[relay.CreateSession] + "/" + url.PathEscape(session) + "/expire"
-	if _, refused := m.post(api, path, apiKey, &stripe.Params{Context: ctx}, session); refused != nil {
-		return refused
+	_, refused := m.post(api, path, apiKey, &stripe.Params{Context: ctx}, session)
+	switch {
+	case refused == nil:
+		return nil
+	case refused.status == http.StatusNotFound && refused.Reason == Refused:
+		refused.Reason = NotKnown
 	}
-	return nil
+	return refused
 }
 
 // post makes one call. secret is what its error does not repeat.
@@ -279,7 +287,7 @@ func explain(err error, status int, token string) *Error {
 	case status == http.StatusTooManyRequests || status >= 500:
 		return &Error{Reason: Unable, Detail: fmt.Sprintf("Stripe answers %d: try again", status), Answered: true}
 	default:
-		return &Error{Reason: Refused, Detail: "Stripe refuses it: " + words(refused, token), Answered: true}
+		return &Error{Reason: Refused, Detail: "Stripe refuses it: " + words(refused, token), Answered: true, status: status}
 	}
 }
 

@@ -126,6 +126,8 @@ func (e *Ender) try(ctx context.Context, c *store.OpenCheckout) (store.EndResult
 		return store.SessionOver, ""
 	case why.Reason == KeyRefused:
 		return store.EndingRefused, KeyRefused
+	case why.Reason == NotKnown:
+		return store.EndingNotKnown, NotKnown
 	default:
 		return store.EndingFailed, why.Reason
 	}

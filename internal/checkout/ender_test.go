@@ -66,7 +66,8 @@ func TestSessionsAreEnded(t *testing.T) {
 	}{
 		{"open", http.StatusOK, `{"id": "cs_test_1", "object": "checkout.session", "status": "expired", "url": null}`, store.SessionEnded, 1},
 		{"paid already", http.StatusBadRequest, over, store.SessionOver, 1},
-		{"not known", http.StatusNotFound, `{"error": {"type": "invalid_request_error", "code": "resource_missing", "message": "No such checkout.session"}}`, store.SessionOver, 1},
+		{"not known", http.StatusNotFound, `{"error": {"type": "invalid_request_error", "code": "resource_missing", "message": "No such checkout.session"}}`, store.EndingNotKnown, 4},
+		{"no page at that address", http.StatusNotFound, `<p>Not found`, store.EndingFailed, 4},
 		{"the key may not", http.StatusForbidden, `{"error": {"type": "invalid_request_error", "message": "no"}}`, store.EndingRefused, 4},
 		{"Stripe is away", http.StatusInternalServerError, `{"error": {"type": "api_error", "message": "oh"}}`, store.EndingFailed, 4},
 		{"the source has no key", 0, "", store.EndingFailed, 4},

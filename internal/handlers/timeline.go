@@ -321,6 +321,7 @@ func questionMoments(q store.QuestionRecord) []moment {
 var endSays = map[store.EndResult]string{
 	store.SessionEnded: "it can be paid no more", store.SessionOver: "there was nothing to end",
 	store.EndingRefused: "the source's api_key is refused: it can still be paid", store.EndingFailed: "no usable answer: it can still be paid",
+	store.EndingNotKnown: "the account of the source's api_key has no such session: it can still be paid where another account has made it",
 }
 
 // answerSays says what the last try to ask a provider has come to.

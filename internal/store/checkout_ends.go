@@ -15,10 +15,11 @@ type EndResult string
 
 // The results, as checkout_end_check has them.
 const (
-	SessionEnded  EndResult = "ended"
-	SessionOver   EndResult = "over" // it had been paid or had expired before
-	EndingRefused EndResult = "refused"
-	EndingFailed  EndResult = "failed"
+	SessionEnded   EndResult = "ended"
+	SessionOver    EndResult = "over" // it had been paid or had expired before
+	EndingRefused  EndResult = "refused"
+	EndingNotKnown EndResult = "not_known" // the account of the key has no such session
+	EndingFailed   EndResult = "failed"
 )
 
 // OpenCheckout is a session that may still be paid, though its wait has ended.
