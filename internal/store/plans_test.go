@@ -260,11 +260,11 @@ func everyHotStatement(t *testing.T, p *storetest.Project, url string) {
 	nudged.Nudges = []time.Duration{time.Minute, time.Hour}
 	nudged.Wait = p.Register(t, nudged)
 	storetest.Exec(t, url, `UPDATE nudges SET due_at = now() - interval '2 days' WHERE correlation_id = $1 AND number = 0`, nudged.Wait.ID)
-	_, _, err = p.Store.NudgeDue(ctx, uuid.New(), 3, func(_ context.Context, due []*store.DueNudge) ([]relay.Delivery, error) {
+	_, _, err = p.Store.NudgeDue(ctx, uuid.New(), 3, func(_ context.Context, due []*store.DueNudge) (owed, passed []relay.Delivery, err error) {
 		if due[0].ID != nudged.Wait.ID || !due[0].Needed(relay.UnlessOpened) {
 			t.Errorf("nudging: got %+v first, want the wait's", due[0])
 		}
-		return nil, nil
+		return nil, nil, nil
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -2,6 +2,7 @@ package sweeper_test
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"time"
 
@@ -112,6 +113,68 @@ func TestNudge(t *testing.T) {
 	}
 }
 
+// After a time without nodes a person is reminded once, of where they stand now.
+func TestNudgesAfterAnOutage(t *testing.T) {
+	t.Parallel()
+	desk := func(p *storetest.Project) int64 {
+		return p.AddDestination(t, relay.Destination{Name: "desk", BaseURL: "http://127.0.0.1:1"})
+	}
+	says := func(to int64) relay.Action {
+		return relay.Action{Action: relay.TriggerMessage, Text: "Still there?", DestinationID: to}
+	}
+	for name, tt := range map[string]struct {
+		unless []string
+		opened bool
+		apart  bool          // the first goes to another destination
+		ago    time.Duration // since when the last is due; those before it an hour each before that
+		want   string
+	}{
+		"three of an hour each": {[]string{"", "", ""}, false, false, time.Second, "nudge_1=skipped nudge_2=skipped nudge_3=scheduled"},
+		"the later is needless": {[]string{"", relay.UnlessOpened}, true, false, time.Second, "nudge_1=scheduled"},
+		"the earlier is":        {[]string{relay.UnlessOpened, ""}, true, false, time.Second, "nudge_2=scheduled"},
+		"the later is to come":  {[]string{"", ""}, false, false, -time.Minute, "nudge_1=scheduled"},
+		"the first for a desk":  {[]string{"", ""}, false, true, time.Second, "nudge_1=scheduled nudge_2=scheduled"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p, url := project(t)
+			n := newNode(t, p.Store)
+			doc := p.Plan()
+			for i, unless := range tt.unless {
+				to := p.DestinationID
+				if i == 0 && tt.apart {
+					to = desk(p)
+				}
+				doc.Nudge = append(doc.Nudge, relay.Nudge{After: relay.Duration(time.Duration(i+1) * time.Hour), Unless: unless, Action: says(to)})
+			}
+			reg := p.Registration(t, "u", doc)
+			for _, one := range doc.Nudge {
+				reg.Nudges = append(reg.Nudges, time.Duration(one.After))
+			}
+			w := p.Register(t, reg)
+			if tt.opened {
+				if err := p.Store.NoteOpenings(t.Context(), []store.Opening{{ProjectID: w.ProjectID, CorrelationID: w.ID, At: time.Now()}}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			away := time.Duration(len(tt.unless))*time.Hour + tt.ago
+			storetest.Exec(t, url, `UPDATE nudges SET due_at = due_at - $1 * interval '1 second'`, away.Seconds())
+			if _, err := n.NudgeOnce(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			got := storetest.Query[string](t, url, `
+				SELECT string_agg(action || '=' || status, ' ' ORDER BY action) FROM deliveries WHERE correlation_id = $1`, w.ID)
+			if got != tt.want {
+				t.Errorf("got %q, want %q", got, tt.want)
+			}
+			if skipped := storetest.Query[int](t, url, `
+				SELECT count(*) FROM deliveries WHERE status = 'skipped' AND finished_at IS NOT NULL AND reason LIKE 'passed over: %'`); skipped != strings.Count(tt.want, "skipped") {
+				t.Errorf("%d say that they were passed over", skipped)
+			}
+		})
+	}
+}
+
 func TestTwoSweepersNudgeOnce(t *testing.T) {
 	t.Parallel()
 	p, url := project(t)
@@ -185,13 +248,13 @@ func TestNudgeMeetsOutcome(t *testing.T) {
 	}
 	accepted := make(chan error, 1)
 	lease := uuid.New()
-	_, deliveries, err := p.Store.NudgeDue(t.Context(), lease, 1, func(_ context.Context, due []*store.DueNudge) ([]relay.Delivery, error) {
+	_, deliveries, err := p.Store.NudgeDue(t.Context(), lease, 1, func(_ context.Context, due []*store.DueNudge) (owed, passed []relay.Delivery, err error) {
 		go func() {
 			_, err := in.Accept(context.Background(), p.Paid("evt_1", "pi_1", w.Token))
 			accepted <- err
 		}()
 		blocked(t, url)
-		return []relay.Delivery{*compiled.NudgeOf(due[0].Wait, 0)}, nil
+		return []relay.Delivery{*compiled.NudgeOf(due[0].Wait, 0)}, nil, nil
 	})
 	if err != nil || len(deliveries) != 1 {
 		t.Fatalf("nudging: got %d deliveries, %v", len(deliveries), err)

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"log/slog"
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -196,14 +197,14 @@ func (s *Sweeper) NudgeOnce(ctx context.Context) (int, error) {
 
 // nudge decides which of the nudges that are due are still of use. One whose
 // plan cannot be used is given up: it is worth less than what stands behind it.
-func (s *Sweeper) nudge(ctx context.Context, due []*store.DueNudge) (deliveries []relay.Delivery, err error) {
+func (s *Sweeper) nudge(ctx context.Context, due []*store.DueNudge) (owed, passed []relay.Delivery, err error) {
 	for _, n := range due {
 		if n.Status != relay.Pending {
 			continue
 		}
 		p, err := s.cfg.Plans.Get(ctx, n.PlanID)
 		if relay.IsKind(err, relay.Busy) {
-			return nil, err
+			return nil, nil, err
 		}
 		if err != nil {
 			s.cfg.Log.Error("nudge given up: the plan of its wait cannot be used",
@@ -213,11 +214,26 @@ func (s *Sweeper) nudge(ctx context.Context, due []*store.DueNudge) (deliveries 
 		if n.Number >= len(p.Nudge) || !n.Needed(p.Nudge[n.Number].Unless) {
 			continue
 		}
-		if d := p.NudgeOf(n.Wait, n.Number); d != nil {
-			deliveries = append(deliveries, *d)
+		switch d := p.NudgeOf(n.Wait, n.Number); {
+		case d == nil:
+		case overtaken(n, p, d.DestinationID):
+			passed = append(passed, *d)
+		default:
+			owed = append(owed, *d)
 		}
 	}
-	return deliveries, nil
+	return owed, passed, nil
+}
+
+// overtaken reports whether a nudge is late and a later one goes the same way
+// now: after an outage people are reminded once, as they stand now, and not of
+// everything that they missed. What goes to another destination, such as a call
+// to the desk, is no reminder of the same person.
+func overtaken(n *store.DueNudge, p *plan.Plan, destination int64) bool {
+	return n.Late && slices.ContainsFunc(n.Later, func(later int32) bool {
+		d := p.NudgeOf(n.Wait, int(later))
+		return d != nil && d.DestinationID == destination && n.Needed(p.Nudge[later].Unless)
+	})
 }
 
 // question is what the provider is to be asked before a wait expires, or nil.
