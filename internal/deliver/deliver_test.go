@@ -367,7 +367,7 @@ func TestSlowDestinationDelaysNobody(t *testing.T) {
 	w := newWorld(t, func(rw http.ResponseWriter, r *http.Request) { <-gate; ok(rw, r) })
 	quick := newPlatform(t, ok)
 	quickID := w.AddDestination(t, relay.Destination{Name: "quick", BaseURL: quick.URL})
-	slowID := w.AddDestination(t, relay.Destination{Name: "slow", BaseURL: w.at.URL, MaxConcurrency: 2})
+	slowID := w.AddDestination(t, relay.Destination{Name: "slow", BaseURL: w.at.URL, MaxConcurrency: 2, Timeout: longest})
 	to := func(id int64) relay.Plan {
 		return relay.Plan{On: map[string]relay.Action{"completed": {Action: relay.TriggerResponse, ModuleID: 1, DestinationID: id}}}
 	}
@@ -399,7 +399,7 @@ func TestHandOverIsBounded(t *testing.T) {
 	t.Parallel()
 	gate := make(chan struct{})
 	w := newWorld(t, func(rw http.ResponseWriter, r *http.Request) { <-gate; ok(rw, r) })
-	id := w.AddDestination(t, relay.Destination{Name: "one", BaseURL: w.at.URL, MaxConcurrency: 1})
+	id := w.AddDestination(t, relay.Destination{Name: "one", BaseURL: w.at.URL, MaxConcurrency: 1, Timeout: longest})
 	p := relay.Plan{On: map[string]relay.Action{"completed": {Action: relay.TriggerResponse, ModuleID: 1, DestinationID: id}}}
 	ds := w.owe(t, p, "first", "filler", "big", "last")
 	first, filler, big, last := ds[0], ds[1], ds[2], ds[3]
@@ -558,7 +558,7 @@ func TestShutdown(t *testing.T) {
 				case <-r.Context().Done():
 				}
 			})
-			id := w.AddDestination(t, relay.Destination{Name: "one", BaseURL: w.at.URL, MaxConcurrency: 1})
+			id := w.AddDestination(t, relay.Destination{Name: "one", BaseURL: w.at.URL, MaxConcurrency: 1, Timeout: longest})
 			ds := w.owe(t, relay.Plan{On: map[string]relay.Action{"completed": {Action: relay.TriggerResponse, ModuleID: 1, DestinationID: id}}},
 				"running", "queued-1", "queued-2")
 			e := newEngine(t, w.Store, tt.grace)
@@ -608,31 +608,34 @@ func TestLeavesNothingBehind(t *testing.T) {
 	goleak.VerifyNone(t, before, goleak.IgnoreAnyFunction("github.com/jackc/pgx/v5/pgxpool.(*Pool).backgroundHealthCheck"))
 }
 
+// patience is how long a test waits for what should come soon: longer than any
+// machine stands still, since waiting costs nothing when it does come.
+const patience = 2 * time.Minute
+
+// longest is the timeout of a destination whose calls a test holds up: they
+// hang still when a slow machine has come to look.
+const longest = relay.Duration(relay.MaxTimeout)
+
 // receive waits for a signal.
 func receive[T any](t *testing.T, ch <-chan T, what string) {
 	t.Helper()
 	select {
 	case <-ch:
-	case <-time.After(10 * time.Second):
-		t.Fatalf("waited 10 s in vain until %s", what)
+	case <-time.After(patience):
+		t.Fatalf("waited %v in vain until %s", patience, what)
 	}
 }
 
 // until polls a condition that another goroutine will make true.
 func until(t *testing.T, what string, condition func() bool, seen ...func() string) {
 	t.Helper()
-	untilWithin(t, 10*time.Second, what, condition, seen...)
-}
-
-func untilWithin(t *testing.T, limit time.Duration, what string, condition func() bool, seen ...func() string) {
-	t.Helper()
-	deadline := time.Now().Add(limit)
+	deadline := time.Now().Add(patience)
 	for !condition() {
 		if time.Now().After(deadline) {
 			for _, s := range seen {
 				t.Logf("last seen: %s", s())
 			}
-			t.Fatalf("waited %v in vain until %s", limit, what)
+			t.Fatalf("waited %v in vain until %s", patience, what)
 		}
 		time.Sleep(2 * time.Millisecond)
 	}

@@ -79,9 +79,10 @@ func TestRefusedCredentialsHold(t *testing.T) {
 	alerts := func() int { return nodes[0].log.with("level=ERROR") + nodes[1].log.with("level=ERROR") }
 	allHeld := func(alerted int) {
 		t.Helper()
-		untilWithin(t, time.Minute, "every conversation is held", func() bool {
+		until(t, "every conversation is held", func() bool {
 			return storetest.Query[int](t, w.url, `SELECT count(*) FROM deliveries WHERE status = 'held'`) == conversations
 		})
+		until(t, "somebody is alerted", func() bool { return alerts() >= alerted }) // once the hold is committed
 		if got := alerts(); got != alerted {
 			t.Errorf("%d alerts, want %d", got, alerted)
 		}
@@ -116,7 +117,7 @@ func TestRefusedCredentialsHold(t *testing.T) {
 	until(t, "the token is refused again", func() bool { return alerts() == 2 })
 	allHeld(2)
 	w.give(t, "right")
-	untilWithin(t, time.Minute, "all is delivered", func() bool {
+	until(t, "all is delivered", func() bool {
 		return storetest.Query[int](t, w.url, `SELECT count(*) FROM deliveries WHERE status = 'delivered'`) == conversations*calls
 	})
 	if got := storetest.Query[int](t, w.url, `SELECT count(*) FROM deliveries WHERE due_at IS NOT NULL OR status = 'held'`); got != 0 {
@@ -215,7 +216,7 @@ func TestReleaseOfMany(t *testing.T) {
 		receive(t, healthy.came, "the healthy destination is called")
 		most = max(most, n.Queued())
 	}
-	untilWithin(t, time.Minute, "all is delivered", func() bool {
+	until(t, "all is delivered", func() bool {
 		most = max(most, n.Queued())
 		return w.count(t, `status = 'delivered'`) == manyHeld+meanwhile
 	})

@@ -123,7 +123,7 @@ func TestOrderOnTwoNodes(t *testing.T) {
 	if err := g.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	untilWithin(t, 2*time.Minute, "all is delivered", func() bool {
+	until(t, "all is delivered", func() bool {
 		return storetest.Query[int](t, w.url, `SELECT count(*) FROM deliveries WHERE status = 'delivered'`) == conversations*calls
 	})
 	if got := storetest.Query[int](t, w.url, `SELECT count(*) FROM deliveries WHERE due_at IS NOT NULL OR status = 'held'`); got != 0 {
