@@ -52,10 +52,12 @@ type Directory struct {
 	cfg     Config
 	current atomic.Pointer[Snapshot]
 	reading chan struct{} // one read at a time; the last one wins
+	poll    time.Duration // pollInterval, but for tests
 
 	refreshing  chan struct{} // guards the two below
 	refreshedAt time.Time
 	refreshErr  error
+	refreshIn   time.Duration // refreshTimeout, but for tests
 }
 
 // New returns a Directory that is empty until Load.
@@ -63,7 +65,10 @@ func New(cfg Config) (*Directory, error) {
 	if cfg.Store == nil || cfg.Log == nil || cfg.PublicURL == "" {
 		return nil, errors.New("directory: Config has a field that is not set")
 	}
-	d := &Directory{cfg: cfg, reading: make(chan struct{}, 1), refreshing: make(chan struct{}, 1)}
+	d := &Directory{
+		cfg: cfg, reading: make(chan struct{}, 1), poll: pollInterval,
+		refreshing: make(chan struct{}, 1), refreshIn: refreshTimeout,
+	}
 	d.current.Store(newSnapshot(&store.Configuration{}, cfg))
 	return d, nil
 }
@@ -181,7 +186,7 @@ func (d *Directory) Refresh(ctx context.Context) (*Snapshot, error) {
 		return d.Current(), d.refreshErr
 	}
 	// The read is everybody's: it does not end with the one who began it.
-	reading, cancel := context.WithTimeout(context.WithoutCancel(ctx), refreshTimeout)
+	reading, cancel := context.WithTimeout(context.WithoutCancel(ctx), d.refreshIn)
 	defer cancel()
 	d.refreshErr = nil
 	if err := d.loadIfChanged(reading); err != nil {
@@ -242,7 +247,7 @@ func (d *Directory) listen(ctx context.Context, changed chan<- struct{}) {
 // follow re-reads on every hint, and polls because hints can be lost. Time
 // alone changes something too: secrets end.
 func (d *Directory) follow(ctx context.Context, changed <-chan struct{}) {
-	poll := time.NewTicker(pollInterval)
+	poll := time.NewTicker(d.poll)
 	defer poll.Stop()
 	for {
 		var err error

@@ -45,6 +45,7 @@ func join(t *testing.T, url string, keys *seal.Ring) *node {
 	if err := d.Load(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	d.SetRefreshTimeout(patience)
 	return &node{Directory: d, store: s, url: url, keys: keys}
 }
 
@@ -71,13 +72,17 @@ func (n *node) exec(t *testing.T, sql string) {
 	storetest.Query[int](t, n.url, `WITH x AS (`+sql+` RETURNING 1) SELECT count(*)::int FROM x`)
 }
 
-// eventually polls a condition until a deadline.
-func eventually(t *testing.T, within time.Duration, what string, holds func() bool) {
+// patience is how long a test waits for what should come soon: longer than any
+// machine stands still, since waiting costs nothing when it does come.
+const patience = 2 * time.Minute
+
+// eventually polls a condition that will be true soon.
+func eventually(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	start := time.Now()
+	deadline := time.Now().Add(patience)
 	for !holds() {
-		if time.Since(start) > within {
-			t.Fatalf("not within %s: %s", within, what)
+		if time.Now().After(deadline) {
+			t.Fatalf("not within %s: %s", patience, what)
 		}
 		time.Sleep(2 * time.Millisecond)
 	}

@@ -6,7 +6,16 @@ import (
 	"time"
 )
 
-const RefreshInterval = refreshInterval
+const (
+	RefreshInterval = refreshInterval
+	PollInterval    = pollInterval
+)
+
+// SetPoll changes how often Run looks for what nobody told of, before it runs.
+func (d *Directory) SetPoll(every time.Duration) { d.poll = every }
+
+// SetRefreshTimeout changes how long Refresh may read, before it is called.
+func (d *Directory) SetRefreshTimeout(limit time.Duration) { d.refreshIn = limit }
 
 // RefreshedAt says when the node last looked for what it did not know.
 func (d *Directory) RefreshedAt() time.Time { return d.refreshedAt }

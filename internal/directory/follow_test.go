@@ -19,11 +19,14 @@ import (
 	"relay.example/relay/internal/store/storetest"
 )
 
-// TestChangesReachOtherNodes holds promise 19: within a second.
+// TestChangesReachOtherNodes holds what promise 19 rests on, that changes are
+// told: the other node looks for none by itself. How soon they come is measured
+// by internal/fault.
 func TestChangesReachOtherNodes(t *testing.T) {
 	t.Parallel()
 	author := newNode(t)
 	other := join(t, author.url, author.keys)
+	other.SetPoll(never)
 	other.run(t)
 	has := func(name string) func() bool {
 		return func() bool { return other.Current().Project(relay.DefaultProject).Destination(name) != nil }
@@ -31,28 +34,35 @@ func TestChangesReachOtherNodes(t *testing.T) {
 	// The first one may come before the other node listens: it looks once
 	// it does.
 	author.apply(t, document(list(`{"name":"first","platform":"certainly","token":"t"}`), nil, nil), directory.Options{})
-	eventually(t, 4*time.Second, "the first change", has("first"))
+	eventually(t, "the first change", has("first"))
 	for i := range 3 {
 		name := fmt.Sprintf("d%d", i)
 		author.apply(t, document(list(`{"name":"`+name+`","platform":"certainly","token":"t"}`), nil, nil), directory.Options{})
-		eventually(t, time.Second, "the change "+name, has(name))
+		eventually(t, "the change "+name, has(name))
 	}
 	if err := author.Delete(t.Context(), relay.DefaultProject, directory.KindDestination, "d0"); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, time.Second, "the deletion", func() bool { return !has("d0")() })
+	eventually(t, "the deletion", func() bool { return !has("d0")() })
 }
+
+// never is a poll that does not come in the time of a test.
+const never = 24 * time.Hour
 
 // TestLostNotification holds that polling finds a change that nobody told of.
 func TestLostNotification(t *testing.T) {
 	t.Parallel()
+	if directory.PollInterval > 5*time.Second {
+		t.Errorf("a node polls every %s, want every 5 s", directory.PollInterval)
+	}
 	n := configured(t)
+	n.SetPoll(50 * time.Millisecond)
 	n.run(t)
 	old := n.Current()
-	eventually(t, 4*time.Second, "the node listens", func() bool { return n.Current() != old })
+	eventually(t, "the node listens", func() bool { return n.Current() != old })
 	n.exec(t, `UPDATE flows SET doc = '{"destination":"bot","source":"pay","expires_in":"7m","on":{"completed":{"module_id":5}}}'`)
 	n.exec(t, `UPDATE configuration SET version = version + 1`)
-	eventually(t, 7*time.Second, "a change without a notification",
+	eventually(t, "a change without a notification",
 		func() bool { return n.project(t).Flow("checkout").ExpiresIn.String() == "7m" })
 }
 
@@ -61,21 +71,22 @@ func TestListensAgain(t *testing.T) {
 	t.Parallel()
 	n := configured(t)
 	other := join(t, n.url, n.keys)
+	other.SetPoll(never)
 	other.run(t)
 	schema := storetest.Query[string](t, n.url, `SELECT current_schema()::text`)
 	listeners := func() int {
 		return storetest.Query[int](t, n.url, `SELECT count(*)::int FROM pg_stat_activity
 			WHERE query LIKE 'LISTEN "relay_configuration_' || $1 || '"%'`, schema)
 	}
-	eventually(t, 4*time.Second, "it listens", func() bool { return listeners() == 1 })
+	eventually(t, "it listens", func() bool { return listeners() == 1 })
 	storetest.Query[int](t, n.url, `SELECT count(pg_terminate_backend(pid))::int FROM pg_stat_activity
 		WHERE query LIKE 'LISTEN "relay_configuration_' || $1 || '"%'`, schema)
 	n.apply(t, document(list(`{"name":"meanwhile","platform":"certainly","token":"t"}`), nil, nil), directory.Options{})
-	eventually(t, 4*time.Second, "what happened while it did not listen",
+	eventually(t, "what happened while it did not listen",
 		func() bool { return other.project(t).Destination("meanwhile") != nil })
-	eventually(t, 4*time.Second, "it listens again", func() bool { return listeners() == 1 })
+	eventually(t, "it listens again", func() bool { return listeners() == 1 })
 	n.apply(t, document(list(`{"name":"after","platform":"certainly","token":"t"}`), nil, nil), directory.Options{})
-	eventually(t, time.Second, "what came after", func() bool { return other.project(t).Destination("after") != nil })
+	eventually(t, "what came after", func() bool { return other.project(t).Destination("after") != nil })
 }
 
 // refreshed refreshes a node.
@@ -205,7 +216,7 @@ func TestReadingWhileChanging(t *testing.T) {
 			list(pay), list(strings.Replace(checkout, `"bot"`, `"a"`, 1))), directory.Options{})
 	}
 	set("t0")
-	eventually(t, 4*time.Second, "the reader knows them", func() bool { return reader.project(t).Flow("checkout") != nil })
+	eventually(t, "the reader knows them", func() bool { return reader.project(t).Flow("checkout") != nil })
 	var stop atomic.Bool
 	var wg sync.WaitGroup
 	for range 4 {
@@ -231,7 +242,7 @@ func TestReadingWhileChanging(t *testing.T) {
 	}
 	stop.Store(true)
 	wg.Wait()
-	eventually(t, time.Second, "the last token", func() bool {
+	eventually(t, "the last token", func() bool {
 		return reader.project(t).Destination("a").Account().Settings["token"] == "t15"
 	})
 }
