@@ -3,8 +3,10 @@ package inquiry_test
 import (
 	"context"
 	"log/slog"
+	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -37,13 +39,34 @@ type shop struct {
 	keys string
 	box  *sandbox.Sandbox
 	log  *leaks.Log
+
+	// now is the clock of all that strangers are rationed by, and the time at
+	// which every callback comes. It stands still: how many may be asked about
+	// does not hang on how quick this machine is, nor on the day's end.
+	now time.Time
+
+	next *next
+}
+
+// next is what is done to the next request before it is answered.
+type next struct {
+	mu sync.Mutex
+	do func()
+}
+
+// take returns what is to be done, and has it done once.
+func (n *next) take() (do func()) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	do, n.do = n.do, nil
+	return do
 }
 
 func newShop(t *testing.T) *shop {
 	t.Helper()
-	s := &shop{url: storetest.URL(t, true), keys: seal.NewKey(), log: &leaks.Log{}}
+	s := &shop{url: storetest.URL(t, true), keys: seal.NewKey(), log: &leaks.Log{}, now: time.Now(), next: &next{}}
 	s.box = sandbox.New(sandbox.Config{Stripe: sandbox.Stripe{APIKey: apiKey}})
-	server := httptest.NewServer(s.box)
+	server := httptest.NewServer(http.HandlerFunc(s.serve))
 	t.Cleanup(server.Close)
 	s.Project = storetest.NewProject(t, storetest.Open(t, s.url, s.ring(t)), "shop", "http://127.0.0.1:1")
 	s.SourceID = s.addStripe(t, server.URL+"/stripe")
@@ -53,6 +76,28 @@ func newShop(t *testing.T) *shop {
 		}
 	})
 	return s
+}
+
+func (s *shop) serve(w http.ResponseWriter, r *http.Request) {
+	if do := s.next.take(); do != nil {
+		do()
+	}
+	s.box.ServeHTTP(w, r)
+}
+
+func (s *shop) clock() time.Time { return s.now }
+
+// holdNext keeps the next request from its answer: came is closed when it has
+// come, and it is answered once answer is.
+func (s *shop) holdNext() (came <-chan struct{}, answer chan<- struct{}) {
+	there, let := make(chan struct{}), make(chan struct{})
+	s.next.mu.Lock()
+	defer s.next.mu.Unlock()
+	s.next.do = func() {
+		close(there)
+		<-let
+	}
+	return there, let
 }
 
 func (s *shop) ring(t *testing.T) *seal.Ring {
@@ -114,7 +159,7 @@ func (s *shop) node(t *testing.T) *node {
 	n.directory, err = directory.New(directory.Config{Store: st, PublicURL: "http://relay.example", Policy: policy, Log: log})
 	check(t, err)
 	check(t, n.directory.Load(t.Context()))
-	n.intake, err = intake.New(intake.Config{Store: st, Plans: plans, Directory: n.directory, HandOver: handOver, Log: log})
+	n.intake, err = intake.New(intake.Config{Store: st, Plans: plans, Directory: n.directory, HandOver: handOver, Log: log, Now: s.clock})
 	check(t, err)
 	n.sweeper, err = sweeper.New(sweeper.Config{
 		Store: st, Plans: plans, Directory: n.directory, HandOver: handOver,

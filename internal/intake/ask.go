@@ -86,7 +86,7 @@ func (in *Intake) askAfter(c *relay.Callback, facts *store.Facts) (after time.Du
 	if w == nil && in.crowds.full(c.SourceID) {
 		return 0, true, false
 	}
-	after, room = in.knocks.take(c.SourceID, w, time.Now())
+	after, room = in.knocks.take(c.SourceID, w, in.cfg.Now())
 	return after, w == nil, room
 }
 
@@ -216,7 +216,7 @@ func (cs *crowds) note(sourceID int64, now time.Time, full bool) {
 // lookAtCrowd counts what waits of a source of whose callbacks one came that
 // nobody has signed. Where it cannot, what was known before holds.
 func (in *Intake) lookAtCrowd(ctx context.Context, sourceID int64) {
-	now := time.Now()
+	now := in.cfg.Now()
 	if !in.crowds.toCount(sourceID, now) {
 		return
 	}

@@ -62,6 +62,9 @@ type Config struct {
 	Directory *directory.Directory
 	Metrics   *metrics.Metrics // nil: nothing is counted
 	Log       *slog.Logger
+	// Now is the clock by which questions of strangers are rationed. nil: the
+	// machine's.
+	Now func() time.Time
 }
 
 // Intake commits callbacks and registrations. It is safe for concurrent use.
@@ -80,6 +83,9 @@ type Intake struct {
 func New(cfg Config) (*Intake, error) {
 	if cfg.Store == nil || cfg.Plans == nil || cfg.HandOver == nil || cfg.Log == nil {
 		return nil, errors.New("intake: Config has a field that is nil")
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
 	}
 	in := &Intake{cfg: cfg, looks: make(chan []uuid.UUID, maxLooks), knocks: knocks{seed: maphash.MakeSeed()}}
 	bounds := groupcommit.Config{
