@@ -1,6 +1,7 @@
 package checkout_test
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
@@ -65,6 +66,25 @@ func TestMake(t *testing.T) {
 		if name == "customer" || strings.HasPrefix(name, "payment_intent_data") {
 			t.Errorf("got the parameter %s, want it left out", name)
 		}
+	}
+}
+
+// Who registers a wait has 5 s: a call that Stripe does not answer ends before.
+func TestCallsAreBounded(t *testing.T) {
+	t.Parallel()
+	m, o := maker(t, nil)
+	m.Meet(func(r *http.Request) (*http.Response, error) {
+		end, bounded := r.Context().Deadline()
+		if left := time.Until(end); !bounded || left > 4*time.Second {
+			t.Errorf("%s may take %s (bounded: %t), want 4 s at the most", r.URL.Path, left, bounded)
+		}
+		return nil, context.DeadlineExceeded
+	})
+	if _, err := m.Make(t.Context(), o); err == nil {
+		t.Error("making: got no error without an answer")
+	}
+	if err := m.End(t.Context(), o.API, o.APIKey, "cs_test_1"); err == nil {
+		t.Error("ending: got no error without an answer")
 	}
 }
 

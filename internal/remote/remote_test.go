@@ -474,7 +474,7 @@ func TestSlowProjectDelaysNobody(t *testing.T) {
 		check(t, n.directory.Put(t.Context(), "shop-b", of.kind, raw))
 	}
 	n.keep(t, 8)
-	n.keep(t, 1)
+	n.keepOn(t, 1)
 	quick.wantTargets(t, "message.create https://relay.example/in/shop-b/chat?event=message.create")
 }
 
