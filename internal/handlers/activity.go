@@ -129,7 +129,7 @@ func newRejectedBudget() *rejectedBudget {
 	return &rejectedBudget{budget: map[int64]*rate.Limiter{}}
 }
 
-func (b *rejectedBudget) allow(sourceID int64) bool {
+func (b *rejectedBudget) allow(sourceID int64, now time.Time) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	l := b.budget[sourceID]
@@ -140,5 +140,5 @@ func (b *rejectedBudget) allow(sourceID int64) bool {
 		l = rate.NewLimiter(rejectedPerSecond, rejectedBurst)
 		b.budget[sourceID] = l
 	}
-	return l.Allow()
+	return l.AllowN(now, 1)
 }

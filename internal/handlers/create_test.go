@@ -200,12 +200,8 @@ func TestCreateFails(t *testing.T) {
 		}, "not answered in time"},
 	} {
 		s.meets(c.meet)
-		began := time.Now()
 		key := header("Idempotency-Key", c.name)
 		n.post("/v1/correlations", anOrder, key).refused(http.StatusBadGateway, "create_failed", c.words)
-		if took := time.Since(began); took > 9*time.Second { // 4 s, and a busy machine
-			t.Errorf("%s: answered after %s, want it within Stripe's 4 s", c.name, took)
-		}
 		if got := n.count("correlations"); got != i {
 			t.Errorf("%s: there are %d waits, want none of it", c.name, got-i)
 		}

@@ -11,6 +11,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"relay.example/relay/internal/handlers"
+	"relay.example/relay/internal/store/storetest"
 )
 
 // A panic is a plain 500, logged once, by the route and never by its path.
@@ -59,6 +62,20 @@ func TestBusy(t *testing.T) {
 	if strings.Contains(n.log.String(), "AAAAAAAAAAAAAAAAAAAAAA") {
 		t.Errorf("got the token in the log")
 	}
+}
+
+// What is not committed in time is answered before the provider gives up.
+func TestAnswersInTime(t *testing.T) {
+	t.Parallel()
+	if handlers.AnswerTimeout >= 3*time.Second {
+		t.Errorf("a callback is answered within %s, want less than the 3 s that a provider waits", handlers.AnswerTimeout)
+	}
+	n := newNode(t, options{answerIn: 100 * time.Millisecond, bare: true})
+	n.put("/v1/sources/hook", `{"provider": "generic-hmac", "secret": "`+hookSecret+`"}`).want(http.StatusOK)
+	n.put("/v1/destinations/bot", `{"platform": "certainly", "base_url": "https://bot.test", "token": "`+botToken+`"}`).want(http.StatusOK)
+	storetest.Hold(t, n.database, `LOCK TABLE events, correlations`)
+	n.hook("/in/default/hook", `{"id": "1", "type": "paid", "token": "AAAAAAAAAAAAAAAAAAAAAA"}`).refused(http.StatusServiceUnavailable, "overloaded")
+	n.post("/v1/correlations", `{"user_id": "u", "source": "hook", "module_id": 1}`).refused(http.StatusServiceUnavailable, "overloaded")
 }
 
 // A Postgres that goes away is a 503 with Retry-After on every way in, and
@@ -146,7 +163,7 @@ func (l *line) accept() {
 		if err != nil {
 			return
 		}
-		there, err := net.DialTimeout(l.network, l.address, time.Second)
+		there, err := net.Dial(l.network, l.address)
 		l.mu.Lock()
 		if err != nil || l.down {
 			_ = here.Close()

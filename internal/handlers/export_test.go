@@ -1,6 +1,10 @@
 package handlers
 
-import "github.com/google/uuid"
+import (
+	"time"
+
+	"github.com/google/uuid"
+)
 
 // MaxBody and RejectedBurst are bounds that tests go up to.
 const (
@@ -8,12 +12,28 @@ const (
 	MaxHeaders    = maxHeaders
 	RejectedBurst = rejectedBurst
 	MaxOfWait     = maxOfWait
+	AnswerTimeout = answerTimeout
 )
+
+// SetAnswerTimeout changes within what a callback is answered, before a server
+// runs.
+func (h *Handlers) SetAnswerTimeout(d time.Duration) { h.answerIn = d }
 
 // FillNews takes the places of all streams but so many, until the test ends.
 func (h *Handlers) FillNews(but int) {
 	for range maxStreams - but {
 		h.news.join(uuid.New(), "")
+	}
+}
+
+// RejectedBudget is what is kept of forgeries.
+func RejectedBudget() func(sourceID int64, now time.Time) (kept bool) {
+	return newRejectedBudget().allow
+}
+
+// SpendRejected takes what may be kept of a source's forgeries, for an hour.
+func (h *Handlers) SpendRejected(sourceID int64) {
+	for h.rejected.allow(sourceID, time.Now().Add(time.Hour)) {
 	}
 }
 

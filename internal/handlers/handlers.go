@@ -88,6 +88,7 @@ type Handlers struct {
 	rejected *rejectedBudget
 	senders  *sendBudget
 	nodes    *nodes
+	answerIn time.Duration // answerTimeout, but for tests
 	// pathPrefix is the path of PublicURL, where a proxy puts us below one.
 	pathPrefix string
 	draining   atomic.Bool
@@ -117,7 +118,7 @@ func New(cfg Config) (*Handlers, error) {
 		return nil, err
 	}
 	return &Handlers{
-		cfg: cfg, pages: pages, nodes: nodes, pathPrefix: public.EscapedPath(),
+		cfg: cfg, pages: pages, nodes: nodes, pathPrefix: public.EscapedPath(), answerIn: answerTimeout,
 		activity: newActivity(), openings: newOpenings(), news: newNews(),
 		rejected: newRejectedBudget(), senders: newSendBudget(),
 		shed:      rate.Sometimes{Interval: time.Second},
@@ -175,7 +176,7 @@ func (q quiet) Enabled(ctx context.Context, _ slog.Level) bool {
 // public is all routes of the public listener.
 func (h *Handlers) public() *echo.Echo {
 	e := h.echo(h.count)
-	e.Use(within)
+	e.Use(h.within)
 	e.GET("/healthz", h.healthz)
 	e.GET("/readyz", h.readyz)
 
@@ -305,12 +306,12 @@ func (h *Handlers) count(next echo.HandlerFunc) echo.HandlerFunc {
 var errRequestTimeout = errors.New("the request took too long")
 
 // within bounds what a request may wait for.
-func within(next echo.HandlerFunc) echo.HandlerFunc {
+func (h *Handlers) within(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		limit, cause := requestTimeout, errRequestTimeout
 		switch {
 		case strings.HasPrefix(c.Path(), "/in/"):
-			limit, cause = answerTimeout, errAnswerTimeout
+			limit, cause = h.answerIn, errAnswerTimeout
 		case strings.HasPrefix(c.Path(), "/return/") && wantsNews(c.Request()):
 			limit, cause = newsFor, errNewsFor
 		}

@@ -234,7 +234,7 @@ func (h *Handlers) reject(ctx context.Context, in *inbound, cause error) error {
 		h.cfg.Log.Warn("callbacks are rejected: they are forged, or the source's secret is wrong",
 			"project_id", in.src.ProjectID, "source", in.src.Name, "reason", reason)
 	})
-	if h.rejected.allow(in.src.ID) {
+	if h.rejected.allow(in.src.ID, in.received) {
 		cb := in.callbackOf(relay.Rejected, relay.Reading{Format: relay.FormatText})
 		cb.Reason, cb.Headers = reason, in.headers(in.src.Endpoint.HeadersRead())
 		if _, err := h.cfg.Intake.Accept(ctx, cb); err != nil {
@@ -256,7 +256,7 @@ func (h *Handlers) unreadable(ctx context.Context, in *inbound, cause error) err
 	}
 	h.activity.failure(in.src, in.received, code)
 	refusal := relay.Errorf(relay.Malformed, code, "%s", detail)
-	if in.src.Verdict() == relay.Unsigned && !h.rejected.allow(in.src.ID) {
+	if in.src.Verdict() == relay.Unsigned && !h.rejected.allow(in.src.ID, in.received) {
 		h.cfg.Metrics.Event(in.src.ID, relay.Unsigned, relay.Ignored)
 		return refusal // anybody may have sent it
 	}

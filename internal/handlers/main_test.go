@@ -86,6 +86,7 @@ type options struct {
 	bare     bool                      // without the standard configuration
 
 	certificates *provider.Certificates
+	answerIn     time.Duration // within what a callback is answered; 0: patience
 }
 
 func newNode(t *testing.T, with ...options) *node {
@@ -124,6 +125,7 @@ func newNode(t *testing.T, with ...options) *node {
 		Checkouts: checkout.New(client),
 	})
 	must(t, err)
+	n.handlers.SetAnswerTimeout(cmp.Or(o.answerIn, patience))
 	n.run()
 	ts := httptest.NewUnstartedServer(nil)
 	ts.Config = n.handlers.Server()
@@ -253,7 +255,7 @@ func client(t *testing.T) *http.Client {
 	transport := &http.Transport{}
 	t.Cleanup(transport.CloseIdleConnections)
 	return &http.Client{
-		Transport: transport, Timeout: 30 * time.Second,
+		Transport: transport, Timeout: patience,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 }
@@ -416,15 +418,19 @@ func (n *node) count(query string) int {
 	return int(storetest.Query[int64](n.t, n.database, "SELECT count(*) FROM "+query))
 }
 
+// patience is how long a test waits for what should come soon: longer than any
+// machine stands still, since waiting costs nothing when it does come.
+const patience = 2 * time.Minute
+
 // eventually polls until holds is true.
 func eventually(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(15 * time.Second)
+	deadline := time.Now().Add(patience)
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for !holds() {
 		if time.Now().After(deadline) {
-			t.Fatalf("after 15 s it is not so: %s", what)
+			t.Fatalf("after %v it is not so: %s", patience, what)
 		}
 		<-tick.C
 	}

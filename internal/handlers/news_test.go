@@ -4,7 +4,9 @@ import (
 	"bufio"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -57,8 +59,8 @@ func (l *listener) hears(want string) {
 		if got != want || !open {
 			l.t.Fatalf("heard %q (stream open: %v), want %q", got, open, want)
 		}
-	case <-time.After(15 * time.Second):
-		l.t.Fatalf("heard nothing for 15 s, want %q", want)
+	case <-time.After(patience):
+		l.t.Fatalf("heard nothing for %v, want %q", patience, want)
 	}
 }
 
@@ -70,9 +72,48 @@ func (l *listener) ends() {
 		if open {
 			l.t.Fatalf("heard %q, want the end of the stream", got)
 		}
-	case <-time.After(15 * time.Second):
-		l.t.Fatal("the stream goes on for 15 s, want its end")
+	case <-time.After(patience):
+		l.t.Fatalf("the stream goes on for %v, want its end", patience)
 	}
+}
+
+// limits notes how a handler changes the server's limits.
+type limits struct {
+	mu     sync.Mutex
+	reads  []time.Time
+	writes int
+}
+
+func (l *limits) watch(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { next.ServeHTTP(limitedWriter{w, l}, r) })
+}
+
+func (l *limits) seen() (reads []time.Time, writes int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.reads), l.writes
+}
+
+// limitedWriter tells its limits what the handler makes of the connection's.
+type limitedWriter struct {
+	http.ResponseWriter
+	limits *limits
+}
+
+func (w limitedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w limitedWriter) SetReadDeadline(at time.Time) error {
+	w.limits.mu.Lock()
+	defer w.limits.mu.Unlock()
+	w.limits.reads = append(w.limits.reads, at)
+	return http.NewResponseController(w.ResponseWriter).SetReadDeadline(at)
+}
+
+func (w limitedWriter) SetWriteDeadline(at time.Time) error {
+	w.limits.mu.Lock()
+	defer w.limits.mu.Unlock()
+	w.limits.writes++
+	return http.NewResponseController(w.ResponseWriter).SetWriteDeadline(at)
 }
 
 // callback sends a signed event of a wait's session.
@@ -100,13 +141,10 @@ func (n *node) shows(path string, parts ...string) string {
 func TestReturnTurnsToPaid(t *testing.T) {
 	t.Parallel()
 	n := newNode(t)
-	// The limits of a request, which a stream outlasts: the second news come
-	// half a second after the first ones at the earliest.
-	short := httptest.NewUnstartedServer(nil)
-	short.Config = n.handlers.Server()
-	short.Config.ReadTimeout, short.Config.WriteTimeout = 400*time.Millisecond, 400*time.Millisecond
-	short.Start()
-	t.Cleanup(short.Close)
+	// The limits of a request are not those of a stream, which outlasts them.
+	limited, server := &limits{}, n.handlers.Server()
+	watched := httptest.NewServer(limited.watch(server.Handler))
+	t.Cleanup(watched.Close)
 	w := n.wait(`{"user_id": "u-1", "flow": "checkout", "return_url": "https://chat.test/"}`)
 	page := "/return/" + w["token"].(string)
 	n.shows(page, "<h1>Confirming your payment", `data-now="pending"`, `<script src="../assets/return-`,
@@ -116,7 +154,7 @@ func TestReturnTurnsToPaid(t *testing.T) {
 	if deeper := string(n.visit(bySource, cookie).want(http.StatusOK).Body); !strings.Contains(deeper, `<script src="../../assets/return-`) {
 		t.Errorf("got %s, want the script two levels up", deeper)
 	}
-	listeners := []*listener{listen(t, short.URL, page), n.listen(page), n.listen(bySource, cookie)}
+	listeners := []*listener{listen(t, watched.URL, page), n.listen(page), n.listen(bySource, cookie)}
 	all := func(state string) {
 		t.Helper()
 		for _, l := range listeners {
@@ -130,6 +168,9 @@ func TestReturnTurnsToPaid(t *testing.T) {
 	n.shows("/go/"+w["token"].(string), "<h1>Your payment is being processed") // and nobody is to pay twice
 	n.session(w, "evt_2", "checkout.session.async_payment_succeeded", "paid")
 	all("completed")
+	if reads, writes := limited.seen(); !slices.Equal(reads, []time.Time{{}}) || writes < 3 {
+		t.Errorf("got the read limit set to %v and the write limit renewed %d times, want none, and anew for each of 3 news", reads, writes)
+	}
 	if got := n.shows(page, "<h1>Done", `href="https://chat.test/"`); strings.Contains(got, "<script") || strings.Contains(got, "refresh") {
 		t.Errorf("got %s, want a page that stands still", got)
 	}

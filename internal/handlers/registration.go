@@ -139,7 +139,7 @@ func (h *Handlers) commit(ctx context.Context, reg store.Registration, resolved 
 			return store.Registered{Wait: *there}, nil
 		}
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, answerTimeout, errAnswerTimeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, h.answerIn, errAnswerTimeout)
 	defer cancel()
 	return h.cfg.Intake.Register(ctx, reg)
 }
