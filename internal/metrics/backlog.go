@@ -50,6 +50,8 @@ var openStatuses = []relay.DeliveryStatus{relay.Scheduled, relay.Sending, relay.
 type backlog struct {
 	store   *store.Store
 	sources *sources
+	age     time.Duration // backlogAge, but for tests
+	timeout time.Duration // backlogTimeout, but for tests
 
 	mu     sync.Mutex // held while reading, so that scrapes wait for one read
 	last   store.Backlog
@@ -104,10 +106,10 @@ func (b *backlog) Collect(ch chan<- prometheus.Metric) {
 // read reads the backlog where what is known is too old; a failure is not
 // repeated sooner. The caller holds mu.
 func (b *backlog) read() {
-	if !b.readAt.IsZero() && time.Since(b.readAt) < backlogAge {
+	if !b.readAt.IsZero() && time.Since(b.readAt) < b.age {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), backlogTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), b.timeout)
 	defer cancel()
 	last, err := b.store.Backlog(ctx)
 	b.last, b.failed, b.readAt = last, err != nil, time.Now()

@@ -115,7 +115,7 @@ func New(cfg Config) (*Metrics, error) {
 	names := newSources(cfg.Source)
 	m := &Metrics{
 		sources:  names,
-		backlog:  &backlog{store: cfg.Store, sources: names},
+		backlog:  &backlog{store: cfg.Store, sources: names, age: backlogAge, timeout: backlogTimeout},
 		requests: newRequests(),
 		ack: histogram("relay_ack_seconds", ackBuckets, nil,
 			"From a callback's headers to its acknowledgement, of callbacks that were accepted."),
