@@ -43,7 +43,7 @@ func TestCertainlyAnswers(t *testing.T) {
 		{name: "200 with an error", fault: sandbox.Fault{Answer: "error_array"}, times: once, class: "retry", reason: "not_confirmed", httpStatus: 200, status: "delivered", resumed: 1},
 		{name: "429", fault: sandbox.Fault{Answer: "rate_limited", Headers: map[string]string{"Retry-After": "1"}}, times: once, class: "retry", reason: "rate_limited", httpStatus: 429, status: "delivered", resumed: 1},
 		{name: "500", fault: sandbox.Fault{Answer: "server_error"}, times: once, class: "retry", reason: "platform_failed", httpStatus: 500, status: "delivered", resumed: 1},
-		{name: "no answer in time", fault: sandbox.Fault{Answer: "hang"}, times: once, destination: "impatient", class: "unknown", reason: "timeout: no whole answer within 1s (timeout of destination impatient)", status: "delivered", resumed: 1},
+		{name: "no answer in time", fault: sandbox.Fault{Answer: "hang"}, times: once, destination: "impatient", class: "unknown", reason: "timeout: no whole answer within 5s (timeout of destination impatient)", status: "delivered", resumed: 1},
 		{name: "dropped connection", fault: sandbox.Fault{Answer: "drop"}, times: once, class: "unknown", reason: "reset", status: "delivered", resumed: 1},
 		// The platform acted, and nobody could know: at least once means twice.
 		{name: "reset after it acted", fault: sandbox.Fault{Answer: "reset"}, times: once, class: "unknown", reason: "reset", status: "delivered", resumed: 2},
