@@ -26,6 +26,10 @@ const (
 	shrinkTime = 2 * time.Minute
 )
 
+// patience is how long a test waits for what should come soon: longer than any
+// machine stands still, since waiting costs nothing when it does come.
+const patience = 2 * time.Minute
+
 func TestMain(m *testing.M) {
 	for name, value := range map[string]string{
 		"rapid.checks": strconv.Itoa(histories), "rapid.steps": strconv.Itoa(steps), "rapid.shrinktime": shrinkTime.String(),

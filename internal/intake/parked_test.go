@@ -248,12 +248,12 @@ func newGate(t *testing.T, url, table string) *gate {
 // waitedFor returns once somebody stands before the gate.
 func (g *gate) waitedFor(t *testing.T) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(patience)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for storetest.Query[int](t, g.url, `SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND objid::bigint = $1`, g.key) == 0 {
 		if time.Now().After(deadline) {
-			t.Fatal("nobody came to the gate within 10 s")
+			t.Fatalf("nobody came to the gate within %v", patience)
 		}
 		<-tick.C
 	}
@@ -518,12 +518,12 @@ func TestRunLooks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(patience)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for storetest.Query[string](t, s.url, statusSQL, registered.Wait.ID) != "completed" {
 		if time.Now().After(deadline) {
-			t.Fatal("the wait is not completed within 10 s")
+			t.Fatalf("the wait is not completed within %v", patience)
 		}
 		<-tick.C
 	}

@@ -116,7 +116,7 @@ func start(t *testing.T, cfg localpg.Config) *localpg.Server {
 
 func stop(t *testing.T, server *localpg.Server) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	if err := server.Stop(ctx); err != nil {
 		t.Errorf("Stop: %v", err)

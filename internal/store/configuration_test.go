@@ -118,8 +118,8 @@ func await(t *testing.T, ch <-chan struct{}, what string) {
 	t.Helper()
 	select {
 	case <-ch:
-	case <-time.After(10 * time.Second):
-		t.Fatalf("waited 10 s in vain until %s", what)
+	case <-time.After(patience):
+		t.Fatalf("waited %v in vain until %s", patience, what)
 	}
 }
 

@@ -40,6 +40,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -54,8 +55,8 @@ import (
 // Bounds of every connection. A statement that takes longer than these has
 // met a fault, and its caller is better served by an error it can retry.
 const (
-	statementTimeout = "8s"
-	lockTimeout      = "4s"
+	statementTimeout = 8 * time.Second
+	lockTimeout      = 4 * time.Second
 	idleInTxTimeout  = "15s"
 	connectTimeout   = 3 * time.Second
 )
@@ -69,6 +70,11 @@ type Config struct {
 	// come in batches: a few are enough. Connections serve everything else.
 	HotConnections int32
 	Connections    int32
+
+	// Patience takes the place of the bounds above, for tests of what has
+	// nothing to do with them: a machine may stand still for as long. 0: the
+	// bounds hold.
+	Patience time.Duration
 }
 
 // Store is the relay's database. It is safe for concurrent use.
@@ -78,8 +84,19 @@ type Store struct {
 	renewal *renewal // of both
 	keys    *seal.Ring
 	url     string
+	waits   bounds
 
 	listeners *listeners
+}
+
+// bounds are for how long a connection waits.
+type bounds struct{ statement, lock, connect time.Duration }
+
+func boundsOf(cfg Config) bounds {
+	if p := cfg.Patience; p > 0 {
+		return bounds{p, p, p}
+	}
+	return bounds{statementTimeout, lockTimeout, connectTimeout}
 }
 
 // Open prepares the pools; it connects to nothing yet, so that a node can
@@ -91,7 +108,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if cfg.HotConnections < 1 || cfg.Connections < 1 {
 		return nil, errors.New("opening the store: at least one connection of each kind is needed")
 	}
-	s := &Store{renewal: newRenewal(), keys: cfg.Keys, url: cfg.URL, listeners: newListeners()}
+	s := &Store{renewal: newRenewal(), keys: cfg.Keys, url: cfg.URL, waits: boundsOf(cfg), listeners: newListeners()}
 	var err error
 	if s.hot, err = s.newPool(ctx, cfg.HotConnections, pinIndexPlans); err != nil {
 		return nil, err
@@ -114,12 +131,12 @@ func (s *Store) newPool(ctx context.Context, size int32, prepare func(map[string
 	cfg.MaxConnIdleTime = 5 * time.Minute
 	cfg.HealthCheckPeriod = 15 * time.Second
 	cfg.PingTimeout = time.Second // a host that vanished answers no ping
-	cfg.ConnConfig.ConnectTimeout = connectTimeout
+	cfg.ConnConfig.ConnectTimeout = s.waits.connect
 	cfg.ConnConfig.RuntimeParams["application_name"] = "relay"
 	s.renewal.watch(cfg.ConnConfig)
 	params := map[string]string{
-		"statement_timeout":                   statementTimeout,
-		"lock_timeout":                        lockTimeout,
+		"statement_timeout":                   milliseconds(s.waits.statement),
+		"lock_timeout":                        milliseconds(s.waits.lock),
 		"idle_in_transaction_session_timeout": idleInTxTimeout,
 		"timezone":                            "UTC",
 	}
@@ -127,7 +144,7 @@ func (s *Store) newPool(ctx context.Context, size int32, prepare func(map[string
 	set := settings(params)
 	cfg.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
 		// A pooler takes a connection and lets its first statement wait.
-		ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+		ctx, cancel := context.WithTimeout(ctx, s.waits.connect)
 		defer cancel()
 		if _, err := conn.PgConn().Exec(ctx, set).ReadAll(); err != nil {
 			return fmt.Errorf("setting up a database session: %w", err)
@@ -141,6 +158,8 @@ func (s *Store) newPool(ctx context.Context, size int32, prepare func(map[string
 	s.renewal.add(pool)
 	return pool, nil
 }
+
+func milliseconds(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
 
 // settings writes session parameters as statements. They are set once the
 // session is open, because a pooler refuses those that come with its start.

@@ -144,10 +144,14 @@ func Keys(t testing.TB) *seal.Ring {
 	return ring
 }
 
+// patience is how long a test's statements wait for a lock or for the server:
+// longer than any machine stands still.
+const patience = 2 * time.Minute
+
 // Open opens a store that is closed with the test.
 func Open(t testing.TB, url string, keys *seal.Ring) *store.Store {
 	t.Helper()
-	s, err := store.Open(context.Background(), store.Config{URL: url, Keys: keys, HotConnections: 3, Connections: 4})
+	s, err := store.Open(context.Background(), store.Config{URL: url, Keys: keys, HotConnections: 3, Connections: 4, Patience: patience})
 	if err != nil {
 		t.Fatal(err)
 	}
