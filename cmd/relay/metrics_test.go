@@ -95,11 +95,13 @@ func TestMetrics(t *testing.T) {
 		return storetest.Query[int](t, w.dbURL, `SELECT count(*) FROM source_activity WHERE last_event_at IS NOT NULL`) == 2
 	})
 
-	// An attempt is recorded first and counted then.
+	// An attempt is recorded first and counted then. What the database owes is
+	// missing where it could not be read, and is read anew 5 s later.
 	var page metricsPage
 	await(t, patience, "the deliveries counted", func() bool {
 		page = w.metrics(t)
-		return page.values[`relay_resume_seconds_count`] == 3 && page.values[`relay_deliveries_ended_total{status="dead"}`] == 2
+		_, read := page.values[`relay_paid_not_resumed`]
+		return read && page.values[`relay_resume_seconds_count`] == 3 && page.values[`relay_deliveries_ended_total{status="dead"}`] == 2
 	})
 	for series, want := range map[string]float64{
 		`relay_events_total{match="matched",project="default",source="stripe",verdict="verified"}`:   4,
@@ -130,20 +132,19 @@ func TestMetrics(t *testing.T) {
 		`relay_http_requests_total{code="2xx",route="/v1/correlations"}`:     6,
 		`relay_pool_connections{pool="hot",state="max"}`:                     hotConnections,
 		`relay_pool_connections{pool="everyday",state="max"}`:                connections,
-		`relay_scrape_errors_total`:                                          0,
 	} {
 		if got, told := page.values[series]; got != want || !told {
 			t.Errorf("%s: got %v (told: %t), want %v", series, got, told, want)
 		}
 	}
-	if got := page.values["relay_delivery_oldest_due_seconds"]; got < 3600 || got > 3660 {
+	if got := page.values["relay_delivery_oldest_due_seconds"]; got < 3600 || got > 3600+2*patience.Seconds() {
 		t.Errorf("relay_delivery_oldest_due_seconds: got %v, want about an hour", got)
 	}
 	last := page.values[`relay_source_last_event_timestamp_seconds{project="default",source="stripe"}`]
 	if ago := time.Since(time.Unix(int64(last), 0)); ago < 0 || ago > patience {
 		t.Errorf("the last event of stripe: got %v (%s ago), want it just now", last, ago)
 	}
-	for _, name := range []string{"relay_pool_waits_total", "relay_pool_wait_seconds_total", "relay_build_info", "go_goroutines", "process_cpu_seconds_total"} {
+	for _, name := range []string{"relay_scrape_errors_total", "relay_pool_waits_total", "relay_pool_wait_seconds_total", "relay_build_info", "go_goroutines", "process_cpu_seconds_total"} {
 		if !strings.Contains(page.text, "\n"+name) {
 			t.Errorf("/metrics does not tell %s", name)
 		}
