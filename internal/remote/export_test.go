@@ -1,8 +1,6 @@
 package remote
 
+import "relay.example/relay/internal/passes"
+
 // ForgetSlow forgets whose platform was slow: nobody is passed over.
-func (k *Keeper) ForgetSlow() {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	clear(k.resting)
-}
+func (k *Keeper) ForgetSlow() { k.slow = passes.NewSlow(slow, slowRest) }
