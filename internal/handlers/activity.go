@@ -123,15 +123,22 @@ const (
 type rejectedBudget struct {
 	mu     sync.Mutex
 	budget map[int64]*rate.Limiter
+	newest time.Time // of the callbacks that were asked about
 }
 
 func newRejectedBudget() *rejectedBudget {
 	return &rejectedBudget{budget: map[int64]*rate.Limiter{}}
 }
 
-func (b *rejectedBudget) allow(sourceID int64, now time.Time) bool {
+// allow reports whether a callback that came at a time is kept. Who sends a
+// body slowly is asked about after those that came later: a limiter that went
+// back to its time would refill the same seconds again.
+func (b *rejectedBudget) allow(sourceID int64, came time.Time) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if came.After(b.newest) {
+		b.newest = came
+	}
 	l := b.budget[sourceID]
 	if l == nil {
 		if len(b.budget) >= rejectedSources {
@@ -140,5 +147,5 @@ func (b *rejectedBudget) allow(sourceID int64, now time.Time) bool {
 		l = rate.NewLimiter(rejectedPerSecond, rejectedBurst)
 		b.budget[sourceID] = l
 	}
-	return l.AllowN(now, 1)
+	return l.AllowN(b.newest, 1)
 }

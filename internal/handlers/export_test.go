@@ -27,7 +27,7 @@ func (h *Handlers) FillNews(but int) {
 }
 
 // RejectedBudget is what is kept of forgeries.
-func RejectedBudget() func(sourceID int64, now time.Time) (kept bool) {
+func RejectedBudget() func(sourceID int64, came time.Time) (kept bool) {
 	return newRejectedBudget().allow
 }
 

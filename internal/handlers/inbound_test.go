@@ -493,6 +493,23 @@ func TestRejectedBudgetRefills(t *testing.T) {
 	}
 }
 
+// Nor do bodies that are sent slowly, and were begun before others, refill it.
+func TestRejectedBudgetOfSlowBodies(t *testing.T) {
+	t.Parallel()
+	keeps, now := handlers.RejectedBudget(), time.Now()
+	kept := 0
+	for range 2 * handlers.RejectedBurst {
+		for _, came := range []time.Time{now, now.Add(-3 * time.Second)} {
+			if keeps(1, came) {
+				kept++
+			}
+		}
+	}
+	if kept != handlers.RejectedBurst {
+		t.Errorf("got %d kept at once, want %d", kept, handlers.RejectedBurst)
+	}
+}
+
 func TestFormBrowserIsLedToTheTruth(t *testing.T) {
 	t.Parallel()
 	n := newNode(t)
