@@ -1,6 +1,4 @@
 DROP TABLE holds;
-ALTER TABLE correlations DROP COLUMN erased_at;
-ALTER TABLE deliveries DROP COLUMN retries;
 ALTER TABLE events
     DROP COLUMN first_match,
     DROP COLUMN first_rule,

@@ -1,5 +1,8 @@
 -- What a wait's timeline has to tell and no row kept: each was overwritten by
--- what came after it.
+-- what came after it. This is what events and destinations have to tell;
+-- deliveries and correlations follow. One migration changes one of the tables
+-- that callbacks write: nodes that are at work lock several, in orders of their
+-- own, and would end in a deadlock with one that waits for a second table.
 
 -- What an event came to when it was received, where it has come to something
 -- else since: by the time of its last decision, and by hand where it was
@@ -10,11 +13,6 @@ ALTER TABLE events
     ADD first_rule  text,
     ADD decided_at  timestamptz,
     ADD replayed_at timestamptz;
-
--- The newest retries by hand: when, and from what. [{"at", "was", "ended_at"}]
-ALTER TABLE deliveries ADD retries jsonb;
-
-ALTER TABLE correlations ADD erased_at timestamptz;
 
 -- When destinations were held: the newest hundred times of each.
 CREATE TABLE holds (
