@@ -70,7 +70,8 @@ type Hold struct {
 	Until      *time.Time // nil: it is held
 }
 
-// HoldsOf lists the holds that met the deliveries of a wait, oldest first.
+// HoldsOf lists the holds that met the deliveries of a wait, the newest first,
+// and of many those alone.
 func (s *Store) HoldsOf(ctx context.Context, projectID int64, wait uuid.UUID) ([]Hold, error) {
 	rows, _ := s.pool.Query(ctx, `
 		SELECT d.id, greatest(h.held_at, d.created_at), h.reason, h.released_at
@@ -79,7 +80,7 @@ func (s *Store) HoldsOf(ctx context.Context, projectID int64, wait uuid.UUID) ([
 		  AND (h.released_at > d.created_at) IS NOT false
 		  -- What ended, or is left to a person, met none after that.
 		  AND (h.held_at < CASE d.status WHEN 'unknown' THEN d.started_at ELSE d.finished_at END) IS NOT false
-		ORDER BY h.held_at, d.id
+		ORDER BY h.held_at DESC, d.id
 		LIMIT $3`, projectID, wait, maxHolds)
 	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Hold])
 	return list, translate("reading the holds of destinations", err)

@@ -248,3 +248,21 @@ func TestHoldMeetsRelease(t *testing.T) {
 		}
 	})
 }
+
+// Of more holds than are told the newest are, the one that lasts among them.
+func TestHoldsOfMany(t *testing.T) {
+	t.Parallel()
+	p, url := project(t)
+	w := p.Wait(t, "u-1")
+	tell(t, p, w, 2)
+	storetest.Exec(t, url, `
+		INSERT INTO holds (destination_id, held_at, reason, released_at)
+		SELECT $1, now() + n * interval '1 minute', 'bad_credentials', now() + (n + 0.5) * interval '1 minute'
+		FROM generate_series(1, 99) n`, p.DestinationID)
+	storetest.Exec(t, url, `
+		INSERT INTO holds (destination_id, held_at, reason) VALUES ($1, now() + interval '1 day', 'bad_credentials')`, p.DestinationID)
+	list := must(p.Store.HoldsOf(t.Context(), p.ID, w.ID))(t)
+	if len(list) != 100 || list[0].Until != nil || list[1].Until != nil {
+		t.Errorf("got %d holds, %v first, want 100 and of each delivery the one that lasts", len(list), list[:min(2, len(list))])
+	}
+}
