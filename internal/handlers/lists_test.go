@@ -293,7 +293,7 @@ func TestFiltersByNames(t *testing.T) {
 	n.post("/v1/correlations/"+id(w)+"/cancel", "").want(http.StatusOK)
 	n.remove("/v1/flows/old").want(http.StatusNoContent)
 	for path, want := range map[string]int{
-		"/v1/correlations?flow=old": 1, "/v1/correlations?flow=checkout": 0, "/v1/events?source=stripe": 0, "/v1/events?source=form": 0,
+		"/v1/correlations?flow=old": 1, "/v1/correlations?flow=old&status=pending": 0, "/v1/correlations?flow=checkout": 0, "/v1/events?source=stripe": 0, "/v1/events?source=form": 0,
 	} {
 		if got := n.get(path).want(http.StatusOK).data(); len(got) != want {
 			t.Errorf("%s: got %d rows, want %d", path, len(got), want)

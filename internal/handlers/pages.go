@@ -25,7 +25,7 @@ func (h *Handlers) goTo(c echo.Context) error {
 	if err != nil || w == nil {
 		return err
 	}
-	if w.Status != relay.Pending || w.Extended && h.ofMoney(w) { // nobody is to pay twice
+	if w.Status != relay.Pending {
 		return h.showStatus(c, w)
 	}
 	to, err := h.placeOf(c, w)

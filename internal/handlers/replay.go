@@ -141,10 +141,16 @@ func (h *Handlers) knownName(c echo.Context, kind directory.Kind, name string) e
 }
 
 // knownFilter is knownName for a filter that has found so many rows: what is
-// deleted still has a history, and is found by its name.
+// deleted still has a history, and is found by its name. Where other filters
+// narrow the list, those may be why nothing is found.
 func (h *Handlers) knownFilter(c echo.Context, found int, kind directory.Kind, name string) error {
 	if found > 0 {
 		return nil
+	}
+	for filter := range c.QueryParams() {
+		if filter != string(kind) && filter != "limit" {
+			return nil
+		}
 	}
 	return h.knownName(c, kind, name)
 }

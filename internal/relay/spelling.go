@@ -9,8 +9,9 @@ import (
 // The bounds of a suggestion. Names that differ by more are other names, and
 // longer ones are none that anybody mistyped.
 const (
-	maxMisspelt = 2  // signs
-	maxSpelling = 64 // bytes of a name that is compared
+	maxMisspelt = 2     // signs
+	maxSpelling = 64    // bytes of a name that is compared
+	maxKnown    = 1_000 // names that it is compared with: some 10 ms
 )
 
 // DidYouMean goes on after the refusal of a name that is none of the known
@@ -24,7 +25,7 @@ func DidYouMean(name string, known []string) string {
 	if name == "" || len(name) > maxSpelling {
 		return ""
 	}
-	for _, candidate := range known {
+	for _, candidate := range known[:min(len(known), maxKnown)] {
 		if len(candidate) > maxSpelling {
 			continue
 		}
