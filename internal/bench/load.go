@@ -6,6 +6,7 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -151,10 +152,14 @@ func (c *caller) openLoop(ctx context.Context, rate float64, d time.Duration, on
 	}
 	g.Go(func() error {
 		defer close(dues)
+		clock, err := newAlarm()
+		if err != nil {
+			return err
+		}
+		defer clock.close()
 		for i := range int(rate * d.Seconds()) {
 			due := start.Add(time.Duration(float64(i) / rate * float64(time.Second)))
-			pauseUntil(due)
-			if err := ctx.Err(); err != nil {
+			if err := errors.Join(clock.wait(due), ctx.Err()); err != nil {
 				return err
 			}
 			dues <- due
