@@ -342,8 +342,10 @@ func (h *history) strongestWins(before int) {
 	}
 }
 
-// passes says that there is nothing that a step could be done to: rapid draws
-// another one in its place, and the history goes on. No test is left out.
+// passes gives up one drawn step of a history, because there is nothing yet
+// that it could be done to: nobody waits, say. h.t is rapid's T, not testing's:
+// its Skip within Repeat draws another step in place of this one, the same
+// history goes on, and every check at its end is made. No test is skipped.
 func (h *history) passes(why string) { h.t.Skip(why) }
 
 // deadline lets the time of a wait pass.

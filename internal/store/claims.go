@@ -27,13 +27,7 @@ func (s *Store) ClaimDue(ctx context.Context, lease uuid.UUID, limit int) ([]rel
 		    ORDER BY due_at
 		    LIMIT $3
 		    FOR UPDATE SKIP LOCKED
-		), claimed AS (
-		    UPDATE deliveries d
-		    SET due_at = clock_timestamp() + $2 * interval '1 second', lease = $1
-		    FROM due
-		    WHERE d.project_id = due.project_id AND d.id = due.id
-		    RETURNING `+claimedColumns+`
-		)`+selectClaimed, lease, relay.Lease.Seconds(), limit)
+		)`+leaseDue, lease, relay.Lease.Seconds(), limit)
 	list, err := collectClaimed(rows, lease, leaseEnds)
 	return list, translate("claiming deliveries", err)
 }
@@ -42,6 +36,16 @@ func (s *Store) ClaimDue(ctx context.Context, lease uuid.UUID, limit int) ([]rel
 // statement has claimed.
 const claimedColumns = `d.project_id, d.id, d.correlation_id, d.event_id, d.destination_id, d.outcome, d.action, d.attempts,
 		              d.conversation, d.by_hand, d.status, d.give_up_at`
+
+// leaseDue goes on after a statement's `due`: it leases that to $1 for $2
+// seconds, and reads it.
+const leaseDue = `, claimed AS (
+		    UPDATE deliveries d
+		    SET due_at = clock_timestamp() + $2 * interval '1 second', lease = $1
+		    FROM due
+		    WHERE d.project_id = due.project_id AND d.id = due.id
+		    RETURNING ` + claimedColumns + `
+		)` + selectClaimed
 
 // selectClaimed reads claimed deliveries with all that renders them.
 const selectClaimed = `
@@ -167,7 +171,7 @@ func (s *Store) NextPiece(ctx context.Context, after time.Time, size int) (p Pie
 func (s *Store) ClaimPiece(ctx context.Context, lease uuid.UUID, limit int, past, away []int64, p Piece) ([]relay.Delivery, error) {
 	leaseEnds := time.Now().Add(relay.Lease)
 	rows, _ := s.hot.Query(ctx, `
-		WITH piece AS (
+		WITH due AS (
 		    SELECT project_id, id
 		    FROM deliveries
 		    WHERE due_at > $5 AND due_at <= $6
@@ -176,13 +180,7 @@ func (s *Store) ClaimPiece(ctx context.Context, lease uuid.UUID, limit int, past
 		    ORDER BY due_at
 		    LIMIT $3
 		    FOR UPDATE SKIP LOCKED
-		), claimed AS (
-		    UPDATE deliveries d
-		    SET due_at = clock_timestamp() + $2 * interval '1 second', lease = $1
-		    FROM piece
-		    WHERE d.project_id = piece.project_id AND d.id = piece.id
-		    RETURNING `+claimedColumns+`
-		)`+selectClaimed, lease, relay.Lease.Seconds(), limit, past, p.From, p.To, away)
+		)`+leaseDue, lease, relay.Lease.Seconds(), limit, past, p.From, p.To, away)
 	list, err := collectClaimed(rows, lease, leaseEnds)
 	return list, translate("claiming a piece of the due deliveries", err)
 }
